@@ -1,0 +1,81 @@
+"""isostep: every deep-learning optimizer specified once, and proved to take the same step on every framework.
+
+>>> import isostep, numpy as np
+>>> rule = isostep.rule("addsign", lr=0.5)
+>>> backend = isostep.backend("numpy:reference")
+>>> params = [np.ones(2)]
+>>> state = backend.init(rule, params)
+>>> params, state = backend.step(rule, params, [np.array([0.25, -0.5])], state)
+>>> params[0]
+array([0.75, 1.5 ])
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import isostep.rules as _rule_files  # first, so that the function rules() below is not shadowed later
+from isostep import domains, nm, pieces, scalars, schedules
+from isostep.backend import Backend, BackendError, Family, Unavailable, backend
+from isostep.domains import DomainError
+from isostep.execute import ArrayBackend
+from isostep.program import Program, trace
+from isostep.registry import Folder
+from isostep.rule import BoundPiece, BoundRule, Piece, Rule, RuleError, compose
+from isostep.state import State, StepError
+from isostep.version import VERSION as __version__
+
+__all__ = [
+    "ArrayBackend",
+    "Backend",
+    "BackendError",
+    "BoundPiece",
+    "BoundRule",
+    "DomainError",
+    "Family",
+    "Piece",
+    "Program",
+    "Rule",
+    "RuleError",
+    "State",
+    "StepError",
+    "Unavailable",
+    "__version__",
+    "backend",
+    "compose",
+    "definition",
+    "domains",
+    "nm",
+    "pieces",
+    "program",
+    "rule",
+    "rules",
+    "schedules",
+]
+
+_rules: Folder[Rule] = Folder(_rule_files.__name__, "RULE", "rule")
+
+
+def rules() -> list[str]:
+    """The names of all rules, sorted."""
+    return _rules.names()
+
+
+def definition(name: str) -> Rule:
+    """The declaration of a rule: its hyperparameters with domains, state, sources and docstring."""
+    return _rules[name]
+
+
+def rule(name: str, /, **hyper: Any) -> BoundRule:
+    """A rule by name with its hyperparameters; those not given take their defaults.
+
+    Raises:
+        RuleError: the rule or a hyperparameter is unknown.
+        DomainError: a value is outside its domain.
+    """
+    return _rules[name].bind(**hyper)
+
+
+def program(rule: BoundRule, *, t: int = 1, shape: tuple[int, ...] | None = None) -> Program:
+    """The traced program of a rule for the kind of step that t is; ``print`` it for a listing."""
+    return trace(rule, rule.phase(t), shape)

@@ -1,0 +1,244 @@
+"""Typed domains of hyperparameters.
+
+A rule declares ``hyper={"beta": Real(0.9, low=0, high=1, high_open=True)}`` once. The declaration validates
+values, words the error, gives Hypothesis its strategies, draws non-neutral conformance cases and fills the
+table of the rule's documentation page.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "required"})()
+
+
+class DomainError(ValueError):
+    """A hyperparameter outside its domain: one line, what, allowed, got."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What every domain has. ``static`` values are Python values when a rule is traced, never symbols."""
+
+    default: Any = REQUIRED
+
+    #: True: each value has a program of its own. False: the value is an input of the program.
+    static = False
+
+    def check(self, label: str, value: Any) -> Any:
+        """Return the value in normal form, or raise ``DomainError`` naming ``label``."""
+        raise NotImplementedError(type(self).__name__)  # pragma: no cover - abstract
+
+    def describe(self) -> str:
+        """The allowed values in words, as used in errors and tables."""
+        raise NotImplementedError(type(self).__name__)  # pragma: no cover - abstract
+
+    def is_static(self, value: Any) -> bool:
+        """Whether this very value is part of the program's structure."""
+        return self.static
+
+
+def _fail(label: str, allowed: str, value: Any) -> DomainError:
+    message = f"{label} must be {allowed}, got {value!r}"
+    return DomainError(message)
+
+
+@dataclass(frozen=True)
+class Real(Domain):
+    """A real number of an interval; a callable of the steps already done (``t - 1``) is a schedule of it.
+
+    ``zero_is_static``: zero is a structural choice (no momentum, no decay), so a rule may write
+    ``if momentum:`` and a program with zero carries neither the state nor the arithmetic.
+    ``cases`` are the non-neutral values that conformance uses; without it they are drawn from the interval.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    low_open: bool = field(default=False, kw_only=True)
+    high_open: bool = field(default=False, kw_only=True)
+    zero_is_static: bool = field(default=False, kw_only=True)
+    optional: bool = field(default=False, kw_only=True)
+    cases: tuple[float, ...] = field(default=(), kw_only=True)
+    doc: str = field(default="", kw_only=True)
+    unit: str = field(default="", kw_only=True)
+
+    def describe(self) -> str:
+        if self.low is None and self.high is None:
+            text = "a finite number"
+        elif self.high is None:
+            text = f"{'>' if self.low_open else '>='} {self.low:g}"
+        elif self.low is None:
+            text = f"{'<' if self.high_open else '<='} {self.high:g}"
+        else:
+            left, right = "(["[not self.low_open], ")]"[not self.high_open]
+            text = f"in {left}{self.low:g}, {self.high:g}{right}"
+        return f"None or {text}" if self.optional else text
+
+    def check(self, label: str, value: Any) -> Any:
+        if value is None and self.optional:
+            return None
+        if callable(value) and not isinstance(value, numbers.Number):
+            return value
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            value = _number(label, self.describe(), value)
+        number = float(value)
+        if not math.isfinite(number) or not self._inside(number):
+            raise _fail(label, self.describe(), value)
+        return number
+
+    def _inside(self, x: float) -> bool:
+        if self.low is not None and (x < self.low or (self.low_open and x == self.low)):
+            return False
+        return not (self.high is not None and (x > self.high or (self.high_open and x == self.high)))
+
+    def is_static(self, value: Any) -> bool:
+        return value is None or (self.zero_is_static and not callable(value) and value == 0.0)
+
+
+def _number(label: str, allowed: str, value: Any) -> float:
+    """A 0-d array or framework scalar as a float; anything else is an error."""
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+        raise _fail(label, allowed, value)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise _fail(label, allowed, value) from None
+
+
+@dataclass(frozen=True)
+class Integer(Domain):
+    """A whole number. Static ones (iteration counts, axes) shape the program."""
+
+    low: int | None = None
+    high: int | None = None
+    static: bool = field(default=False, kw_only=True)  # type: ignore[misc]
+    cases: tuple[int, ...] = field(default=(), kw_only=True)
+    doc: str = field(default="", kw_only=True)
+    unit: str = field(default="", kw_only=True)
+
+    def describe(self) -> str:
+        if self.low is not None and self.high is not None:
+            return f"an integer in [{self.low}, {self.high}]"
+        if self.low is not None:
+            return f"an integer >= {self.low}"
+        return "an integer" if self.high is None else f"an integer <= {self.high}"
+
+    def check(self, label: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise _fail(label, self.describe(), value)
+        number = int(value)
+        if (self.low is not None and number < self.low) or (self.high is not None and number > self.high):
+            raise _fail(label, self.describe(), value)
+        return number
+
+
+@dataclass(frozen=True)
+class Flag(Domain):
+    """True or False; always static."""
+
+    doc: str = field(default="", kw_only=True)
+    static = True
+    unit = ""
+
+    def describe(self) -> str:
+        return "True or False"
+
+    def check(self, label: str, value: Any) -> bool:
+        if type(value).__name__ not in ("bool", "bool_"):
+            raise _fail(label, self.describe(), value)
+        return bool(value)
+
+
+@dataclass(frozen=True)
+class Choice(Domain):
+    """One of a few values; always static. Dialects are choices."""
+
+    options: tuple[Any, ...] = field(default=(), kw_only=True)
+    doc: str = field(default="", kw_only=True)
+    static = True
+    unit = ""
+
+    def describe(self) -> str:
+        return "one of " + ", ".join(repr(o) for o in self.options)
+
+    def check(self, label: str, value: Any) -> Any:
+        for option in self.options:
+            if type(value) is type(option) and value == option:
+                return option
+        raise _fail(label, self.describe(), value)
+
+
+@dataclass(frozen=True, init=False)
+class Pair(Domain):
+    """A tuple of numbers, such as ``betas``; the rule receives a tuple of the same length.
+
+    Its default is the tuple of its parts' defaults.
+    """
+
+    parts: tuple[Real, ...] = ()
+    doc: str = field(default="", kw_only=True)
+    unit = ""
+
+    def __init__(self, *parts: Real, doc: str = "") -> None:
+        defaults = tuple(p.default for p in parts)
+        object.__setattr__(self, "default", REQUIRED if REQUIRED in defaults else defaults)
+        object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "doc", doc)
+
+    def describe(self) -> str:
+        kinds = [p.describe() for p in self.parts]
+        if len(set(kinds)) == 1:
+            return f"{len(kinds)} numbers, each {kinds[0]}"
+        return f"{len(kinds)} numbers: " + ", ".join(kinds)
+
+    def check(self, label: str, value: Any) -> tuple[Any, ...]:
+        try:
+            items = () if isinstance(value, str) else tuple(value)
+        except TypeError:
+            items = ()
+        if len(items) != len(self.parts):
+            raise _fail(label, self.describe(), value)
+        return tuple(
+            p.check(f"{label}[{i}]", v) for i, (p, v) in enumerate(zip(self.parts, items, strict=True))
+        )
+
+    def is_static(self, value: Any) -> bool:
+        # The tuple is a value of the program; its elements are static one by one (see BoundRule.symbols).
+        return False
+
+
+@dataclass(frozen=True)
+class Scheduled(Domain):
+    """None, a number, or a callable of the steps already done; the rule sees None or this step's number."""
+
+    default: Any = None
+    doc: str = field(default="", kw_only=True)
+    unit: str = field(default="", kw_only=True)
+
+    def describe(self) -> str:
+        return "None, a number, or a callable of the number of steps already done"
+
+    def check(self, label: str, value: Any) -> Any:
+        if value is None or (callable(value) and not isinstance(value, numbers.Number)):
+            return value
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise _fail(label, self.describe(), value)
+        return float(value)
+
+    def is_static(self, value: Any) -> bool:
+        return value is None
+
+
+def evaluate(label: str, domain: Domain, value: Any, done: int) -> Any:
+    """The number that ``value`` has after ``done`` steps; a schedule's result is checked like any number."""
+    if not callable(value):
+        return value
+    schedule: Callable[[int], Any] = value
+    result = schedule(done)
+    if isinstance(domain, Scheduled):
+        return Real().check(f"{label}({done})", result)
+    return domain.check(f"{label}({done})", result)

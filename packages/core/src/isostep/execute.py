@@ -1,0 +1,255 @@
+"""The generic path: a rule's own functions run on a framework's arrays.
+
+``ArrayBackend`` needs only a few methods of a framework (see ``isostep.backends.numpy`` for the shortest). It is
+the reference on NumPy, and on any array-API library the path that always works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from isostep import nm
+from isostep.flow import Group, Item, flow
+from isostep.rule import BoundRule, RuleError, call_part
+from isostep.state import (
+    COMPUTE_DTYPE,
+    State,
+    StepError,
+    aligned,
+    as_list,
+    check_inputs,
+    check_like,
+    check_param,
+    check_rule,
+    check_state,
+    labels,
+)
+
+
+class ArrayBackend:
+    """Runs rules on the arrays of one framework; subclasses say how to convert, cast and write.
+
+    A step is checked whole before anything is computed, and written only once everything is: an error leaves
+    parameters and state as they were.
+    """
+
+    name = "generic"
+    #: dtypes that this backend's arrays can have
+    dtypes: tuple[str, ...] = tuple(COMPUTE_DTYPE)
+    #: whether ``step`` changes the arrays it is given (else it returns new ones)
+    in_place = True
+
+    # What a framework has to say.
+
+    def asarray(self, array: np.ndarray) -> Any:
+        """A framework array with the values of a NumPy array (a copy), of the same dtype."""
+        raise NotImplementedError(type(self).__name__)  # pragma: no cover - abstract
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        """A NumPy copy of a framework array, of the same dtype (ml_dtypes for bfloat16)."""
+        raise NotImplementedError(type(self).__name__)  # pragma: no cover - abstract
+
+    def dtype(self, array: Any) -> str:
+        """The plain name of an array's dtype, ``"float32"``."""
+        return str(array.dtype).rpartition(".")[2]
+
+    def cast(self, array: Any, dtype: str) -> Any:
+        """The array in another dtype, rounded to nearest even; the same array if it has it already."""
+        xp = nm.namespace(array)
+        return xp.astype(array, getattr(xp, dtype), copy=False)
+
+    def zeros_like(self, array: Any, dtype: str | None = None) -> Any:
+        """Zeros of an array's shape, dtype and device."""
+        xp = nm.namespace(array)
+        return xp.zeros_like(array) if dtype is None else xp.zeros_like(array, dtype=getattr(xp, dtype))
+
+    def scalar(self, number: float, dtype: str, like: Any) -> Any:
+        """A 0-d array on the device of ``like``."""
+        xp = nm.namespace(like)
+        return xp.asarray(number, dtype=getattr(xp, dtype), device=nm.device(like))
+
+    def write(self, target: Any, value: Any) -> Any:
+        """Store ``value`` (of the compute dtype) as ``target`` (rounded once); return what replaces it."""
+        target[...] = self.cast(value, self.dtype(target))
+        return target
+
+    def writable(self, array: Any) -> bool:
+        """Whether ``write`` may change this array."""
+        return True
+
+    def quiet(self) -> AbstractContextManager[Any]:
+        """A context in which NaN and infinity pass without warnings: they are values here."""
+        return nullcontext()
+
+    def path(self, rule: BoundRule) -> str:
+        """Which way this rule runs here."""
+        return "generic"
+
+    # What follows from it.
+
+    def compute_dtype(self, array: Any) -> str:
+        """The dtype that a parameter's step is computed in."""
+        return COMPUTE_DTYPE[self.dtype(array)]
+
+    def init(self, rule: BoundRule, params: Any) -> State:
+        """The state before the first step, for a list or dict of parameters."""
+        check_rule(rule)
+        arrays = self._checked_params(rule, params)
+        hyper = rule.at(1)
+        with self.quiet():
+            made = [self._init_one(rule, hyper, p) for p in arrays]
+        group = {}
+        if rule.group_names:
+            if not arrays:
+                message = f"{rule.name}: needs at least one parameter to place its group state, got none"
+                raise StepError(message)
+            dtype = self._group_dtype(arrays)
+            group = {n: self.scalar(v, dtype, arrays[0]) for n, v in rule.group_init().items()}
+        return State(rule.name, [0] * len(arrays), made, group)
+
+    def _checked_params(self, rule: BoundRule, params: Any) -> list[Any]:
+        arrays = as_list(params)
+        for label, p in zip(labels(params), arrays, strict=True):
+            if not hasattr(p, "dtype") or not hasattr(p, "shape"):
+                message = f"{rule.name}: {label} must be an array, got {type(p).__name__}"
+                raise StepError(message)
+            check_param(rule, label, self.dtype(p), tuple(p.shape))
+            if not self.writable(p):
+                message = f"{rule.name}: {label} is read-only; pass a writable copy"
+                raise StepError(message)
+        return arrays
+
+    def _group_dtype(self, arrays: Sequence[Any]) -> str:
+        return max((self.compute_dtype(a) for a in arrays), key=lambda d: d == "float64", default="float32")
+
+    def _init_one(self, rule: BoundRule, hyper: dict[str, Any], p: Any) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for c in rule.components:
+            names = rule.state_of(c)
+            if c.part.init is None:
+                made |= {n: self.zeros_like(p) for n in names}
+                continue
+            wide = self.cast(p, self.compute_dtype(p))
+            result = call_part(c.part.init, wide, given=c.own(hyper))
+            values = result if isinstance(result, tuple) else (result,)
+            if len(values) != len(names):
+                message = f"{c.part.name}: init returned {len(values)} arrays, expected {len(names)}: {names}"
+                raise RuleError(message)
+            for n, v in zip(names, values, strict=True):
+                zero = self.zeros_like(v, self.dtype(p))
+                made[n] = self.write(zero, v)
+        return made
+
+    def step(self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any) -> tuple[Any, State]:
+        """One step: ``(params, state)`` after it.
+
+        ``grads`` has the structure of ``params``; an entry of None leaves its parameter alone and its step
+        count where it is. Extra inputs (a Hessian diagonal) are given by name, in the same structure.
+        """
+        work = self.prepare(rule, params, grads, state, inputs)
+        active = [i for i, item in enumerate(work) if item is not None]
+        with self.quiet():
+            runs = [[i] for i in active] if rule.sequential else [active] if active else []
+            group = dict(state.group)
+            for run in runs:
+                items = [item for i in run if (item := work[i]) is not None]
+                group = self._run(rule, items, group, state.group_t + 1)
+            return self._commit(params, state, work, group, bool(active))
+
+    def prepare(
+        self, rule: BoundRule, params: Any, grads: Any, state: State, inputs: dict[str, Any]
+    ) -> list[Item | None]:
+        """Check everything and widen it to the compute dtype; None where there is no gradient."""
+        check_rule(rule)
+        arrays = self._checked_params(rule, params)
+        check_state(rule, state, len(arrays))
+        check_inputs(rule, inputs)
+        all_grads = aligned(rule, "grads", params, grads)
+        all_inputs = {n: aligned(rule, n, params, inputs[n]) for n in rule.input_names}
+        active = [i for i, g in enumerate(all_grads) if g is not None]
+        self._check_given(rule, params, [all_grads, *all_inputs.values()], active)
+        hypers: dict[int, tuple[dict[str, Any], tuple[int, ...]]] = {}
+        work: list[Item | None] = []
+        for i, p in enumerate(arrays):
+            if all_grads[i] is None:
+                work.append(None)
+                continue
+            t = state.t[i] + 1
+            if t not in hypers:
+                hypers[t] = (rule.at(t), rule.phase(t))
+            wide = self.compute_dtype(p)
+            work.append(
+                Item(
+                    t=t,
+                    p=self.cast(p, wide),
+                    g=self.cast(all_grads[i], wide),
+                    inputs={n: self.cast(v[i], wide) for n, v in all_inputs.items()},
+                    state={n: self.cast(a, wide) for n, a in state.arrays[i].items()},
+                    hyper=hypers[t][0],
+                    phase=hypers[t][1],
+                )
+            )
+        return work
+
+    def _check_given(self, rule: BoundRule, params: Any, given: list[list[Any]], active: list[int]) -> None:
+        """Gradients and extra inputs (``given``, in the rule's order) must fit their parameters."""
+        arrays, named = as_list(params), labels(params)
+        for i in active:
+            own = (self.dtype(arrays[i]), tuple(arrays[i].shape))
+            for what, values in zip(("gradient", *rule.input_names), given, strict=True):
+                v = values[i]
+                if v is None or not hasattr(v, "dtype") or not hasattr(v, "shape"):
+                    message = f"{rule.name}: {what} of {named[i]} must be an array, got {type(v).__name__}"
+                    raise StepError(message)
+                check_like(rule, named[i], what, self.dtype(v), tuple(v.shape), own)
+
+    def _run(self, rule: BoundRule, items: list[Item], group: dict[str, Any], t: int) -> dict[str, Any]:
+        dtype = self._group_dtype([item.p for item in items])
+
+        def total(members: Sequence[Item], values: Sequence[Any]) -> Any:
+            result = self.cast(nm.sum(values[0]), dtype)
+            for v in values[1:]:
+                result = result + self.cast(nm.sum(v), dtype)
+            return result
+
+        shared = Group(
+            t=t,
+            state=group,
+            hyper=rule.at(t),
+            total=total,
+            fit=lambda value, item: self.cast(value, self.dtype(item.p)),
+        )
+        flow(rule, items, shared)
+        return shared.state
+
+    def _commit(
+        self, params: Any, state: State, work: list[Item | None], group: dict[str, Any], stepped: bool
+    ) -> tuple[Any, State]:
+        """Round and store: the only place where p + u happens on this path."""
+        arrays = as_list(params)
+        new_params, new_state = list(arrays), [dict(a) for a in state.arrays]
+        for i, item in enumerate(work):
+            if item is None:
+                continue
+            p = item.u.value if isinstance(item.u, nm.Overwrite) else item.p + item.u
+            new_params[i] = self.write(arrays[i], p)
+            for n, v in item.state.items():
+                new_state[i][n] = self.write(state.arrays[i][n], v)
+        counts = [t + (item is not None) for t, item in zip(state.t, work, strict=True)]
+        if not self.in_place:
+            after = State(state.rule, counts, new_state, group, state.group_t + stepped)
+            return self._rebuild(params, new_params), after
+        state.t[:] = counts
+        state.group.update(group)
+        state.group_t += stepped
+        return params, state
+
+    @staticmethod
+    def _rebuild(params: Any, values: list[Any]) -> Any:
+        if isinstance(params, dict):
+            return dict(zip(params, values, strict=True))
+        return type(params)(values) if isinstance(params, list | tuple) else values

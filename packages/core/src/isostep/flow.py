@@ -1,0 +1,128 @@
+"""The order in which a step calls a rule's functions, written once for arrays and for traced values.
+
+Pieces that change the gradient run first, then the rule, then the pieces that change the update. A component
+that needs sums over the group has them taken, over all parameters, before its own function runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from isostep.nm import Overwrite, computing
+from isostep.rule import BoundRule, Component, RuleError, call_part
+
+
+@dataclass
+class Item:
+    """One parameter on its way through a step; ``u`` is None until the rule has run."""
+
+    t: Any
+    p: Any
+    g: Any
+    inputs: dict[str, Any]
+    state: dict[str, Any]
+    hyper: Mapping[str, Any]
+    phase: tuple[int, ...]
+    u: Any = None
+
+
+@dataclass
+class Group:
+    """What the parameters of a group share during a step; ``total`` adds expressions over all of them."""
+
+    t: Any
+    state: dict[str, Any]
+    hyper: Mapping[str, Any]
+    total: Callable[[Sequence[Item], Sequence[Any]], Any]
+    fit: Callable[[Any, Item], Any]
+
+
+def flow(rule: BoundRule, items: Sequence[Item], group: Group) -> None:
+    """Run one step's functions: sets every item's ``u`` and ``state``, and the group's state."""
+    sums: dict[str, dict[str, Any]] = {}
+    pieces = [c for c in rule.components if c.part is not rule.rule]
+    the_rule = next(c for c in rule.components if c.part is rule.rule)
+    for c in pieces:
+        before = getattr(c.part, "before", None)
+        if before is not None:
+            _sum_over_group(rule, c, items, group, sums)
+            for item in items:
+                item.g = _run(rule, c, before, (item.p, item.g), item, group, sums)
+    _sum_over_group(rule, the_rule, items, group, sums)
+    for item in items:
+        extra = tuple(item.inputs[n] for n in the_rule.part.inputs)
+        item.u = _run(rule, the_rule, rule.rule.update, (item.p, item.g, *extra), item, group, sums)
+    for c in pieces:
+        after = getattr(c.part, "after", None)
+        if after is not None:
+            if c.prefix not in sums:
+                _sum_over_group(rule, c, items, group, sums)
+            for item in items:
+                u = item.u.value - item.p if isinstance(item.u, Overwrite) else item.u
+                item.u = _run(rule, c, after, (item.p, item.g, u), item, group, sums, unchanged=u)
+
+
+def _given(rule: BoundRule, c: Component, item: Item, group: Group, sums: dict[str, dict[str, Any]]) -> Any:
+    """Every keyword that a function of component ``c`` may name for this parameter."""
+    given: dict[str, Any] = {}
+    for each in [d for d in rule.components if d.part is rule.rule] + [c]:  # the rule's first, then its own
+        given |= {n: item.hyper[each.prefix + n] for n in each.part.hyper}
+        given |= {n: group.fit(group.state[each.prefix + n], item) for n in each.part.group}
+    given |= {n: group.fit(v, item) for n, v in sums.get(c.prefix, {}).items()}
+    phased = [d for d in rule.components if d.part.phase is not None]
+    if c in phased:
+        given["phase"] = item.phase[phased.index(c)]
+    return given
+
+
+def _run(
+    rule: BoundRule,
+    c: Component,
+    function: Callable[..., Any],
+    arrays: tuple[Any, ...],
+    item: Item,
+    group: Group,
+    sums: dict[str, dict[str, Any]],
+    unchanged: Any = None,
+) -> Any:
+    """Call one function for one parameter; its first result is returned, the others become state."""
+    names = rule.state_of(c)
+    state = tuple(item.state[n] for n in names)
+    with computing(item.p):
+        result = call_part(function, *arrays, *state, item.t, given=_given(rule, c, item, group, sums))
+    parts = result if isinstance(result, tuple) else (result,)
+    if len(parts) != 1 + len(names):
+        wanted = ", ".join(("u", *names))
+        message = (
+            f"{c.part.name}: {function.__name__} returned {len(parts)} values, expected {1 + len(names)}: {wanted}"
+        )
+        raise RuleError(message)
+    item.state.update(zip(names, parts[1:], strict=True))
+    return parts[0]
+
+
+def _sum_over_group(
+    rule: BoundRule, c: Component, items: Sequence[Item], group: Group, sums: dict[str, dict[str, Any]]
+) -> None:
+    """Take the component's sums and let it advance its group state."""
+    part = c.part
+    sums[c.prefix] = {}
+    if part.measure is not None:
+        per_item: list[Mapping[str, Any]] = []
+        for item in items:
+            extra = tuple(item.inputs[n] for n in part.inputs)
+            state = tuple(item.state[n] for n in rule.state_of(c))
+            given = _given(rule, c, item, group, {})
+            with computing(item.p):
+                per_item.append(call_part(part.measure, item.p, item.g, *extra, *state, item.t, given=given))
+        sums[c.prefix] = {n: group.total(items, [m[n] for m in per_item]) for n in per_item[0]}
+    if part.advance is not None:
+        own = {n: group.state[c.prefix + n] for n in part.group}
+        hyper = {n: group.hyper[c.prefix + n] for n in part.hyper}
+        new = call_part(part.advance, sums[c.prefix], own, group.t, given=hyper)
+        if set(new) != set(own):
+            message = f"{part.name}: advance returned {sorted(new)}, expected {sorted(own)}"
+            raise RuleError(message)
+        group.state.update({c.prefix + n: v for n, v in new.items()})

@@ -1,0 +1,114 @@
+"""Programs evaluated node by node on any array-API library, over all arrays of a group.
+
+This is what is jitted on JAX. It asks for a node's value when it is needed (memoised), so programs of different
+shapes or phases can take part in one group: a sum over the group is the sum of the k-th group sums of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from isostep import nm
+from isostep.program import UPDATE, Program
+from isostep.values import FACTS, MAPS, Domain, Value
+
+
+@dataclass(eq=False)
+class Task:
+    """One array's part: its program, the arrays by name, and the scalar nodes known beforehand (shared by kind)."""
+
+    program: Program
+    arrays: Mapping[str, Any]
+    scalars: dict[Value, Any]
+    dtype: str
+    values: dict[Value, Any] = field(default_factory=dict)
+
+
+class Interpreter:
+    """Evaluates the outputs of tasks that form one group."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        group: Mapping[str, Any],
+        group_scalars: Mapping[Value, Any],
+        group_dtype: str,
+        cast: Callable[[Any, str], Any],
+    ) -> None:
+        """``cast(value, dtype)`` converts arrays; ``group_scalars`` are the group's own t and hyperparameters."""
+        self.tasks, self.group, self.group_dtype, self.cast = tasks, group, group_dtype, cast
+        self.shared: dict[Value, Any] = dict(group_scalars)
+        self.sums: dict[int, Any] = {}
+        self._group_sums = {
+            id(p): {n: k for k, n in enumerate(x for x in p.live if x.op == "sum_group")}
+            for p in {id(t.program): t.program for t in tasks}.values()
+        }
+
+    def outputs(self, task: Task) -> dict[str, Any]:
+        """``"p"`` (the new parameter) and the state arrays, in the compute dtype."""
+        found = {name: self._as_array(node, task) for name, node in task.program.outputs.items()}
+        if UPDATE in found:
+            found = {"p": task.arrays["p"] + found.pop(UPDATE), **found}
+        return found
+
+    def group_outputs(self) -> dict[str, Any]:
+        """The group's new state, in the group's dtype."""
+        first = self.tasks[0]
+        nodes = first.program.group_outputs
+        return {n: self.cast(self._value(v, first), self.group_dtype) for n, v in nodes.items()}
+
+    def _as_array(self, node: Value, task: Task) -> Any:
+        value = self._value(node, task)
+        return value if node.domain >= Domain.ELEMENT else value + nm.namespace(task.arrays["p"]).zeros_like(task.arrays["p"])
+
+    def _value(self, node: Value, task: Task) -> Any:
+        memo = self._memo(node, task)
+        if node not in memo:
+            memo[node] = self._compute(node, task)
+        return memo[node]
+
+    def _memo(self, node: Value, task: Task) -> dict[Value, Any]:
+        if node.domain is Domain.GROUP or node.scope == "group":
+            return self.shared
+        return task.scalars if node.domain <= Domain.STEP else task.values
+
+    def _compute(self, node: Value, task: Task) -> Any:
+        if node.op == "const":
+            return node.attrs[0]
+        if node.op == "input":
+            return self.group[node.attrs[0]] if node.domain is Domain.GROUP else task.arrays[node.attrs[0]]
+        if node.op == "sum_group":
+            return self._total(self._group_sums[id(task.program)][node])
+        if node.op in FACTS:
+            return self._fact(node, task)
+        operands = [self._fit(self._value(a, task), a, node, task) for a in node.args]
+        if node.op in MAPS:
+            with nm.computing(task.arrays["p"]):
+                return nm.call(node.op, *operands)
+        if node.op == "sum_axis":
+            return nm.sum_axis(operands[0], axis=node.attrs[0])
+        return getattr(nm, node.op)(*operands, *node.attrs)
+
+    def _fit(self, value: Any, operand: Value, user: Value, task: Task) -> Any:
+        """A scalar or group value rounded to the dtype of the arrays that it meets."""
+        if user.domain <= Domain.GROUP or operand.domain > Domain.GROUP or isinstance(value, bool | int | float):
+            return value
+        return value if "bool" in str(value.dtype) else self.cast(value, task.dtype)
+
+    def _total(self, k: int) -> Any:
+        if k not in self.sums:
+            total = None
+            for task in self.tasks:
+                node = next(n for n, i in self._group_sums[id(task.program)].items() if i == k)
+                part = self.cast(nm.sum(self._value(node.args[0], task)), self.group_dtype)
+                total = part if total is None else total + part
+            self.sums[k] = total
+        return self.sums[k]
+
+    def _fact(self, node: Value, task: Task) -> Any:
+        p = task.arrays["p"]
+        if node.op == "eps":
+            return nm.eps(p)
+        return float(getattr(nm, node.op)(p, *node.attrs))

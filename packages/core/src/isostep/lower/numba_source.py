@@ -1,0 +1,264 @@
+"""Programs as Numba source: one function per stage, a loop over chunks of all arrays.
+
+A stage's function reads, per element, the arrays it needs, computes, adds to partial sums if the stage ends in
+reductions, and stores if it is the last. Everything that is not per element (scalars, values per array, group
+or unit) is computed between the stages with a few NumPy calls (``lower.small``) and handed in as columns.
+Operations are those of the rule, in its order, without contraction: the results are NumPy's, bit for bit, up
+to the elementary functions and the order of sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from isostep.listing import identifiers, lines
+from isostep.program import UPDATE, Program, ancestors
+from isostep.state import COMPUTE_DTYPE
+from isostep.values import MAPS, Domain, Value
+
+#: Where Numba's text differs from the listing's. Comparisons of floats are the same everywhere.
+TEXT = {
+    "where": "({1} if {0} else {2})",
+    "and": "({} & {})",
+    "or": "({} | {})",
+    "abs": "np.abs({})",
+    "sign": "sign({}, one)",
+    "atan2": "np.arctan2({}, {})",
+    **{f: f"np.{f}({{}})" for f in ("sqrt", "cbrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "floor")},
+    **{f: f"np.{f}({{}})" for f in ("isfinite", "isnan")},
+}
+BOOLEAN = frozenset(("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "isfinite", "isnan"))
+RESERVED = (
+    "np", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last", "table", "scalars",
+    "columns", "units", "facts", "sums", "dtype", "SIGNATURE", "unit_sums", "chunk", "array", "start", "stop", "kind", "i", "unit",
+    "inner", "count", "base", "end", "at",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What a kernel is given, and where: slots of arrays, columns of scalars, of per-array and of unit values."""
+
+    program: Program
+    dtype: str
+
+    @cached_property
+    def slots(self) -> list[str]:
+        """The arrays in the pointer table: p, g, inputs and state, in this order."""
+        return ["p", "g", *self.program.input_names, *self.program.state_names]
+
+    @cached_property
+    def written(self) -> list[str]:
+        """The slots that the last stage stores to."""
+        return ["p", *self.program.stored]
+
+    @property
+    def stages(self) -> int:
+        return self.program.stages
+
+    def goals(self, stage: int) -> list[Value]:
+        """What a pass must have per element: the operands of its sums, and in the last one the outputs."""
+        sums = [r.args[0] for r in self.program.reductions(stage)]
+        return sums + (list(self.program.outputs.values()) if stage == self.stages - 1 else [])
+
+    def elements(self, stage: int) -> list[Value]:
+        """The per-element nodes of a pass, in order."""
+        outside = [n for n in self.program.live if n.domain is not Domain.ELEMENT]
+        needed = ancestors(self.goals(stage), stop=outside)
+        return [n for n in self.program.live if n in needed and n.domain is Domain.ELEMENT]
+
+    def columns(self, stage: int, *domains: Domain) -> list[Value]:
+        """The values of these domains that a pass reads, in order."""
+        reads = {a for n in self.elements(stage) for a in n.args} | set(self.goals(stage))
+        return [n for n in self.program.live if n in reads and n.domain in domains and n.op != "const"]
+
+    @cached_property
+    def obstacle(self) -> str | None:
+        """Why this program cannot be fused, in words; None if it can."""
+        if self.program.generic:
+            odd = {n.op for n in self.program.live if n.domain is Domain.TENSOR} - set(MAPS) - {"input", "sum"}
+            return f"it works on axes or matrices ({', '.join(sorted(odd))})"
+        axes = {a for s in range(self.stages) for a in self.unit_axes(s)}
+        return f"it reduces over units of several axes ({sorted(axes)})" if len(axes) > 1 else None
+
+    def unit_axes(self, stage: int) -> list[int]:
+        """The unit axes that a pass reads or reduces over."""
+        nodes = self.columns(stage, Domain.UNIT) + [r for r in self.program.reductions(stage) if r.op == "sum_units"]
+        return sorted({n.axis for n in nodes if n.axis is not None})
+
+
+_I, _F = "int64[:, ::1]", "float64[:, ::1]"
+SIGNATURE = f"void({', '.join((_I, 'int64', 'int64', _I, _F, _F, _F, _I, _F, _F))})"
+SCALARS = (Domain.HOST, Domain.STEP)
+PER_ARRAY = (Domain.GROUP, Domain.ARRAY)
+
+
+def render(node: Value, text: dict[Value, str]) -> str:
+    """One node as Numba source."""
+    if node.op == "const":
+        value = node.attrs[0]
+        return repr(value) if isinstance(value, bool) else f"dtype({float(value)!r})".replace("inf", "np.inf")
+    return TEXT.get(node.op, MAPS[node.op].text).format(*(text[a] for a in node.args))
+
+
+def source(program: Program, dtype: str) -> str:
+    """The module text of a program's kernels for arrays of ``dtype``."""
+    return Writer(Layout(program, dtype)).module()
+
+
+class Writer:
+    """Writes one module: header, then a function per stage."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.program = layout.program
+        self.compute = COMPUTE_DTYPE[layout.dtype]
+        self.half = self.compute != layout.dtype
+        self.names = identifiers(self.program, RESERVED)
+
+    def module(self) -> str:
+        slots, dtype = self.layout.slots, self.layout.dtype
+        head = [
+            f'"""{self.program.name}, {dtype}: {self.layout.stages} pass(es). Generated from the rule by isostep."""',
+            "",
+            "import numpy as np",
+            "from numba import njit",
+            "",
+            "from isostep.lower.numba_support import (",
+            *(f"    {n}," for n in ("accumulate", "loader", "maximum", "minimum", "sign", "storer")),
+            *(f"    {n}_{dtype}," for n in ("narrow", "widen") if self.half),
+            ")",
+            "",
+            "# chunks, first, last, table, scalars, columns, units, facts, sums, unit_sums: compiled on import",
+            f'SIGNATURE = "{SIGNATURE}"',
+            f"dtype = np.{self.compute}",
+            *(f"load_{_id(n)} = loader({dtype!r}, {k}, {len(slots)})" for k, n in enumerate(slots)),
+            *(f"store_{_id(n)} = storer({dtype!r}, {slots.index(n)}, {len(slots)})" for n in self.layout.written),
+        ]
+        for stage in range(self.layout.stages):
+            head += ["", "", *self.stage(stage)]
+        return "\n".join(head) + "\n"
+
+    def stage(self, stage: int) -> list[str]:
+        """The function of one pass."""
+        out = [
+            '@njit(SIGNATURE, nogil=True, cache=True, error_model="numpy")',
+            f"def stage{stage}(chunks, first, last, table, scalars, columns, units, facts, sums, unit_sums):",
+            f'    """{self._summary(stage)}"""',
+            "    one = dtype(1)",
+            "    for chunk in range(first, last):",
+            "        array, start, stop, kind = chunks[chunk, 0], chunks[chunk, 1], chunks[chunk, 2], chunks[chunk, 3]",
+        ]
+        body = [
+            *(self._scalar(n, f"scalars[kind, {k}]") for k, n in enumerate(self.layout.columns(stage, *SCALARS))),
+            *(self._scalar(n, f"columns[array, {k}]") for k, n in enumerate(self.layout.columns(stage, *PER_ARRAY))),
+            *(f"address_{_id(n)} = table[array, {self.layout.slots.index(n)}]" for n in self._touched(stage)),
+            *(f"{self._sum(r)} = np.float64(0)" for r in self._whole_sums(stage)),
+        ]
+        body += self._unit_loops(stage) if self.layout.unit_axes(stage) else ["for i in range(start, stop):", *_indent(self._element(stage))]
+        body += [f"sums[chunk, {k}] = {self._sum(r)}" for k, r in enumerate(self._whole_sums(stage))]
+        return out + _indent(body, 2)
+
+    def _summary(self, stage: int) -> str:
+        sums = ", ".join(self.names[r] for r in self.program.reductions(stage))
+        ends = f"sums {sums}" if sums else "stores " + ", ".join(self.layout.written)
+        return f"Pass {stage + 1} of {self.layout.stages}: {ends}."
+
+    def _scalar(self, node: Value, place: str) -> str:
+        return f"{self.names[node]} = {place} != 0" if node.op in BOOLEAN else f"{self.names[node]} = dtype({place})"
+
+    def _sum(self, node: Value) -> str:
+        return f"sum_{self.names[node]}"
+
+    def _whole_sums(self, stage: int) -> list[Value]:
+        return [r for r in self.program.reductions(stage) if r.op != "sum_units"]
+
+    def _unit_sums(self, stage: int) -> list[Value]:
+        return [r for r in self.program.reductions(stage) if r.op == "sum_units"]
+
+    def _touched(self, stage: int) -> list[str]:
+        loads = [n.attrs[0] for n in self.layout.elements(stage) if n.op == "input"]
+        stores = self.layout.written if stage == self.layout.stages - 1 else []
+        also = ["p"] if stores and UPDATE in self.program.outputs else []
+        return [n for n in self.layout.slots if n in {*loads, *stores, *also}]
+
+    def _load(self, slot: str) -> str:
+        text = f"load_{_id(slot)}(address_{_id(slot)}, i)"
+        return f"widen_{self.layout.dtype}({text})" if self.half else text
+
+    def _store(self, slot: str, value: str) -> str:
+        value = f"narrow_{self.layout.dtype}({value})" if self.half else value
+        return f"store_{_id(slot)}(address_{_id(slot)}, i, {value})"
+
+    def _element(self, stage: int, vector_units: bool = False) -> list[str]:
+        """The body of the loop over elements."""
+        nodes = self.layout.elements(stage)
+        inputs = {n.attrs[0]: n for n in nodes if n.op == "input"}
+        last = stage == self.layout.stages - 1
+        names = dict(self.names)
+        out = [f"{names[n]} = {self._load(slot)}" for slot, n in inputs.items()]
+        if last and UPDATE in self.program.outputs and "p" not in inputs:
+            out.append(f"p = {self._load('p')}")
+        if vector_units:
+            for k, n in enumerate(self.layout.columns(stage, Domain.UNIT)):
+                out.append(self._scalar(n, f"units[base + unit + i - at, {k}]"))
+        out += lines(self.program, nodes, names, render)
+        for r in self._whole_sums(stage):
+            out.append(f"{self._sum(r)} = accumulate({self._sum(r)}, {self._text(r.args[0])})")
+        if vector_units:
+            for k, r in enumerate(self._unit_sums(stage)):
+                out.append(f"unit_sums[base + unit + i - at, {k}] += {self._text(r.args[0])}")
+        else:
+            out += [f"{self._sum(r)} = accumulate({self._sum(r)}, {self._text(r.args[0])})" for r in self._unit_sums(stage)]
+        if last:
+            out += [self._store(n, self._text(v)) for n, v in self.program.stored.items()]
+            (name, value), *_ = self.program.outputs.items()
+            p_in = inputs["p"] if "p" in inputs else None
+            p = names[p_in] if p_in is not None else "p"
+            out.append(self._store("p", f"{p} + {self._text(value)}" if name == UPDATE else self._text(value)))
+        return out
+
+    def _text(self, node: Value) -> str:
+        if node.op == "const":
+            return render(node, {})
+        return self.names[node]
+
+    def _unit_loops(self, stage: int) -> list[str]:
+        """Loops over runs in which the unit is constant, or (if units alternate) over runs of all units."""
+        axis_values = self.layout.columns(stage, Domain.UNIT)
+        run = [
+            "unit = (at // inner) % count",
+            "end = min(stop, at + inner - at % inner)",
+            *(self._scalar(n, f"units[base + unit, {k}]") for k, n in enumerate(axis_values)),
+            *(f"{self._sum(r)} = np.float64(0)" for r in self._unit_sums(stage)),
+            "for i in range(at, end):",
+            *_indent(self._element(stage)),
+            *(f"unit_sums[base + unit, {k}] += {self._sum(r)}" for k, r in enumerate(self._unit_sums(stage))),
+            "at = end",
+        ]
+        row = [
+            "unit = at % count",
+            "end = min(stop, at + count - unit)",
+            "for i in range(at, end):",
+            *_indent(self._element(stage, vector_units=True)),
+            "at = end",
+        ]
+        return [
+            "inner, count, base = facts[array, 0], facts[array, 1], facts[array, 2]",
+            "at = start",
+            "if inner > 1:  # runs of one unit",
+            "    while at < stop:",
+            *_indent(run, 2),
+            "else:  # neighbours belong to different units: runs of all units",
+            "    while at < stop:",
+            *_indent(row, 2),
+        ]
+
+
+def _id(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def _indent(block: list[str], levels: int = 1) -> list[str]:
+    return ["    " * levels + line for line in block]

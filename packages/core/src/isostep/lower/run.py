@@ -1,0 +1,211 @@
+"""One fused step over arrays that are known by address: plans, chunks, threads, stages.
+
+NumPy and (through ``data_ptr``) torch on the CPU share this. A plan belongs to a list of arrays and is kept while
+their addresses stay the same; a step then costs the passes and a few dozen microseconds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from isostep import scalars
+from isostep.lower.kernels import kernels
+from isostep.lower.numba_source import PER_ARRAY, SCALARS, Layout
+from isostep.lower.small import Facts, Small
+from isostep.program import Program
+from isostep.state import COMPUTE_DTYPE
+from isostep.values import Domain, Value
+
+#: Elements of one chunk: large enough to hide the loop's start, small enough to share 1M elements evenly.
+CHUNK = 32768
+#: Below this many elements in all, waking a second thread costs more than it saves.
+SERIAL = 60_000
+
+
+def threads() -> int:
+    """How many threads a step may use: ``ISOSTEP_NUM_THREADS``, else every core this process may run on."""
+    named = os.environ.get("ISOSTEP_NUM_THREADS")
+    return max(1, int(named)) if named else len(os.sched_getaffinity(0))
+
+
+_pool: tuple[int, int, ThreadPoolExecutor] | None = None
+
+
+def _workers(count: int) -> ThreadPoolExecutor:
+    """A pool of ``count`` threads of this process (a forked child has none of its parent's)."""
+    global _pool
+    if _pool is None or _pool[:2] != (os.getpid(), count):
+        _pool = (os.getpid(), count, ThreadPoolExecutor(count, thread_name_prefix="isostep"))
+    return _pool[2]
+
+
+@dataclass(eq=False)
+class Bin:
+    """The arrays of a step that share a program and a dtype. ``kinds[i]`` numbers the step count of array i."""
+
+    program: Program
+    dtype: str
+    shapes: tuple[tuple[int, ...], ...]
+    kinds: np.ndarray
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout(self.program, self.dtype)
+
+    @cached_property
+    def compute(self) -> np.dtype:
+        return np.dtype(COMPUTE_DTYPE[self.dtype])
+
+    @cached_property
+    def facts(self) -> Facts:
+        return Facts(self.shapes, self.compute)
+
+    @cached_property
+    def chunks(self) -> np.ndarray:
+        """Rows of (array, start, stop, kind); a unit that is summed lies within one chunk."""
+        sums_units = any(r.op == "sum_units" for s in range(self.layout.stages) for r in self.program.reductions(s))
+        rows = []
+        axes = [a for s in range(self.layout.stages) for a in self.layout.unit_axes(s)]
+        units = self.facts.units(axes[0]) if sums_units else None
+        for array, shape in enumerate(self.shapes):
+            size = int(np.prod(shape, dtype=np.int64))
+            step = CHUNK
+            if units is not None:
+                inner, count = int(units[array, 0]), int(units[array, 1])
+                step = inner * max(1, CHUNK // inner) if inner * count == size else max(size, 1)
+            starts = range(0, size, step) if size else (0,)
+            rows += [(array, i, min(i + step, size), self.kinds[array]) for i in starts]
+        return np.array(rows, np.int64).reshape(-1, 4)
+
+    @cached_property
+    def first_chunks(self) -> np.ndarray:
+        """Where each array's chunks begin."""
+        return np.searchsorted(self.chunks[:, 0], np.arange(len(self.shapes)))
+
+    @cached_property
+    def size(self) -> int:
+        return sum(int(np.prod(s, dtype=np.int64)) for s in self.shapes)
+
+
+class Step:
+    """One step over bins: the passes of each stage, then what lies between it and the next."""
+
+    def __init__(
+        self,
+        bins: Sequence[tuple[Bin, np.ndarray]],
+        hypers: Sequence[tuple[int, dict[str, Any]]],
+        group_hyper: tuple[int, dict[str, Any]],
+        group: dict[str, Any],
+        group_dtype: np.dtype,
+    ) -> None:
+        """``bins`` with their pointer tables; ``hypers[kind]`` = (t, values); ``group`` = the group's state."""
+        self.group_dtype = group_dtype
+        self.group = group
+        self.runs = [_Run(b, table, hypers, group_hyper, group) for b, table in bins]
+
+    def run(self) -> dict[str, Any]:
+        """Do it; the group's new state."""
+        for stage in range(max(r.bin.layout.stages for r in self.runs)):
+            for r in self.runs:
+                r.launch(stage)
+            self._combine(stage)
+        first = self.runs[0]
+        return {n: self.group_dtype.type(first.small[v]) for n, v in first.bin.program.group_outputs.items()}
+
+    def _combine(self, stage: int) -> None:
+        """Sums over the group are sums over all bins, in order."""
+        names = [[x for x in r.bin.program.reductions(stage) if x.op == "sum_group"] for r in self.runs]
+        for same in zip(*names, strict=True):
+            total = sum(r.group_sums[x] for r, x in zip(self.runs, same, strict=True))
+            for r, x in zip(self.runs, same, strict=True):
+                r.small.known[x] = self.group_dtype.type(total)
+
+
+class _Run:
+    """One bin's part of a step."""
+
+    def __init__(self, bin: Bin, table: np.ndarray, hypers: Any, group_hyper: Any, group: dict[str, Any]) -> None:
+        self.bin, self.table = bin, table
+        program = bin.program
+        self.module = kernels(program, bin.dtype)
+        self.kinds = [scalars.evaluate(program, h, t) for t, h in hypers]
+        shared = scalars.evaluate(program, group_hyper[1], group_hyper[0], scope="group")
+        known: dict[Value, Any] = {
+            n: v if isinstance(v, bool) else bin.compute.type(v)
+            for n, v in shared.items()
+            if n.scope == "group"
+        }
+        known |= {n: group[n.attrs[0]] for n in program.live if n.op == "input" and n.domain is Domain.GROUP}
+        per_array = {
+            n: np.array([k[n] for k in self.kinds], bool if isinstance(v, bool) else bin.compute)[bin.kinds]
+            for n, v in self.kinds[0].items()
+            if n.op != "const" and n.scope == "array"
+        }
+        self.small = Small(bin.facts, per_array, known)
+        self.group_sums: dict[Value, Any] = {}
+
+    def launch(self, stage: int) -> None:
+        """One pass over the elements of this bin, on as many threads as pay."""
+        bin, layout = self.bin, self.bin.layout
+        if stage >= layout.stages:
+            return
+        chunks = bin.chunks
+        reductions = bin.program.reductions(stage)
+        whole = [r for r in reductions if r.op != "sum_units"]
+        by_unit = [r for r in reductions if r.op == "sum_units"]
+        axes = layout.unit_axes(stage)
+        facts = bin.facts.units(axes[0]) if axes else np.zeros((1, 3), np.int64)
+        count = int(facts[:, 1].sum()) if axes else 1
+        sums = np.zeros((len(chunks), max(len(whole), 1)))
+        unit_sums = np.zeros((count, max(len(by_unit), 1)))
+        arguments = (
+            self.table,
+            self._scalar_columns(stage),
+            self._columns(layout.columns(stage, *PER_ARRAY), len(bin.shapes)),
+            self._columns(layout.columns(stage, Domain.UNIT), count),
+            facts,
+            sums,
+            unit_sums,
+        )
+        _spread_over_threads(getattr(self.module, f"stage{stage}"), chunks, bin.size, arguments)
+        dtype = bin.compute
+        with np.errstate(all="ignore"):
+            for k, r in enumerate(whole):
+                per_array = np.add.reduceat(sums[:, k], bin.first_chunks)
+                if r.op == "sum_group":
+                    self.group_sums[r] = per_array.astype(dtype).astype(np.float64).sum()
+                else:
+                    self.small.known[r] = per_array.astype(dtype)
+            for k, r in enumerate(by_unit):
+                self.small.known[r] = unit_sums[:, k].astype(dtype)
+
+    def _scalar_columns(self, stage: int) -> np.ndarray:
+        nodes = self.bin.layout.columns(stage, *SCALARS)
+        return np.array([[float(k[n]) for n in nodes] or [0.0] for k in self.kinds])
+
+    def _columns(self, nodes: list[Value], rows: int) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            found = [np.broadcast_to(np.asarray(self.small[n], np.float64), (rows,)) for n in nodes]
+        return np.ascontiguousarray(np.stack(found, axis=1)) if found else np.zeros((1, 1))
+
+
+def _spread_over_threads(kernel: Callable[..., None], chunks: np.ndarray, size: int, arguments: Any) -> None:
+    """Contiguous shares of chunks, one a thread; the shares never change a result, only who computes it."""
+    count = min(threads(), len(chunks)) if size >= SERIAL else 1
+    if count == 1:
+        kernel(chunks, 0, len(chunks), *arguments)
+        return
+    done = np.cumsum(chunks[:, 2] - chunks[:, 1])
+    cuts = [0, *(int(np.searchsorted(done, size * k / count)) for k in range(1, count)), len(chunks)]
+    pool = _workers(count - 1)
+    waiting = [pool.submit(kernel, chunks, cuts[k], cuts[k + 1], *arguments) for k in range(1, count)]
+    kernel(chunks, cuts[0], cuts[1], *arguments)
+    for each in waiting:
+        each.result()

@@ -1,0 +1,82 @@
+"""The part of a step between its passes: values per group, per array and per unit, a few NumPy calls for all.
+
+A value per array is a vector over the arrays of the list, a value per unit a vector over the units of all
+arrays, so a thousand small arrays cost no more calls than one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from isostep.values import FACTS, MAPS, REDUCTIONS, Domain, Value
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the arrays of a list before any pass; ``units`` by axis."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: np.dtype
+
+    def vector(self, op: str, attrs: tuple[Any, ...]) -> np.ndarray:
+        """One fact of every array."""
+        if op == "eps":
+            return np.full(len(self.shapes), np.finfo(self.dtype).eps, self.dtype)
+        if op == "unit_size":
+            inner_count = self.units(attrs[0])
+            sizes = np.array([int(np.prod(s, dtype=np.int64)) for s in self.shapes], self.dtype)
+            return sizes / np.maximum(inner_count[:, 1], 1).astype(self.dtype)
+        of = (lambda s: int(np.prod(s, dtype=np.int64))) if op == "size" else len
+        return np.array([of(s) for s in self.shapes], self.dtype)
+
+    def units(self, axis: int) -> np.ndarray:
+        """Rows of (inner, count, base): unit of element i = (i // inner) % count, numbered from base on."""
+        rows, base = [], 0
+        for shape in self.shapes:
+            size = int(np.prod(shape, dtype=np.int64))
+            count = shape[axis] if len(shape) >= 2 else 1
+            inner = int(np.prod(shape[axis % len(shape) + 1 :], dtype=np.int64)) if len(shape) >= 2 else size
+            rows.append((max(size, 1) if count <= 1 else max(inner, 1), count, base))
+            base += count
+        return np.array(rows, np.int64).reshape(-1, 3)
+
+
+class Small:
+    """Evaluates the nodes that are not per element, as their operands become known."""
+
+    def __init__(self, facts: Facts, scalars: Mapping[Value, np.ndarray], shared: Mapping[Value, Any]) -> None:
+        """``scalars``: per-array vectors of the scalars that vary by t; ``shared``: one number for the group."""
+        self.facts = facts
+        self.known: dict[Value, Any] = dict(shared)
+        self._scalars = scalars
+
+    def __getitem__(self, node: Value) -> Any:
+        found = self.known.get(node)
+        if found is None:
+            found = self.known[node] = self._compute(node)
+        return found
+
+    def _compute(self, node: Value) -> Any:
+        if node.op == "const":
+            value = node.attrs[0]
+            return value if isinstance(value, bool) else self.facts.dtype.type(value)
+        if node in self._scalars:
+            return self._scalars[node]
+        if node.op in FACTS:
+            return self.facts.vector(node.op, node.attrs)
+        if node.op in REDUCTIONS:  # of a value that is itself not per element
+            message = f"the sum {node!r} is taken before its pass"
+            raise AssertionError(message)
+        operands = [self._spread(a, node) for a in node.args]
+        return MAPS[node.op].array(np, *operands)
+
+    def _spread(self, operand: Value, user: Value) -> Any:
+        """A per-array operand repeated for the units of each array, where the user is per unit."""
+        value = self[operand]
+        if user.domain is Domain.UNIT and operand.domain < Domain.UNIT and np.ndim(value):
+            return np.repeat(value, self.facts.units(user.axis)[:, 1])
+        return value

@@ -1,0 +1,256 @@
+"""Neutral maths: the functions that rules are written with.
+
+Every function works on Python floats (float64, on the host), on the arrays of any array-API library, and on
+traced values. Python's operators do the rest, so a rule imports this module and no framework.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat
+
+from isostep.values import MAPS, Value
+
+__all__ = [
+    "Overwrite", "abs", "atan2", "cbrt", "clip", "cos", "eps", "exp", "expm1", "floor", "isfinite", "isnan",
+    "log", "log1p", "logical_and", "logical_not", "logical_or", "matmul", "maximum", "mean", "minimum", "ndim",
+    "one_minus_pow", "overwrite", "pow", "reshape", "sign", "sin", "size", "sqrt", "square", "sum", "sum_axis",
+    "sum_units", "tanh", "transpose", "unit_size", "where",
+]  # fmt: skip
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, bool | int | float)
+
+
+def namespace(x: Any) -> Any:
+    """The array-API namespace of an array (NumPy's own for its scalars, which 0-d results may be)."""
+    return array_api_compat.array_namespace(x)
+
+
+def call(op: str, *args: Any) -> Any:
+    """Apply the elementwise operation ``op`` to any mix of numbers with arrays or with traced values."""
+    for a in args:
+        if isinstance(a, Value):
+            return a.graph.apply(op, args)
+    arrays = [a for a in args if not _is_number(a)]
+    if not arrays:
+        return MAPS[op].host(*args)
+    if op == "where":
+        if _is_number(args[0]):
+            return args[1] if args[0] else args[2]
+        arrays = [a for a in args[1:] if not _is_number(a)] or [getattr(_computing, "like", args[0])]
+    like = arrays[-1]
+    xp = namespace(like)
+    return MAPS[op].array(xp, *(_like(xp, a, like) if _is_number(a) else a for a in args))
+
+
+#: While a rule runs on arrays: the parameter, whose dtype a choice between two plain numbers takes.
+_computing = threading.local()
+
+
+@contextmanager
+def computing(like: Any) -> Iterator[None]:
+    """For executors: numbers that meet no array but a condition get the dtype and device of ``like``."""
+    before = getattr(_computing, "like", None)
+    _computing.like = like
+    try:
+        yield
+    finally:
+        if before is None:
+            del _computing.like
+        else:
+            _computing.like = before
+
+
+def _like(xp: Any, number: float, like: Any) -> Any:
+    # Not every namespace takes Python scalars in functions (operators all do): round once to the array's dtype.
+    if isinstance(number, bool) or "bool" in str(like.dtype):
+        return xp.asarray(number, device=array_api_compat.device(like))
+    return xp.asarray(number, dtype=like.dtype, device=array_api_compat.device(like))
+
+
+def _unary(op: str, doc: str) -> Any:
+    def function(x: Any, /) -> Any:
+        return call(op, x)
+
+    function.__name__ = function.__qualname__ = op
+    function.__doc__ = doc
+    return function
+
+
+sign = _unary("sign", "-1, 0 or 1; sign(+-0) = 0 and sign(NaN) = NaN on every backend.")
+sqrt = _unary("sqrt", "Square root, correctly rounded; NaN below zero.")
+cbrt = _unary("cbrt", "Cube root of any real number.")
+exp = _unary("exp", "e**x.")
+expm1 = _unary("expm1", "e**x - 1 without cancellation near 0.")
+log = _unary("log", "Natural logarithm; -inf at 0, NaN below.")
+log1p = _unary("log1p", "log(1 + x) without cancellation near 0.")
+sin = _unary("sin", "Sine of radians.")
+cos = _unary("cos", "Cosine of radians.")
+tanh = _unary("tanh", "Hyperbolic tangent.")
+floor = _unary("floor", "The largest whole number not above x.")
+isfinite = _unary("isfinite", "True where x is neither NaN nor infinite.")
+isnan = _unary("isnan", "True where x is NaN.")
+logical_not = _unary("not", "Elementwise not.")
+abs = _unary("abs", "Absolute value.")
+
+
+def _binary(op: str, doc: str) -> Any:
+    def function(x: Any, y: Any, /) -> Any:
+        return call(op, x, y)
+
+    function.__name__ = function.__qualname__ = op
+    function.__doc__ = doc
+    return function
+
+
+maximum = _binary("maximum", "The larger of two; NaN if either is NaN.")
+minimum = _binary("minimum", "The smaller of two; NaN if either is NaN.")
+pow = _binary("pow", "x to the power y.")
+atan2 = _binary("atan2", "The angle of the point (y, x), in radians.")
+logical_and = _binary("and", "Elementwise and.")
+logical_or = _binary("or", "Elementwise or.")
+
+
+def square(x: Any, /) -> Any:
+    """x * x."""
+    return x * x
+
+
+def clip(x: Any, low: Any, high: Any, /) -> Any:
+    """``minimum(maximum(x, low), high)``; NaN stays NaN."""
+    return minimum(maximum(x, low), high)
+
+
+def where(condition: Any, x: Any, y: Any, /) -> Any:
+    """x where the condition holds, else y. With a condition known on the host it is a plain choice."""
+    return call("where", condition, x, y)
+
+
+def one_minus_pow(beta: Any, t: Any, /) -> Any:
+    """1 - beta**t without the cancellation that costs float32 five digits at beta = 0.999.
+
+    The logarithm depends on beta alone, so a program takes it on the host in float64 and only the
+    expm1 runs where ``t`` lives: a few float32 ulp under jit, where ``1 - beta**t`` is off by 1e-5.
+    """
+    return -expm1(t * log(beta))
+
+
+# Facts of an array: Python numbers now, one value per array in a program.
+
+
+def size(x: Any, /) -> Any:
+    """The number of elements."""
+    return x.graph.apply("size", (x,)) if isinstance(x, Value) else math.prod(x.shape)
+
+
+def ndim(x: Any, /) -> Any:
+    """The number of axes."""
+    return x.graph.apply("ndim", (x,)) if isinstance(x, Value) else len(x.shape)
+
+
+def unit_size(x: Any, /, unit_axis: int = 0) -> Any:
+    """Elements per unit: all axes but ``unit_axis``; the whole array if it has fewer than two axes."""
+    if isinstance(x, Value):
+        return x.graph.apply("unit_size", (x,), (unit_axis,))
+    if len(x.shape) < 2:
+        return math.prod(x.shape)
+    return math.prod(x.shape) // builtins.max(x.shape[unit_axis], 1)
+
+
+def eps(x: Any, /) -> Any:
+    """The spacing of numbers at 1 in the compute dtype of the array."""
+    if isinstance(x, Value):
+        return x.graph.apply("eps", (x,))
+    return float(namespace(x).finfo(x.dtype).eps)
+
+
+# Reductions. The array forms keep the dtype; the order is the library's own and fixed.
+
+
+def sum(x: Any, /) -> Any:
+    """The sum of all elements: a 0-d array."""
+    if isinstance(x, Value):
+        return x.graph.apply("sum", (x,))
+    return namespace(x).sum(x, dtype=x.dtype)
+
+
+def sum_units(x: Any, /, unit_axis: int = 0) -> Any:
+    """Sums over all axes but ``unit_axis``, kept as axes of length 1.
+
+    ``unit_axis`` is explicit because layouts differ: output channels are axis 0 of torch's (out, in) weights
+    and axis -1 of JAX's (in, out). An array with fewer than two axes is one unit.
+    """
+    if isinstance(x, Value):
+        return x.graph.apply("sum_units", (x,), (unit_axis,))
+    rank = len(x.shape)
+    axes = tuple(i for i in range(rank) if rank < 2 or i != unit_axis % rank)
+    return namespace(x).sum(x, axis=axes, keepdims=True, dtype=x.dtype)
+
+
+# Generic operations: factored state and matrices. A program that has one of them is not fused.
+
+
+def sum_axis(x: Any, /, *, axis: int | tuple[int, ...]) -> Any:
+    """The sum over one axis or several, kept as axes of length 1."""
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    if isinstance(x, Value):
+        return x.graph.apply("sum_axis", (x,), (axes,))
+    return namespace(x).sum(x, axis=axes, keepdims=True, dtype=x.dtype)
+
+
+def mean(x: Any, /, *, axis: int | tuple[int, ...], keepdims: bool = True) -> Any:
+    """The mean over axes, kept as axes of length 1 (``keepdims`` is accepted for readability only)."""
+    if not keepdims:
+        message = "nm.mean keeps the axes it reduces; use nm.reshape to drop them"
+        raise ValueError(message)
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    count = math.prod(x.shape[a] for a in axes)
+    return sum_axis(x, axis=axes) / builtins.max(count, 1)
+
+
+def matmul(x: Any, y: Any, /) -> Any:
+    """Matrix product."""
+    for v in (x, y):
+        if isinstance(v, Value):
+            return v.graph.apply("matmul", (x, y))
+    return x @ y
+
+
+def transpose(x: Any, /) -> Any:
+    """The last two axes swapped."""
+    if isinstance(x, Value):
+        return x.graph.apply("transpose", (x,))
+    return namespace(x).matrix_transpose(x)
+
+
+def reshape(x: Any, shape: tuple[int, ...], /) -> Any:
+    """The same elements, row by row, in another shape."""
+    if isinstance(x, Value):
+        return x.graph.apply("reshape", (x,), (tuple(shape),))
+    return namespace(x).reshape(x, tuple(shape))
+
+
+@dataclass(frozen=True)
+class Overwrite:
+    """A new parameter in place of an update; see ``overwrite``."""
+
+    value: Any
+
+
+def overwrite(p: Any, /) -> Overwrite:
+    """Return this in place of u where a rule or piece sets the parameter instead of adding to it."""
+    return Overwrite(p)
+
+
+def device(x: Any, /) -> Any:
+    """The device of an array, for adapters; rules have no use for it."""
+    return array_api_compat.device(x)

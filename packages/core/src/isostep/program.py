@@ -1,0 +1,254 @@
+"""Programs: traced rules, cut into stages, printable.
+
+``trace`` runs a rule once on symbols. The result is a list of nodes in order of evaluation. Everything that
+depends only on hyperparameters and t is scalar and leaves the loops; every sum over an array, a unit or the
+group ends a stage, because what uses it must wait for a whole pass over the elements.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from isostep.domains import Pair
+from isostep.flow import Group, Item, flow
+from isostep.nm import Overwrite
+from isostep.rule import BoundRule, RuleError, call_part
+from isostep.values import REDUCTIONS, Domain, Graph, NeedsShape, Value
+
+#: Outputs that are not state arrays. A program has exactly one of them.
+UPDATE, PARAMETER = "u", "p"
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """One rule in one phase, as nodes and outputs.
+
+    ``outputs`` maps ``"u"`` (added to the parameter) or ``"p"`` (overwrites it) and each state name to a
+    node; ``group_outputs`` does so for the group's state. A state whose output is its own input is not stored.
+    """
+
+    name: str
+    nodes: tuple[Value, ...]
+    outputs: dict[str, Value]
+    group_outputs: dict[str, Value]
+    state_names: tuple[str, ...]
+    input_names: tuple[str, ...]
+    shape: tuple[int, ...] | None = None
+
+    def inputs(self, domain: Domain | None = None) -> dict[str, Value]:
+        """The input nodes by name, of one domain or of all."""
+        return {
+            n.name or "": n for n in self.nodes if n.op == "input" and (domain is None or n.domain is domain)
+        }
+
+    @cached_property
+    def generic(self) -> bool:
+        """Whether some value is neither per element, unit, array nor group, so that it cannot be fused."""
+        return any(n.domain is Domain.TENSOR for n in self.live)
+
+    @cached_property
+    def roots(self) -> tuple[Value, ...]:
+        """All outputs."""
+        return (*self.outputs.values(), *self.group_outputs.values())
+
+    @cached_property
+    def live(self) -> tuple[Value, ...]:
+        """The nodes that some output needs, in order."""
+        needed = ancestors(self.roots)
+        return tuple(n for n in self.nodes if n in needed)
+
+    @cached_property
+    def stored(self) -> dict[str, Value]:
+        """The state outputs that differ from their inputs."""
+        return {
+            name: node
+            for name, node in self.outputs.items()
+            if name in self.state_names and not (node.op == "input" and node.attrs[0] == name)
+        }
+
+    @cached_property
+    def stage(self) -> dict[Value, int]:
+        """The stage in which a node can be computed first: one more for each reduction on its way."""
+        found: dict[Value, int] = {}
+        for node in self.nodes:
+            found[node] = max(
+                (found[a] + (a.op in REDUCTIONS) for a in node.args),
+                default=0,
+            )
+        return found
+
+    @cached_property
+    def stages(self) -> int:
+        """How many passes over the elements a step takes."""
+        return 1 + max((self.stage[n] + (n.op in REDUCTIONS) for n in self.live), default=0)
+
+    def reductions(self, stage: int) -> list[Value]:
+        """The sums that the pass of this stage collects."""
+        return [n for n in self.live if n.op in REDUCTIONS and self.stage[n] == stage]
+
+    def __str__(self) -> str:
+        from isostep.listing import listing
+
+        return listing(self)
+
+
+def ancestors(roots: Iterable[Value], *, stop: Iterable[Value] = ()) -> set[Value]:
+    """All nodes that the roots depend on, the roots included; not looking behind ``stop``."""
+    barrier = set(stop)
+    found: set[Value] = set()
+    waiting = list(roots)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            if node not in barrier:
+                waiting += node.args
+    return found
+
+
+_CACHE: dict[Any, Program] = {}
+_LOCK = threading.Lock()
+
+
+def trace(rule: BoundRule, phase: tuple[int, ...] | None = None, shape: tuple[int, ...] | None = None) -> Program:
+    """The program of ``rule`` in ``phase`` (that of t = 1 by default). Cached.
+
+    ``shape`` is used only by rules that look at it; their programs are one per shape, and without a shape
+    they are traced for a matrix of 4 x 3.
+    """
+    if phase is None:
+        phase = rule.phase(1)
+    key = (rule.structure(), phase)
+    with _LOCK:
+        found = _CACHE.get(key) or _CACHE.get((*key, shape))
+    if found is not None:
+        return found
+    try:
+        program = _trace(rule, phase, None)
+    except NeedsShape:
+        shape = shape if shape is not None else (4, 3)
+        key = (*key, shape)
+        with _LOCK:
+            if (found := _CACHE.get(key)) is not None:
+                return found
+        program = _trace(rule, phase, shape)
+    with _LOCK:
+        return _CACHE.setdefault(key, program)
+
+
+def _trace(rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | None) -> Program:
+    graph = Graph(shape)
+    state = {n: _state_input(graph, rule, n) for n in rule.state_names}
+    item = Item(
+        t=_input(graph, "t", Domain.STEP, "array", truth=True),
+        p=_input(graph, "p", Domain.ELEMENT),
+        g=_input(graph, "g", Domain.ELEMENT),
+        inputs={n: _input(graph, n, Domain.ELEMENT) for n in rule.input_names},
+        state=dict(state),
+        hyper=_symbols(graph, rule, "array"),
+        phase=phase,
+    )
+    group = Group(
+        t=_input(graph, "t", Domain.STEP, "group", truth=True),
+        state={n: _input(graph, n, Domain.GROUP) for n in rule.group_names},
+        hyper=_symbols(graph, rule, "group"),
+        total=lambda items, values: graph.apply("sum_group", (values[0],)),
+        fit=lambda value, item: value,
+    )
+    with _local_names(rule):
+        flow(rule, [item], group)
+    overwrites = isinstance(item.u, Overwrite)
+    outputs = {PARAMETER if overwrites else UPDATE: item.u.value if overwrites else item.u, **item.state}
+    outputs = {n: v if isinstance(v, Value) else graph.const(v) for n, v in outputs.items()}
+    groups = {n: v if isinstance(v, Value) else graph.const(v) for n, v in group.state.items()}
+    return Program(
+        name=rule.name,
+        nodes=tuple(graph.nodes),
+        outputs=outputs,
+        group_outputs=groups,
+        state_names=rule.state_names,
+        input_names=rule.input_names,
+        shape=shape,
+    )
+
+
+def _input(
+    graph: Graph, name: str, domain: Domain, scope: str | None = None, *, truth: bool = False, shape: Any = None
+) -> Value:
+    return graph.node("input", attrs=(name, shape), domain=domain, scope=scope, name=name, truth=truth)
+
+
+def _symbols(graph: Graph, rule: BoundRule, scope: str) -> dict[str, Any]:
+    """The hyperparameters as the rule sees them: static ones as Python values, the others as inputs."""
+
+    def symbol(name: str, value: Any, static: bool, truth: bool) -> Any:
+        if static:
+            return value
+        domain = Domain.STEP if callable(value) else Domain.HOST
+        return _input(graph, name, domain, scope, truth=truth)
+
+    found: dict[str, Any] = {}
+    for name, domain in rule.domains.items():
+        value = rule.values[name]
+        if isinstance(domain, Pair):
+            found[name] = tuple(
+                symbol(f"{name}[{i}]", v, d.is_static(v), d.zero_is_static)
+                for i, (d, v) in enumerate(zip(domain.parts, value, strict=True))
+            )
+        else:
+            truth = getattr(domain, "zero_is_static", False)
+            found[name] = symbol(name, value, domain.is_static(value), truth)
+    return found
+
+
+def _state_input(graph: Graph, rule: BoundRule, name: str) -> Value:
+    """A state array's node: per element if it has the parameter's shape, else a tensor of its own shape."""
+    component = next(c for c in rule.components if name in rule.state_of(c))
+    if component.part.init is None:
+        return _input(graph, name, Domain.ELEMENT)
+    index = rule.state_of(component).index(name)
+    probe = graph.shape if graph.shape is not None else (2, 3)
+    own = _init_shapes(rule, component, probe)[index]
+    if own == probe:
+        return _input(graph, name, Domain.ELEMENT)
+    if graph.shape is None:
+        raise NeedsShape
+    return _input(graph, name, Domain.TENSOR, shape=own)
+
+
+def _init_shapes(rule: BoundRule, component: Any, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    import numpy as np
+
+    made = call_part(component.part.init, np.zeros(shape), given=component.own(rule.at(1)))
+    made = made if isinstance(made, tuple) else (made,)
+    names = rule.state_of(component)
+    if len(made) != len(names):
+        message = f"{component.part.name}: init returned {len(made)} arrays, expected {len(names)}: {names}"
+        raise RuleError(message)
+    return [tuple(np.shape(a)) for a in made]
+
+
+class _local_names:
+    """While a rule is traced, remember what it calls its intermediate values, so that listings can too."""
+
+    def __init__(self, rule: BoundRule) -> None:
+        functions = (f for c in rule.components for f in c.part.functions())
+        self.files = {f.__code__.co_filename for f in functions if f is not None}
+
+    def __enter__(self) -> None:
+        self.previous = sys.getprofile()
+        sys.setprofile(self._on_event)
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(self.previous)
+
+    def _on_event(self, frame: Any, event: str, _arg: Any) -> None:
+        if event == "return" and frame.f_code.co_filename in self.files:
+            for name, value in frame.f_locals.items():
+                if isinstance(value, Value) and value.name is None and value.op != "const":
+                    value.name = name

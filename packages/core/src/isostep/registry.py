@@ -1,0 +1,37 @@
+"""A folder as a registry: each module in it declares one thing of the module's own name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from typing import Generic, TypeVar
+
+from isostep.rule import Part, RuleError
+
+P = TypeVar("P", bound=Part)
+
+
+class Folder(Generic[P]):
+    """The declarations in a package's modules, found by looking, imported when asked for."""
+
+    def __init__(self, package: str, attribute: str, kind: str) -> None:
+        self._package, self._attribute, self._kind = package, attribute, kind
+
+    def names(self) -> list[str]:
+        """The known names, sorted. Looks at the folder each time: a new file is there at once."""
+        package = importlib.import_module(self._package)
+        return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+    def __getitem__(self, name: str) -> P:
+        known = self.names()
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ";"
+            message = f"unknown {self._kind} {name!r}{hint} known: {', '.join(known)}"
+            raise RuleError(message)
+        found = getattr(importlib.import_module(f"{self._package}.{name}"), self._attribute, None)
+        if not isinstance(found, Part) or found.name != name:
+            message = f"{self._package}.{name} must declare {self._attribute} with name={name!r}, got {found!r}"
+            raise RuleError(message)
+        return found  # type: ignore[return-value]

@@ -1,0 +1,362 @@
+"""Rules, pieces, and what they become when hyperparameters are bound and pieces composed.
+
+A ``Rule`` or ``Piece`` is a declaration, made once in a file of its own. ``bind`` checks hyperparameters and
+gives a ``BoundRule``, which is what backends run and the tracer traces. A composed rule is a ``BoundRule``
+with several components.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+from isostep.domains import REQUIRED, Domain, DomainError, Pair, evaluate
+
+
+class RuleError(ValueError):
+    """A rule that cannot be declared, bound or composed as asked: one line, what, allowed, got, next step."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Part:
+    """What rules and pieces share: hyperparameters, state, group state, phases, and where they come from."""
+
+    name: str
+    hyper: Mapping[str, Domain] = field(default_factory=dict)
+    state: tuple[str, ...] | Callable[[SimpleNamespace], tuple[str, ...]] = ()
+    init: Callable[..., Any] | None = None
+    inputs: tuple[str, ...] = ()
+    group: Mapping[str, Callable[[SimpleNamespace], float]] = field(default_factory=dict)
+    measure: Callable[..., Mapping[str, Any]] | None = None
+    advance: Callable[..., Mapping[str, Any]] | None = None
+    phase: Callable[..., int] | None = None
+    check: Callable[[SimpleNamespace], str | None] | None = None
+    family: str = ""
+    year: int | None = None
+    paper: str = ""
+    arxiv: str = ""
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """The keyword parameters with their defaults, in declared order."""
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Signature(
+            [
+                inspect.Parameter(
+                    n, keyword, default=inspect.Parameter.empty if d.default is REQUIRED else d.default
+                )
+                for n, d in self.hyper.items()
+            ]
+        )
+
+    @property
+    def doc(self) -> str:
+        """The docstring of the file that declares this: equations, ``Follows``, ``Departs``."""
+        functions = [f for f in (*self.functions(), self.phase) if f is not None]
+        module = inspect.getmodule(functions[0]) if functions else None
+        return inspect.cleandoc(module.__doc__) if module is not None and module.__doc__ else ""
+
+    def functions(self) -> tuple[Callable[..., Any] | None, ...]:
+        """The step functions, for documentation and for naming values in listings."""
+        return ()
+
+    def bind_values(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
+        """Every hyperparameter checked and in normal form, defaults filled in."""
+        values: dict[str, Any] = {}
+        for name in hyper:
+            if name not in self.hyper:
+                known = ", ".join(self.hyper) or "none"
+                message = f"{self.name} has no hyperparameter {name!r}; it has {known}"
+                raise RuleError(message)
+        for name, domain in self.hyper.items():
+            value = hyper.get(name, domain.default)
+            if value is REQUIRED:
+                message = f"{self.name}: {name} is required; it must be {domain.describe()}"
+                raise RuleError(message)
+            values[name] = domain.check(f"{self.name}: {name}", value)
+        if self.check is not None:
+            fault = self.check(SimpleNamespace(**values))
+            if fault:
+                message = fault if fault.startswith(f"{self.name}:") else f"{self.name}: {fault}"
+                raise DomainError(message)
+        return values
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rule(Part):
+    """One update rule: ``update(p, g, *inputs, *state, t, /, *, hyper) -> (u, *state)``; u is added to p.
+
+    ``ndim`` restricts the parameters it takes; ``sequential`` says (from static hyperparameters) whether each
+    parameter is a group of its own, the group state being threaded through them in order.
+    """
+
+    update: Callable[..., Any]
+    ndim: tuple[int, ...] | None = None
+    sequential: Callable[[SimpleNamespace], bool] | None = None
+
+    def functions(self) -> tuple[Callable[..., Any] | None, ...]:
+        return (self.update, self.measure, self.advance)
+
+    def bind(self, **hyper: Any) -> BoundRule:
+        """This rule with its hyperparameters; those not given take their defaults."""
+        return BoundRule((Component(self),), self.bind_values(hyper))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Piece(Part):
+    """A change of the gradient (``before``), of the update or parameter (``after``), or of both.
+
+    ``before(p, g, *state, t, /, *, hyper) -> (g, *state)``; ``after(p, g, u, *state, t, /, *, hyper) ->
+    (u, *state)`` with g the gradient that the rule saw. A keyword that is not the piece's own hyperparameter
+    (``lr``) is the rule's.
+    """
+
+    before: Callable[..., Any] | None = None
+    after: Callable[..., Any] | None = None
+
+    def functions(self) -> tuple[Callable[..., Any] | None, ...]:
+        return (self.before, self.after, self.measure)
+
+    def bind(self, **hyper: Any) -> BoundPiece:
+        """This piece with its hyperparameters, to be given to ``compose``."""
+        return BoundPiece(self, self.bind_values(hyper))
+
+
+@dataclass(frozen=True)
+class BoundPiece:
+    """A piece with its hyperparameters; ``compose`` puts it in front of or behind a rule."""
+
+    piece: Piece
+    values: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"{self.piece.name}({_arguments(self.piece, self.values)})"
+
+
+@cache
+def keywords(function: Callable[..., Any]) -> frozenset[str] | None:
+    """The keyword names a function takes; None if it takes any."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return frozenset(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
+
+
+@dataclass(frozen=True, eq=False)
+class Component:
+    """A part at its place in a composed rule; ``prefix`` keeps its names apart from the others'."""
+
+    part: Rule | Piece
+    prefix: str = ""
+
+    def own(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Its own entries of a dictionary of the whole rule, without the prefix."""
+        return {n: values[self.prefix + n] for n in self.part.hyper}
+
+    def state_names(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of its state arrays in the whole rule, which may depend on static hyperparameters."""
+        names = self.part.state
+        if callable(names):
+            names = names(SimpleNamespace(**self.own(values)))
+        return tuple(self.prefix + n for n in names)
+
+
+def call_part(function: Callable[..., Any], *args: Any, given: Mapping[str, Any]) -> Any:
+    """Call a part's function with those of ``given`` that its signature names."""
+    names = keywords(function)
+    chosen = given if names is None else {n: given[n] for n in names if n in given}
+    return function(*args, **chosen)
+
+
+@dataclass(frozen=True, eq=False)
+class BoundRule:
+    """A rule ready to run: components in order of execution and the value of every hyperparameter.
+
+    In a composed rule the names of a piece's hyperparameters and state carry its name, ``lookahead.alpha``.
+    """
+
+    components: tuple[Component, ...]
+    values: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        names: list[str] = []
+        for c in self.components:
+            names += [c.prefix + n for n in c.part.inputs]
+            names += self.state_of(c)
+        clash = {n for n in names if names.count(n) > 1}
+        if clash:
+            message = f"{self.name}: state or input names appear twice: {sorted(clash)}"
+            raise RuleError(message)
+
+    @property
+    def rule(self) -> Rule:
+        """The one rule among the components."""
+        return next(c.part for c in self.components if isinstance(c.part, Rule))
+
+    @property
+    def name(self) -> str:
+        """The rule's name, or the components' names joined by +."""
+        return "+".join(c.prefix.rstrip(".") or c.part.name for c in self.components)
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """The domain of every hyperparameter, by its name in the whole rule."""
+        return {c.prefix + n: d for c in self.components for n, d in c.part.hyper.items()}
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """The state arrays that each parameter has, in order."""
+        return tuple(n for c in self.components for n in self.state_of(c))
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What a step needs per parameter beside the gradient."""
+        return tuple(c.prefix + n for c in self.components for n in c.part.inputs)
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The group's own state: 0-d values shared by its parameters."""
+        return tuple(c.prefix + n for c in self.components for n in c.part.group)
+
+    @property
+    def reduces_group(self) -> bool:
+        """Whether parameters depend on one another through sums over the group."""
+        return any(c.part.measure is not None for c in self.components)
+
+    @property
+    def sequential(self) -> bool:
+        """Whether each parameter is a group of its own, taken in order."""
+        test = self.rule.sequential
+        return bool(test is not None and test(SimpleNamespace(**self._own_of_rule())))
+
+    def _own_of_rule(self) -> dict[str, Any]:
+        component = next(c for c in self.components if c.part is self.rule)
+        return component.own(self.values)
+
+    def state_of(self, component: Component) -> tuple[str, ...]:
+        """The names of one component's state arrays."""
+        return component.state_names(self.values)
+
+    def replace(self, **hyper: Any) -> BoundRule:
+        """The same rule with other values; a state goes on as long as its arrays stay the same."""
+        domains = self.domains
+        for name in hyper:
+            if name not in domains:
+                message = f"{self.name} has no hyperparameter {name!r}; it has {', '.join(domains)}"
+                raise RuleError(message)
+        values: dict[str, Any] = {}
+        for c in self.components:
+            own = {n: hyper.get(c.prefix + n, self.values[c.prefix + n]) for n in c.part.hyper}
+            values |= {c.prefix + n: v for n, v in c.part.bind_values(own).items()}
+        return BoundRule(self.components, values)
+
+    def at(self, t: int) -> dict[str, Any]:
+        """The hyperparameters of step t: schedules are called with t - 1, the steps already done."""
+        found: dict[str, Any] = {}
+        for name, domain in self.domains.items():
+            value = self.values[name]
+            label = f"{self.name}: {name}"
+            if isinstance(domain, Pair):
+                parts = zip(domain.parts, value, strict=True)
+                found[name] = tuple(evaluate(f"{label}[{i}]", d, v, t - 1) for i, (d, v) in enumerate(parts))
+            else:
+                found[name] = evaluate(label, domain, value, t - 1)
+        return found
+
+    def scheduled(self) -> bool:
+        """Whether any hyperparameter is a schedule, so that its values differ from step to step."""
+        return any(callable(x) for v in self.values.values() for x in (v if isinstance(v, tuple) else (v,)))
+
+    def phase(self, t: int) -> tuple[int, ...]:
+        """What kind of step t is: one small value for each component that has phases."""
+        return tuple(
+            int(call_part(c.part.phase, t, given=c.own(self.values)))
+            for c in self.components
+            if c.part.phase is not None
+        )
+
+    def group_init(self) -> dict[str, float]:
+        """The group's state before the first step."""
+        initial = self.at(1)
+        return {
+            c.prefix + n: float(make(SimpleNamespace(**c.own(initial))))
+            for c in self.components
+            for n, make in c.part.group.items()
+        }
+
+    def structure(self) -> tuple[Any, ...]:
+        """What a program depends on beside phase and shape: components and static values. Hashable."""
+        static: list[tuple[str, Any]] = []
+        for name, domain in self.domains.items():
+            value = self.values[name]
+            if isinstance(domain, Pair):
+                flags = tuple((d.is_static(v), v) for d, v in zip(domain.parts, value, strict=True))
+                static.append((name, tuple((s, v if s else None) for s, v in flags)))
+            elif domain.is_static(value):
+                static.append((name, value))
+        return (tuple((id(c.part), c.prefix) for c in self.components), tuple(static))
+
+    def __repr__(self) -> str:
+        if len(self.components) == 1:
+            return f"{self.rule.name}({_arguments(self.rule, self.values)})"
+        parts = (f"{c.part.name}({_arguments(c.part, c.own(self.values))})" for c in self.components)
+        return f"compose({', '.join(parts)})"
+
+
+def _arguments(part: Part, values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{n}={values[n]!r}" for n in part.hyper)
+
+
+def compose(*parts: BoundPiece | BoundRule) -> BoundRule:
+    """Put pieces in front of and behind one rule; the result is again a rule, traced and fused as one.
+
+    Pieces that change the gradient run in the order given, then the rule, then those that change the update.
+    A composed rule may be composed again.
+    """
+    rules = [p for p in parts if isinstance(p, BoundRule)]
+    for p in parts:
+        if not isinstance(p, BoundRule | BoundPiece):
+            message = f"compose takes pieces and one rule, got {p!r}; call it first: isostep.pieces.NAME(...)"
+            raise RuleError(message)
+    if len(rules) != 1:
+        message = f"compose takes exactly one rule, got {len(rules)}; wrap pieces around it"
+        raise RuleError(message)
+    components: list[Component] = []
+    values: dict[str, Any] = {}
+    taken: set[str] = set()
+    seen_rule = False
+    for p in parts:
+        if isinstance(p, BoundRule):
+            seen_rule = True
+            components += p.components
+            values |= p.values
+            taken |= {c.prefix for c in p.components}
+            continue
+        if seen_rule and p.piece.after is None:
+            message = f"{p.piece.name} changes the gradient: put it in front of the rule, not behind it"
+            raise RuleError(message)
+        prefix = _fresh(p.piece.name, taken)
+        taken.add(prefix)
+        components.append(Component(p.piece, prefix))
+        values |= {prefix + n: v for n, v in p.values.items()}
+    return BoundRule(tuple(_with_names_apart(components)), values)
+
+
+def _fresh(name: str, taken: Iterable[str]) -> str:
+    """``name.``, or ``name2.`` for the second of its kind."""
+    count = 1
+    while (prefix := f"{name}{count if count > 1 else ''}.") in taken:
+        count += 1
+    return prefix
+
+
+def _with_names_apart(components: list[Component]) -> list[Component]:
+    prefixes = [c.prefix for c in components]
+    if len(set(prefixes)) != len(prefixes):
+        message = f"compose: the names {prefixes} clash; compose the pieces in one call"
+        raise RuleError(message)
+    return components

@@ -1,0 +1,1 @@
+"""Update rules, one file each. The folder is the registry: ``NAME.py`` declares ``RULE``."""

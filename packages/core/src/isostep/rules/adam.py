@@ -1,0 +1,147 @@
+"""Adam: the running average of gradients over the root of the running average of their squares.
+
+    g <- g + weight_decay * p                       (keras: u <- u - lr * weight_decay * p instead)
+    m <- b1 * m + (1 - b1) * g                      c1 = 1 - b1**t
+    v <- b2 * v + (1 - b2) * g**2                   c2 = 1 - b2**t
+
+and then, by dialect, without and with amsgrad (top starts at zero):
+
+    torch   u = -lr / c1 * m / (sqrt(v / c2) + eps)         top <- max(top, v), used for v
+    paper   the same                                        as torch, but c1 = c2 = 1
+    keras   u = -lr * sqrt(c2) / c1 * m / (sqrt(v) + eps)   top <- max(top, v), used for v
+    optax   as torch                                        top <- max(top, v / c2), used for v / c2
+
+Follows: Kingma, Ba, "Adam: A Method for Stochastic Optimization", arXiv 1412.6980, Algorithm 1,
+    all lines (torch, paper, optax); for keras the reordered form at the end of its section 2,
+    whose eps is the paper's "eps hat". amsgrad: Reddi, Kale, Kumar, "On the Convergence of Adam
+    and Beyond", arXiv 1904.09237, Algorithm 2 (paper).
+Departs:
+    - amsgrad in torch, keras and TensorFlow corrects the bias of the maximum of the uncorrected v;
+      in optax it is the corrected v / c2 whose maximum is kept. The paper corrects nothing (optax
+      with both bias corrections off agrees) and has no eps, which every implementation adds. No
+      setting of optax.amsgrad gives torch's.
+    - weight_decay is not in the paper: coupled (L2) as torch.optim.Adam and
+      optax.add_decayed_weights in front of adam; decoupled in keras, whose Adam(weight_decay) is
+      AdamW.
+    - Keras's own default of eps is 1e-7; here every dialect has 1e-8.
+    - The bias corrections are taken in float64 or by expm1, never as 1 - b**t in float32 (optax
+      does, and is 1e-5 off there).
+Also eps hat: TensorFlow's ApplyAdam, torch.optim.SparseAdam, pytorch_optimizer's AdamP.
+lr unit: parameter units per step; a step is about lr wherever the gradient keeps its sign.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from isostep import nm
+from isostep.domains import Choice, Flag, Pair, Real
+from isostep.rule import Rule
+
+
+def moments(g: Any, m: Any, v: Any, betas: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The running averages of the gradient and of its square."""
+    b1, b2 = betas
+    return b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * (g * g)
+
+
+def torch_step(
+    m: Any, v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any
+) -> tuple[Any, Any]:
+    """Bias-corrected, eps outside; amsgrad keeps the maximum of v as it is."""
+    c1, c2 = (nm.one_minus_pow(b, t) for b in betas)
+    top = v if top is None else nm.maximum(top, v)
+    return (-lr / c1) * m / (nm.sqrt(top) / nm.sqrt(c2) + eps), top
+
+
+def paper_step(
+    m: Any, v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any
+) -> tuple[Any, Any]:
+    """Adam's Algorithm 1; AMSGrad's Algorithm 2 has no bias correction at all."""
+    if top is None:
+        return torch_step(m, v, top, t, lr=lr, betas=betas, eps=eps)
+    top = nm.maximum(top, v)
+    return -lr * m / (nm.sqrt(top) + eps), top
+
+
+def keras_step(
+    m: Any, v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any
+) -> tuple[Any, Any]:
+    """Both corrections in the scalar, so eps is the paper's eps hat."""
+    c1, c2 = (nm.one_minus_pow(b, t) for b in betas)
+    top = v if top is None else nm.maximum(top, v)
+    return (-lr * nm.sqrt(c2) / c1) * m / (nm.sqrt(top) + eps), top
+
+
+def optax_step(
+    m: Any, v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any
+) -> tuple[Any, Any]:
+    """Bias-corrected before the maximum, which is what amsgrad then stores."""
+    c1, c2 = (nm.one_minus_pow(b, t) for b in betas)
+    top = v / c2 if top is None else nm.maximum(top, v / c2)
+    return (-lr / c1) * m / (nm.sqrt(top) + eps), top
+
+
+STEPS = {"torch": torch_step, "paper": paper_step, "keras": keras_step, "optax": optax_step}
+
+
+def step(
+    g: Any, m: Any, v: Any, *top_t: Any, lr: Any, betas: Any, eps: Any, dialect: str
+) -> tuple[Any, ...]:
+    """Adam without decay: u and the new state, which has amsgrad's maximum if that came in."""
+    *tops, t = top_t
+    m, v = moments(g, m, v, betas)
+    u, top = STEPS[dialect](m, v, tops[0] if tops else None, t, lr=lr, betas=betas, eps=eps)
+    return (u, m, v, top) if tops else (u, m, v)
+
+
+def update(
+    p: Any,
+    g: Any,
+    /,
+    *state_t: Any,
+    lr: Any,
+    betas: Any,
+    eps: Any,
+    weight_decay: Any,
+    dialect: str,
+) -> tuple[Any, ...]:
+    """See the module's equations."""
+    coupled = dialect != "keras"
+    if weight_decay and coupled:
+        g = g + weight_decay * p
+    u, *state = step(g, *state_t, lr=lr, betas=betas, eps=eps, dialect=dialect)
+    if weight_decay and not coupled:
+        u = u - (lr * weight_decay) * p
+    return u, *state
+
+
+def state(h: SimpleNamespace) -> tuple[str, ...]:
+    """amsgrad stores one array more."""
+    return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if h.amsgrad else ("exp_avg", "exp_avg_sq")
+
+
+RULE = Rule(
+    name="adam",
+    update=update,
+    state=state,
+    hyper={
+        "lr": Real(1e-3, low=0, doc="learning rate"),
+        "betas": Pair(
+            Real(0.9, low=0, high=1, high_open=True),
+            Real(0.999, low=0, high=1, high_open=True),
+            doc="decay rates of the running averages of the gradient and of its square",
+        ),
+        "eps": Real(1e-8, low=0, cases=(1e-3,), doc="added to the denominator"),
+        "weight_decay": Real(
+            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="weight decay, coupled but in keras"
+        ),
+        "amsgrad": Flag(False, doc="divide by the largest average of squares so far"),
+        "dialect": Choice("torch", options=tuple(STEPS), doc="whose formula where they differ"),
+    },
+    family="adam",
+    year=2014,
+    paper="Kingma and Ba, Adam: A Method for Stochastic Optimization",
+    arxiv="1412.6980",
+)

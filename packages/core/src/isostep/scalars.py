@@ -1,0 +1,49 @@
+"""The scalar part of a program: what depends on hyperparameters and t alone, in float64 on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from isostep.program import Program
+from isostep.values import MAPS, Domain, Value
+
+
+def flat(hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters by the names that a program's inputs have: ``betas`` becomes ``betas[0], betas[1]``."""
+    found: dict[str, Any] = {}
+    for name, value in hyper.items():
+        if isinstance(value, tuple):
+            found |= {f"{name}[{i}]": v for i, v in enumerate(value)}
+        else:
+            found[name] = value
+    return found
+
+
+def evaluate(
+    program: Program, hyper: Mapping[str, Any], t: Any, *, scope: str = "array", upto: Domain = Domain.STEP
+) -> dict[Value, Any]:
+    """The value of every scalar node of one scope, up to and including a domain.
+
+    ``hyper`` are the values of this step (``BoundRule.at``), ``t`` the number of this step. With ``upto=HOST``
+    only what does not change from step to step is evaluated, for backends that take t on the device.
+    """
+    numbers = flat(hyper)
+    found: dict[Value, Any] = {}
+    for node in program.live:
+        if node.domain > upto or node.scope not in (None, scope):
+            continue
+        if node.op == "const":
+            found[node] = node.attrs[0]
+        elif node.op == "input":
+            found[node] = t if node.attrs[0] == "t" else numbers[node.attrs[0]]
+        else:
+            found[node] = MAPS[node.op].host(*(found[a] for a in node.args))
+    return found
+
+
+def used_outside(program: Program, scalars: Iterable[Value]) -> list[Value]:
+    """Those of the scalars that other nodes or outputs read, constants excepted: a lowering's arguments."""
+    inside = set(scalars)
+    wanted = {a for n in program.live if n not in inside for a in n.args} | set(program.roots)
+    return [n for n in program.live if n in inside and n in wanted and n.op != "const"]

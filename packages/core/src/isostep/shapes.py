@@ -1,0 +1,50 @@
+"""Shapes of traced values, for the rules that look at them (factored state, matrices)."""
+
+from __future__ import annotations
+
+import math
+
+from isostep.values import Domain, Value
+
+
+def shape_of(value: Value) -> tuple[int, ...]:
+    """The shape of ``value`` in a graph traced for one parameter shape."""
+    shape = value.graph.shape
+    assert shape is not None
+    if value.op == "input":
+        own = value.attrs[1] if len(value.attrs) > 1 else None
+        if own is not None:
+            return own
+        return shape if value.domain >= Domain.UNIT else ()
+    if value.domain <= Domain.ARRAY:
+        return ()
+    operands = [shape_of(a) for a in value.args]
+    if value.op == "sum_axis":
+        (axes,) = value.attrs
+        return tuple(1 if i in {a % len(operands[0]) for a in axes} else n for i, n in enumerate(operands[0]))
+    if value.op == "sum_units":
+        return tuple(n if i == value.attrs[0] % len(shape) else 1 for i, n in enumerate(shape))
+    if value.op == "sum":
+        return ()
+    if value.op == "transpose":
+        return (*operands[0][:-2], operands[0][-1], operands[0][-2])
+    if value.op == "matmul":
+        return (*operands[0][:-1], operands[1][-1])
+    if value.op == "reshape":
+        return fill(value.attrs[0], math.prod(operands[0]))
+    return broadcast(*operands)
+
+
+def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The common shape of operands, by the array API's rules (they are known to fit)."""
+    rank = max(map(len, shapes))
+    padded = [(1,) * (rank - len(s)) + s for s in shapes]
+    return tuple(0 if 0 in sizes else max(sizes) for sizes in zip(*padded, strict=True))
+
+
+def fill(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
+    """``shape`` with its one -1 replaced by what ``size`` leaves for it."""
+    if -1 not in shape:
+        return shape
+    rest = math.prod(n for n in shape if n != -1)
+    return tuple(size // max(rest, 1) if n == -1 else n for n in shape)

@@ -1,0 +1,140 @@
+"""The state of a run: what a rule remembers between steps, and the checks before one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from isostep.rule import BoundRule
+
+#: The dtype in which a step is computed, by the parameter's dtype. Half precision computes in float32.
+COMPUTE_DTYPE = {
+    "float64": "float64",
+    "float32": "float32",
+    "bfloat16": "float32",
+    "float16": "float32",
+}
+
+
+class StepError(ValueError):
+    """Arrays that a step cannot take. Nothing has been changed when it is raised."""
+
+
+@dataclass
+class State:
+    """What a rule remembers, for a list of parameters.
+
+    ``t[i]`` counts the steps that parameter i has taken, ``arrays[i]`` are its state arrays by name, ``group``
+    the 0-d values that the group shares, ``group_t`` the steps that the group has taken. ``rule`` is the name
+    of the rule that made it; the arrays have the parameter's dtype, the group's values the compute dtype.
+    """
+
+    rule: str
+    t: list[int]
+    arrays: list[dict[str, Any]]
+    group: dict[str, Any] = field(default_factory=dict)
+    group_t: int = 0
+    plan: Any = field(default=None, repr=False, compare=False)  # a backend's own notes; never saved
+
+
+def as_list(params: Any) -> list[Any]:
+    """The parameters of a list, tuple or dict, in order."""
+    if isinstance(params, Mapping):
+        return list(params.values())
+    if isinstance(params, Sequence) and not isinstance(params, str):
+        return list(params)
+    message = f"params must be a list, tuple or dict of arrays, got {type(params).__name__}"
+    raise StepError(message)
+
+
+def labels(params: Any) -> list[str]:
+    """What errors call each parameter."""
+    if isinstance(params, Mapping):
+        return [f"params[{k!r}]" for k in params]
+    return [f"params[{i}]" for i in range(len(params))]
+
+
+def aligned(rule: BoundRule, what: str, params: Any, values: Any) -> list[Any]:
+    """``values`` (gradients, extra inputs) in the order of ``params``, keys and lengths checked."""
+    if isinstance(params, Mapping):
+        if not isinstance(values, Mapping) or set(values) - set(params):
+            got = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
+            message = f"{rule.name}: {what} must be a dict with the keys of params, got {got}"
+            raise StepError(message)
+        return [values.get(k) for k in params]
+    if isinstance(values, Mapping) or not isinstance(values, Sequence):
+        message = f"{rule.name}: {what} must be a list like params, got {type(values).__name__}"
+        raise StepError(message)
+    if len(values) != len(params):
+        message = f"{rule.name}: {what} must have one entry per parameter ({len(params)}), got {len(values)}"
+        raise StepError(message)
+    return list(values)
+
+
+def check_rule(rule: Any) -> None:
+    """A rule must be bound; the error says how."""
+    if not isinstance(rule, BoundRule):
+        message = f"expected a rule such as isostep.rule('adamw', lr=1e-3), got {rule!r}"
+        raise StepError(message)
+
+
+def check_state(rule: BoundRule, state: Any, count: int) -> None:
+    """A state must come from this rule and this many parameters."""
+    if not isinstance(state, State):
+        message = f"{rule.name}: state must come from backend.init(rule, params), got {type(state).__name__}"
+        raise StepError(message)
+    if state.rule != rule.name:
+        message = f"{rule.name}: state belongs to {state.rule!r}; make one with backend.init(rule, params)"
+        raise StepError(message)
+    if len(state.t) != count or len(state.arrays) != count:
+        message = f"{rule.name}: state is for {len(state.arrays)} parameters, got {count}"
+        raise StepError(message)
+    names = set(rule.state_names)
+    for i, arrays in enumerate(state.arrays):
+        if set(arrays) != names:
+            message = (
+                f"{rule.name}: state of params[{i}] has {sorted(arrays)}, expected {sorted(names)}; "
+                "a static hyperparameter has changed: make a new state"
+            )
+            raise StepError(message)
+    if set(state.group) != set(rule.group_names):
+        message = f"{rule.name}: group state has {sorted(state.group)}, expected {sorted(rule.group_names)}"
+        raise StepError(message)
+
+
+def check_inputs(rule: BoundRule, extra: Mapping[str, Any]) -> None:
+    """Extra inputs are named exactly as the rule names them."""
+    wanted = set(rule.input_names)
+    for name in extra:
+        if name not in wanted:
+            known = ", ".join(sorted(wanted)) or "none"
+            message = f"{rule.name} takes no input {name!r}; its extra inputs: {known}"
+            raise StepError(message)
+    for name in sorted(wanted - set(extra)):
+        message = f"{rule.name} needs the input {name!r} beside the gradients: step(..., {name}=[...])"
+        raise StepError(message)
+
+
+def check_param(rule: BoundRule, label: str, dtype: str, shape: tuple[int, ...]) -> None:
+    """A parameter must be floating and of a rank that the rule takes."""
+    if dtype not in COMPUTE_DTYPE:
+        message = f"{rule.name}: {label} must be one of {', '.join(COMPUTE_DTYPE)}, got {dtype}; cast it first"
+        raise StepError(message)
+    allowed = rule.rule.ndim
+    if allowed is not None and len(shape) not in allowed:
+        ranks = " or ".join(map(str, allowed))
+        message = f"{rule.name}: {label} must have {ranks} axes, got shape {shape}; give it to another rule"
+        raise StepError(message)
+
+
+def check_like(
+    rule: BoundRule, label: str, what: str, dtype: str, shape: tuple[int, ...], own: tuple[str, tuple[int, ...]]
+) -> None:
+    """A gradient or extra input must have its parameter's shape and dtype."""
+    if shape != own[1]:
+        message = f"{rule.name}: {what} of {label} must have shape {own[1]}, got {shape}"
+        raise StepError(message)
+    if dtype != own[0]:
+        message = f"{rule.name}: {what} of {label} must have dtype {own[0]}, got {dtype}; cast it first"
+        raise StepError(message)

@@ -1,0 +1,298 @@
+"""Traced values: the nodes of a program, and the table of operations they are made of.
+
+A ``Value`` stands where an array or a float would stand when a rule is traced. Equal expressions are one
+node (hash-consing), so common subexpressions cost nothing. Each value knows its *domain*: how often it has to
+be computed, from once per set of hyperparameters to once per element.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+class Domain(enum.IntEnum):
+    """How often a value is computed. The order matters: a result lives on the widest domain of its operands."""
+
+    HOST = 0  # once per set of hyperparameters
+    STEP = 1  # once per step number t
+    GROUP = 2  # once per group of parameters
+    ARRAY = 3  # once per array
+    UNIT = 4  # once per unit (row, output channel) of an array
+    ELEMENT = 5  # once per element
+    TENSOR = 6  # anything else (factored state, matrices): run generically
+
+
+@dataclass(frozen=True)
+class Op:
+    """One elementwise operation: its float64 form on the host, its array form and its text in listings.
+
+    ``text`` is a format string over operands. ``threshold`` marks operations whose result jumps: near the jump
+    rounding decides, so conformance exempts (and counts) the elements that sit there.
+    """
+
+    name: str
+    arity: int
+    host: Callable[..., Any]
+    array: Callable[..., Any]
+    text: str
+    threshold: bool = False
+
+
+def _nan_on_domain_error(function: Callable[..., float]) -> Callable[..., float]:
+    """``math`` raises where IEEE arithmetic answers NaN or infinity; scalars must behave like array elements."""
+
+    def safe(*args: float) -> float:
+        try:
+            return function(*args)
+        except OverflowError:
+            return math.inf
+        except ValueError:
+            return math.nan
+
+    return safe
+
+
+def _host_log(x: float) -> float:
+    return -math.inf if x == 0 else _nan_on_domain_error(math.log)(x)
+
+
+def _host_sign(x: float) -> float:
+    return x if x != x else float(x > 0) - float(x < 0)
+
+
+def _host_div(x: float, y: float) -> float:
+    if y == 0:
+        return math.nan if x == 0 or x != x else math.copysign(math.inf, x) * math.copysign(1.0, y)
+    return x / y
+
+
+def _host_pow(x: float, y: float) -> float:
+    try:
+        result = x**y
+    except OverflowError:
+        return math.inf
+    except ZeroDivisionError:
+        return math.inf
+    return math.nan if isinstance(result, complex) else result
+
+
+def _host_maximum(x: float, y: float) -> float:
+    return x if x >= y or x != x else y
+
+
+def _host_minimum(x: float, y: float) -> float:
+    return x if x <= y or x != x else y
+
+
+def _sign(xp: Any, x: Any) -> Any:
+    # torch.sign(NaN) is 0; the contract wants NaN everywhere.
+    return xp.where(x != x, x, xp.sign(x))
+
+
+def _cbrt(xp: Any, x: Any) -> Any:
+    return _sign(xp, x) * xp.pow(xp.abs(x), xp.asarray(1.0 / 3.0, dtype=x.dtype))
+
+
+def _call(name: str) -> Callable[..., Any]:
+    def call(xp: Any, *args: Any) -> Any:
+        return getattr(xp, name)(*args)
+
+    return call
+
+
+def _op(name: str, arity: int, host: Callable[..., Any], array: Any, text: str, threshold: bool = False) -> Op:
+    return Op(name, arity, host, _call(array) if isinstance(array, str) else array, text, threshold)
+
+
+_LN = _nan_on_domain_error
+
+MAPS: dict[str, Op] = {
+    op.name: op
+    for op in (
+        _op("add", 2, lambda x, y: x + y, lambda xp, x, y: x + y, "({} + {})"),
+        _op("sub", 2, lambda x, y: x - y, lambda xp, x, y: x - y, "({} - {})"),
+        _op("mul", 2, lambda x, y: x * y, lambda xp, x, y: x * y, "({} * {})"),
+        _op("div", 2, _host_div, lambda xp, x, y: x / y, "({} / {})"),
+        _op("pow", 2, _host_pow, lambda xp, x, y: x**y, "({} ** {})"),
+        _op("neg", 1, lambda x: -x, lambda xp, x: -x, "(-{})"),
+        _op("abs", 1, abs, "abs", "abs({})"),
+        _op("sign", 1, _host_sign, _sign, "sign({})", True),
+        _op("sqrt", 1, _LN(math.sqrt), "sqrt", "sqrt({})"),
+        _op("cbrt", 1, math.cbrt, _cbrt, "cbrt({})"),
+        _op("exp", 1, _LN(math.exp), "exp", "exp({})"),
+        _op("expm1", 1, _LN(math.expm1), "expm1", "expm1({})"),
+        _op("log", 1, _host_log, "log", "log({})"),
+        _op("log1p", 1, lambda x: -math.inf if x == -1 else _LN(math.log1p)(x), "log1p", "log1p({})"),
+        _op("sin", 1, _LN(math.sin), "sin", "sin({})"),
+        _op("cos", 1, _LN(math.cos), "cos", "cos({})"),
+        _op("tanh", 1, math.tanh, "tanh", "tanh({})"),
+        _op("atan2", 2, math.atan2, "atan2", "atan2({}, {})"),
+        _op("maximum", 2, _host_maximum, "maximum", "maximum({}, {})"),
+        _op("minimum", 2, _host_minimum, "minimum", "minimum({}, {})"),
+        _op("floor", 1, lambda x: float(math.floor(x)) if math.isfinite(x) else x, "floor", "floor({})", True),
+        _op("isfinite", 1, math.isfinite, "isfinite", "isfinite({})", True),
+        _op("isnan", 1, math.isnan, "isnan", "isnan({})", True),
+        _op("where", 3, lambda c, x, y: x if c else y, "where", "where({}, {}, {})"),
+        _op("lt", 2, lambda x, y: x < y, lambda xp, x, y: x < y, "({} < {})", True),
+        _op("le", 2, lambda x, y: x <= y, lambda xp, x, y: x <= y, "({} <= {})", True),
+        _op("gt", 2, lambda x, y: x > y, lambda xp, x, y: x > y, "({} > {})", True),
+        _op("ge", 2, lambda x, y: x >= y, lambda xp, x, y: x >= y, "({} >= {})", True),
+        _op("eq", 2, lambda x, y: x == y, lambda xp, x, y: x == y, "({} == {})", True),
+        _op("ne", 2, lambda x, y: x != y, lambda xp, x, y: x != y, "({} != {})", True),
+        _op("and", 2, lambda x, y: x and y, "logical_and", "({} and {})"),
+        _op("or", 2, lambda x, y: x or y, "logical_or", "({} or {})"),
+        _op("not", 1, lambda x: not x, "logical_not", "(not {})"),
+    )
+}
+
+#: Sums with a fixed order. A result is known only after a pass over the elements: stages are cut here.
+REDUCTIONS = {"sum": Domain.ARRAY, "sum_units": Domain.UNIT, "sum_group": Domain.GROUP}
+#: Facts of an array that are known before any pass: per array, not per element.
+FACTS = ("size", "ndim", "unit_size", "eps")
+#: What no fused lowering does; a program with one of these is generic.
+TENSOR_OPS = ("sum_axis", "matmul", "transpose", "reshape")
+
+
+class NeedsShape(Exception):
+    """A rule read ``.shape`` or ``.ndim`` while it was traced without one; the tracer starts again with it."""
+
+
+class TraceError(TypeError):
+    """A rule did something that has no meaning on a traced value."""
+
+
+class Graph:
+    """The nodes of one trace, in the order in which they were made (which is an order of evaluation)."""
+
+    def __init__(self, shape: tuple[int, ...] | None = None) -> None:
+        self.shape = shape
+        self.nodes: list[Value] = []
+        self._known: dict[Any, Value] = {}
+
+    def node(self, op: str, args: tuple[Value, ...] = (), attrs: tuple[Any, ...] = (), **facts: Any) -> Value:
+        """The node ``op(*args)`` with these attributes, made only if there is none yet."""
+        key = (op, tuple(id(a) for a in args), *((type(a), a) for a in attrs), facts.get("scope"))
+        if op == "const" and attrs[0] == 0.0:
+            key += (math.copysign(1.0, attrs[0]),)  # -0.0 == 0.0, yet they are two constants
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = Value(self, op, args, attrs, **facts)
+            self.nodes.append(known)
+        return known
+
+    def const(self, number: float) -> Value:
+        """A number written in the rule."""
+        return self.node("const", attrs=(number,), domain=Domain.HOST)
+
+    def apply(self, op: str, args: tuple[Any, ...], attrs: tuple[Any, ...] = ()) -> Value:
+        """``op`` on values and Python numbers; the domain follows from the operands."""
+        values = tuple(a if isinstance(a, Value) else self.const(_as_number(a)) for a in args)
+        domain, scope, axis = _join(values)
+        if op in REDUCTIONS:
+            if domain is Domain.TENSOR and op != "sum_units":
+                domain = Domain.TENSOR if op == "sum" else Domain.GROUP
+            else:
+                domain = REDUCTIONS[op]
+            axis = attrs[0] if op == "sum_units" else None
+        elif op in FACTS:
+            domain, axis = Domain.ARRAY, None
+        elif op in TENSOR_OPS:
+            domain, axis = Domain.TENSOR, None
+        return self.node(op, values, attrs, domain=domain, scope=scope, axis=axis)
+
+
+def _as_number(x: Any) -> float | int | bool:
+    if isinstance(x, bool | int | float):
+        return x
+    message = f"a traced rule met {type(x).__name__}; only numbers and the rule's own arrays may be combined"
+    raise TraceError(message)
+
+
+def _join(values: tuple[Value, ...]) -> tuple[Domain, str | None, int | None]:
+    """The widest domain of the operands, the scope of scalars and the axis of units."""
+    domain = max((v.domain for v in values), default=Domain.HOST)
+    scopes = {v.scope for v in values if v.domain <= Domain.STEP and v.scope}
+    scope = scopes.pop() if len(scopes) == 1 else None
+    if domain <= Domain.STEP and scopes:  # a parameter's own t met the group's t
+        return Domain.ARRAY, None, None
+    if domain is Domain.GROUP and scope == "array":
+        return Domain.ARRAY, None, None
+    axes = {v.axis for v in values if v.domain is Domain.UNIT}
+    if domain is Domain.UNIT and len(axes) > 1:
+        return Domain.ELEMENT, None, None
+    return domain, scope if domain <= Domain.STEP else None, axes.pop() if domain is Domain.UNIT else None
+
+
+class Value:
+    """One node. Python's operators on it make further nodes; ``if`` on it is an error."""
+
+    __slots__ = ("args", "attrs", "axis", "domain", "graph", "name", "op", "scope", "truth")
+    __array_ufunc__ = None  # np.float64(2) * value must reach __rmul__, not NumPy
+
+    def __init__(
+        self,
+        graph: Graph,
+        op: str,
+        args: tuple[Value, ...],
+        attrs: tuple[Any, ...],
+        *,
+        domain: Domain,
+        scope: str | None = None,
+        axis: int | None = None,
+        name: str | None = None,
+        truth: bool = False,
+    ) -> None:
+        self.graph, self.op, self.args, self.attrs = graph, op, args, attrs
+        self.domain, self.scope, self.axis, self.name, self.truth = domain, scope, axis, name, truth
+
+    def __repr__(self) -> str:
+        return f"<{self.name or self.op} on {self.domain.name.lower()}>"
+
+    def __bool__(self) -> bool:
+        if self.truth:
+            return True
+        message = (
+            f"{self!r} is known only when the program runs, so it cannot decide an `if`; "
+            "use nm.where, or declare the hyperparameter static"
+        )
+        raise TraceError(message)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an array value; reading it makes the program one for this shape only."""
+        from isostep.shapes import shape_of
+
+        if self.graph.shape is None:
+            raise NeedsShape
+        return shape_of(self)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes; see ``shape``."""
+        return len(self.shape)
+
+    def __neg__(self) -> Value:
+        return self.graph.apply("neg", (self,))
+
+    def __abs__(self) -> Value:
+        return self.graph.apply("abs", (self,))
+
+    __hash__ = object.__hash__
+
+
+def _binary(op: str, *, swap: bool = False) -> Callable[[Value, Any], Value]:
+    def method(self: Value, other: Any) -> Value:
+        return self.graph.apply(op, (other, self) if swap else (self, other))
+
+    return method
+
+
+for _name, _operator in {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "pow": "pow"}.items():
+    setattr(Value, f"__{_name}__", _binary(_operator))
+    setattr(Value, f"__r{_name}__", _binary(_operator, swap=True))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(Value, f"__{_name}__", _binary(_name))

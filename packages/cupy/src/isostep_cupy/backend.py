@@ -1,0 +1,53 @@
+"""CuPy as a backend: the rule's own functions on device arrays."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+from isostep import ArrayBackend, Family, Unavailable
+
+from isostep_cupy.support import gaps
+
+
+class CupyGeneric(ArrayBackend):
+    """The generic path on the current device and stream; parameters and state change in place."""
+
+    name = "cupy:generic"
+    dtypes = ("float64", "float32", "float16")  # CuPy has no arithmetic on bfloat16 arrays
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("cupy") is None:
+            message = "cupy:generic needs the package 'cupy' (such as cupy-cuda13x), which is not installed"
+            raise Unavailable(message)
+        import cupy
+
+        try:
+            count = cupy.cuda.runtime.getDeviceCount()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            message = f"cupy:generic needs a CUDA device: {error}"
+            raise Unavailable(message) from None
+        if count == 0:
+            message = "cupy:generic needs a CUDA device, and there is none"
+            raise Unavailable(message)
+        self._cupy = cupy
+
+    def asarray(self, array: np.ndarray) -> Any:
+        return self._cupy.array(array)
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        return self._cupy.asnumpy(array)
+
+    def cast(self, array: Any, dtype: str) -> Any:
+        return self._cupy.asarray(array).astype(dtype, copy=False)
+
+    def zeros_like(self, array: Any, dtype: str | None = None) -> Any:
+        return self._cupy.zeros_like(array, dtype=dtype)
+
+    def scalar(self, number: float, dtype: str, like: Any) -> Any:
+        return self._cupy.array(number, dtype=dtype)
+
+
+family = Family("cupy", {"generic": CupyGeneric}, gaps=gaps)

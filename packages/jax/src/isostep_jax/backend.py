@@ -1,0 +1,174 @@
+"""JAX as a backend: the program evaluated under ``jax.jit``, over all leaves at once.
+
+What depends on hyperparameters alone is computed on the host in float64 and passed in as scalars, so a changed
+learning rate does not recompile. What depends on t is computed on the device in forms that stay within a few
+float32 ulp (``expm1`` of a logarithm taken in float64, where ``1 - beta**t`` in float32 is off by 1e-5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from isostep import ArrayBackend, Family, scalars
+from isostep.interpret import Interpreter, Task
+from isostep.program import Program, trace
+from isostep.rule import BoundRule
+from isostep.state import State, aligned, as_list, check_inputs, check_rule, check_state
+from isostep.values import Domain, Value
+
+from isostep_jax.support import gaps
+
+
+@dataclass(frozen=True)
+class _Spec:
+    """What a compiled step depends on beside shapes and dtypes: each leaf's program and kind of t, the group's dtype."""
+
+    programs: tuple[Program, ...]
+    kinds: tuple[int, ...]
+    group_dtype: str
+
+
+class JaxJit(ArrayBackend):
+    """Every rule under jit; arrays are never changed, new ones are returned.
+
+    float64 parameters work whether or not x64 is enabled for the process: their steps run with it enabled.
+    """
+
+    name = "jax:jit"
+    in_place = False
+
+    def asarray(self, array: np.ndarray) -> jax.Array:
+        with _x64(array.dtype == np.float64):
+            return jnp.array(array)
+
+    def to_numpy(self, array: jax.Array) -> np.ndarray:
+        return np.array(array)
+
+    def cast(self, array: Any, dtype: str) -> jax.Array:
+        with _x64(dtype == "float64"):
+            return jnp.asarray(array, dtype=dtype)
+
+    def zeros_like(self, array: jax.Array, dtype: str | None = None) -> jax.Array:
+        with _x64(dtype == "float64" or array.dtype == np.float64):
+            return jnp.zeros_like(array, dtype=dtype)
+
+    def scalar(self, number: float, dtype: str, like: jax.Array) -> jax.Array:
+        with _x64(dtype == "float64"):
+            return jnp.asarray(number, dtype=dtype)
+
+    def write(self, target: jax.Array, value: jax.Array) -> jax.Array:
+        return self.cast(value, self.dtype(target))
+
+    def init(self, rule: BoundRule, params: Any) -> State:
+        with _x64(any(getattr(p, "dtype", None) == np.float64 for p in as_list(params))):
+            return super().init(rule, params)
+
+    def path(self, rule: BoundRule) -> str:
+        return "jit"
+
+    def compilations(self) -> int:
+        """How many steps have been compiled in this process, for tests that nothing recompiles."""
+        return int(_step._cache_size())  # type: ignore[attr-defined]
+
+    def step(self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any) -> tuple[Any, State]:
+        check_rule(rule)
+        arrays = self._checked_params(rule, params)
+        check_state(rule, state, len(arrays))
+        check_inputs(rule, inputs)
+        given = [aligned(rule, "grads", params, grads)]
+        given += [aligned(rule, n, params, inputs[n]) for n in rule.input_names]
+        active = [i for i, g in enumerate(given[0]) if g is not None]
+        self._check_given(rule, params, given, active)
+        new_arrays, new_state, group = list(arrays), list(state.arrays), dict(state.group)
+        for run in [[i] for i in active] if rule.sequential else [active] if active else []:
+            leaves = [self._leaf(rule, i, arrays, given, state) for i in run]
+            done, group = self._run(rule, [state.t[i] + 1 for i in run], leaves, group, state.group_t + 1)
+            for i, new in zip(run, done, strict=True):
+                new_arrays[i] = new.pop("p")
+                new_state[i] = new
+        moved = set(active)
+        counts = [t + (i in moved) for i, t in enumerate(state.t)]
+        after = State(state.rule, counts, new_state, group, state.group_t + bool(active))
+        return self._rebuild(params, new_arrays), after
+
+    @staticmethod
+    def _leaf(rule: BoundRule, i: int, arrays: list[Any], given: list[list[Any]], state: State) -> dict[str, Any]:
+        named = {"p": arrays[i], "g": given[0][i], **state.arrays[i]}
+        return named | {n: v[i] for n, v in zip(rule.input_names, given[1:], strict=True)}
+
+    def _run(
+        self, rule: BoundRule, ts: list[int], leaves: list[dict[str, Any]], group: dict[str, Any], group_t: int
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        kinds = sorted(set(ts))
+        programs = tuple(trace(rule, rule.phase(t), tuple(x["p"].shape)) for t, x in zip(ts, leaves, strict=True))
+        dtype = self._group_dtype([x["p"] for x in leaves])
+        spec = _Spec(programs, tuple(kinds.index(t) for t in ts), dtype)
+        hypers = {t: rule.at(t) for t in {*kinds, group_t}}
+        numbers = [_arguments(p, hypers[t], t, "array") for p, t in _distinct(programs, ts)]
+        shared = [_arguments(p, hypers[group_t], group_t, "group") for p, _ in _distinct(programs)]
+        wide = any(self.compute_dtype(x["p"]) == "float64" for x in leaves)
+        with _x64(wide):
+            return _step(spec, leaves, group, numbers, shared)
+
+
+def _scalar_inputs(program: Program, scope: str) -> list[Value]:
+    """The scalars that a compiled step takes as arguments: host values that others read, t, and schedules."""
+    host = [n for n in program.live if n.domain is Domain.HOST and n.scope in (None, scope)]
+    step = [n for n in program.live if n.domain is Domain.STEP and n.op == "input" and n.scope == scope]
+    return [n for n in scalars.used_outside(program, host) if n.scope == scope] + step
+
+
+def _arguments(program: Program, hyper: dict[str, Any], t: int, scope: str) -> list[float]:
+    values = scalars.evaluate(program, hyper, t, scope=scope)
+    return [float(values[n]) for n in _scalar_inputs(program, scope)]
+
+
+@partial(jax.jit, static_argnums=0)
+def _step(
+    spec: _Spec,
+    leaves: list[dict[str, Any]],
+    group: dict[str, Any],
+    numbers: list[list[Any]],
+    shared: list[list[Any]],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The compiled step: arrays by name in, the new parameter and state out, rounded once to their dtypes."""
+    tasks = []
+    known = {
+        (id(program), kind): dict(zip(_scalar_inputs(program, "array"), values, strict=True))
+        for (program, kind), values in zip(_distinct(spec.programs, spec.kinds), numbers, strict=True)
+    }
+    for program, kind, leaf in zip(spec.programs, spec.kinds, leaves, strict=True):
+        wide = "float64" if leaf["p"].dtype == jnp.float64 else "float32"
+        arrays = {n: a.astype(wide) for n, a in leaf.items()}
+        tasks.append(Task(program, arrays, known[id(program), kind], wide))
+    group_scalars = {
+        n: v
+        for (program, _), values in zip(_distinct(spec.programs), shared, strict=True)
+        for n, v in zip(_scalar_inputs(program, "group"), values, strict=True)
+    }
+    run = Interpreter(tasks, group, group_scalars, spec.group_dtype, lambda a, d: jnp.asarray(a).astype(d))
+    new = []
+    for task, leaf in zip(tasks, leaves, strict=True):
+        found = run.outputs(task)
+        new.append({n: found[n].astype(leaf[n].dtype) for n in found})
+    return new, run.group_outputs()
+
+
+def _distinct(programs: Sequence[Program], kinds: Sequence[int] | None = None) -> list[tuple[Program, int]]:
+    """The different pairs of program and kind (or t), in order of first appearance."""
+    pairs = zip(programs, kinds if kinds is not None else [0] * len(programs), strict=True)
+    return list({(id(p), k): (p, k) for p, k in pairs}.values())
+
+
+def _x64(needed: bool) -> Any:
+    return jax.enable_x64(bool(needed) or bool(jax.config.jax_enable_x64))
+
+
+family = Family("jax", {"jit": JaxJit}, gaps=gaps)

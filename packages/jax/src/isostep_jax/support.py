@@ -1,0 +1,10 @@
+"""What the JAX paths do not do, as data: see ``isostep_conformance.gaps``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def gaps() -> list[Any]:
+    """No gaps: every rule runs on ``jax:jit`` in every dtype."""
+    return []
