@@ -46,7 +46,9 @@ class Backend(Protocol):
     def init(self, rule: BoundRule, params: Any, /) -> State:
         """The state before the first step."""
 
-    def step(self, rule: BoundRule, params: Any, grads: Any, state: State, /, **inputs: Any) -> tuple[Any, State]:
+    def step(
+        self, rule: BoundRule, params: Any, grads: Any, state: State, /, **inputs: Any
+    ) -> tuple[Any, State]:
         """Parameters and state after one step."""
 
 

@@ -93,7 +93,9 @@ class Real(Domain):
     def _inside(self, x: float) -> bool:
         if self.low is not None and (x < self.low or (self.low_open and x == self.low)):
             return False
-        return not (self.high is not None and (x > self.high or (self.high_open and x == self.high)))
+        return not (
+            self.high is not None and (x > self.high or (self.high_open and x == self.high))
+        )
 
     def is_static(self, value: Any) -> bool:
         return value is None or (self.zero_is_static and not callable(value) and value == 0.0)
@@ -115,7 +117,7 @@ class Integer(Domain):
 
     low: int | None = None
     high: int | None = None
-    static: bool = field(default=False, kw_only=True)  # type: ignore[misc]
+    static: bool = field(default=False, kw_only=True)
     cases: tuple[int, ...] = field(default=(), kw_only=True)
     doc: str = field(default="", kw_only=True)
     unit: str = field(default="", kw_only=True)
@@ -131,7 +133,9 @@ class Integer(Domain):
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise _fail(label, self.describe(), value)
         number = int(value)
-        if (self.low is not None and number < self.low) or (self.high is not None and number > self.high):
+        if (self.low is not None and number < self.low) or (
+            self.high is not None and number > self.high
+        ):
             raise _fail(label, self.describe(), value)
         return number
 
@@ -203,7 +207,8 @@ class Pair(Domain):
         if len(items) != len(self.parts):
             raise _fail(label, self.describe(), value)
         return tuple(
-            p.check(f"{label}[{i}]", v) for i, (p, v) in enumerate(zip(self.parts, items, strict=True))
+            p.check(f"{label}[{i}]", v)
+            for i, (p, v) in enumerate(zip(self.parts, items, strict=True))
         )
 
     def is_static(self, value: Any) -> bool:
@@ -225,7 +230,11 @@ class Scheduled(Domain):
     def check(self, label: str, value: Any) -> Any:
         if value is None or (callable(value) and not isinstance(value, numbers.Number)):
             return value
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, numbers.Real)
+            or not math.isfinite(value)
+        ):
             raise _fail(label, self.describe(), value)
         return float(value)
 

@@ -65,7 +65,11 @@ class ArrayBackend:
     def zeros_like(self, array: Any, dtype: str | None = None) -> Any:
         """Zeros of an array's shape, dtype and device."""
         xp = nm.namespace(array)
-        return xp.zeros_like(array) if dtype is None else xp.zeros_like(array, dtype=getattr(xp, dtype))
+        return (
+            xp.zeros_like(array)
+            if dtype is None
+            else xp.zeros_like(array, dtype=getattr(xp, dtype))
+        )
 
     def scalar(self, number: float, dtype: str, like: Any) -> Any:
         """A 0-d array on the device of ``like``."""
@@ -105,7 +109,9 @@ class ArrayBackend:
         group = {}
         if rule.group_names:
             if not arrays:
-                message = f"{rule.name}: needs at least one parameter to place its group state, got none"
+                message = (
+                    f"{rule.name}: needs at least one parameter to place its group state, got none"
+                )
                 raise StepError(message)
             dtype = self._group_dtype(arrays)
             group = {n: self.scalar(v, dtype, arrays[0]) for n, v in rule.group_init().items()}
@@ -124,7 +130,9 @@ class ArrayBackend:
         return arrays
 
     def _group_dtype(self, arrays: Sequence[Any]) -> str:
-        return max((self.compute_dtype(a) for a in arrays), key=lambda d: d == "float64", default="float32")
+        return max(
+            (self.compute_dtype(a) for a in arrays), key=lambda d: d == "float64", default="float32"
+        )
 
     def _init_one(self, rule: BoundRule, hyper: dict[str, Any], p: Any) -> dict[str, Any]:
         made: dict[str, Any] = {}
@@ -144,7 +152,9 @@ class ArrayBackend:
                 made[n] = self.write(zero, v)
         return made
 
-    def step(self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any) -> tuple[Any, State]:
+    def step(
+        self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
+    ) -> tuple[Any, State]:
         """One step: ``(params, state)`` after it.
 
         ``grads`` has the structure of ``params``; an entry of None leaves its parameter alone and its step
@@ -195,7 +205,9 @@ class ArrayBackend:
             )
         return work
 
-    def _check_given(self, rule: BoundRule, params: Any, given: list[list[Any]], active: list[int]) -> None:
+    def _check_given(
+        self, rule: BoundRule, params: Any, given: list[list[Any]], active: list[int]
+    ) -> None:
         """Gradients and extra inputs (``given``, in the rule's order) must fit their parameters."""
         arrays, named = as_list(params), labels(params)
         for i in active:
@@ -207,7 +219,9 @@ class ArrayBackend:
                     raise StepError(message)
                 check_like(rule, named[i], what, self.dtype(v), tuple(v.shape), own)
 
-    def _run(self, rule: BoundRule, items: list[Item], group: dict[str, Any], t: int) -> dict[str, Any]:
+    def _run(
+        self, rule: BoundRule, items: list[Item], group: dict[str, Any], t: int
+    ) -> dict[str, Any]:
         dtype = self._group_dtype([item.p for item in items])
 
         def total(members: Sequence[Item], values: Sequence[Any]) -> Any:
@@ -227,7 +241,12 @@ class ArrayBackend:
         return shared.state
 
     def _commit(
-        self, params: Any, state: State, work: list[Item | None], group: dict[str, Any], stepped: bool
+        self,
+        params: Any,
+        state: State,
+        work: list[Item | None],
+        group: dict[str, Any],
+        stepped: bool,
     ) -> tuple[Any, State]:
         """Round and store: the only place where p + u happens on this path."""
         arrays = as_list(params)

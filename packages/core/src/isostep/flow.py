@@ -64,10 +64,14 @@ def flow(rule: BoundRule, items: Sequence[Item], group: Group) -> None:
                 item.u = _run(rule, c, after, (item.p, item.g, u), item, group, sums, unchanged=u)
 
 
-def _given(rule: BoundRule, c: Component, item: Item, group: Group, sums: dict[str, dict[str, Any]]) -> Any:
+def _given(
+    rule: BoundRule, c: Component, item: Item, group: Group, sums: dict[str, dict[str, Any]]
+) -> Any:
     """Every keyword that a function of component ``c`` may name for this parameter."""
     given: dict[str, Any] = {}
-    for each in [d for d in rule.components if d.part is rule.rule] + [c]:  # the rule's first, then its own
+    for each in [d for d in rule.components if d.part is rule.rule] + [
+        c
+    ]:  # the rule's first, then its own
         given |= {n: item.hyper[each.prefix + n] for n in each.part.hyper}
         given |= {n: group.fit(group.state[each.prefix + n], item) for n in each.part.group}
     given |= {n: group.fit(v, item) for n, v in sums.get(c.prefix, {}).items()}
@@ -91,20 +95,25 @@ def _run(
     names = rule.state_of(c)
     state = tuple(item.state[n] for n in names)
     with computing(item.p):
-        result = call_part(function, *arrays, *state, item.t, given=_given(rule, c, item, group, sums))
+        result = call_part(
+            function, *arrays, *state, item.t, given=_given(rule, c, item, group, sums)
+        )
     parts = result if isinstance(result, tuple) else (result,)
     if len(parts) != 1 + len(names):
         wanted = ", ".join(("u", *names))
-        message = (
-            f"{c.part.name}: {function.__name__} returned {len(parts)} values, expected {1 + len(names)}: {wanted}"
-        )
+        count = f"returned {len(parts)} values, expected {1 + len(names)}"
+        message = f"{c.part.name}: {function.__name__} {count}: {wanted}"
         raise RuleError(message)
     item.state.update(zip(names, parts[1:], strict=True))
     return parts[0]
 
 
 def _sum_over_group(
-    rule: BoundRule, c: Component, items: Sequence[Item], group: Group, sums: dict[str, dict[str, Any]]
+    rule: BoundRule,
+    c: Component,
+    items: Sequence[Item],
+    group: Group,
+    sums: dict[str, dict[str, Any]],
 ) -> None:
     """Take the component's sums and let it advance its group state."""
     part = c.part
@@ -116,7 +125,9 @@ def _sum_over_group(
             state = tuple(item.state[n] for n in rule.state_of(c))
             given = _given(rule, c, item, group, {})
             with computing(item.p):
-                per_item.append(call_part(part.measure, item.p, item.g, *extra, *state, item.t, given=given))
+                per_item.append(
+                    call_part(part.measure, item.p, item.g, *extra, *state, item.t, given=given)
+                )
         sums[c.prefix] = {n: group.total(items, [m[n] for m in per_item]) for n in per_item[0]}
     if part.advance is not None:
         own = {n: group.state[c.prefix + n] for n in part.group}

@@ -61,7 +61,10 @@ class Interpreter:
 
     def _as_array(self, node: Value, task: Task) -> Any:
         value = self._value(node, task)
-        return value if node.domain >= Domain.ELEMENT else value + nm.namespace(task.arrays["p"]).zeros_like(task.arrays["p"])
+        if node.domain >= Domain.ELEMENT:
+            return value
+        p = task.arrays["p"]
+        return value + nm.namespace(p).zeros_like(p)
 
     def _value(self, node: Value, task: Task) -> Any:
         memo = self._memo(node, task)
@@ -78,7 +81,11 @@ class Interpreter:
         if node.op == "const":
             return node.attrs[0]
         if node.op == "input":
-            return self.group[node.attrs[0]] if node.domain is Domain.GROUP else task.arrays[node.attrs[0]]
+            return (
+                self.group[node.attrs[0]]
+                if node.domain is Domain.GROUP
+                else task.arrays[node.attrs[0]]
+            )
         if node.op == "sum_group":
             return self._total(self._group_sums[id(task.program)][node])
         if node.op in FACTS:
@@ -93,7 +100,11 @@ class Interpreter:
 
     def _fit(self, value: Any, operand: Value, user: Value, task: Task) -> Any:
         """A scalar or group value rounded to the dtype of the arrays that it meets."""
-        if user.domain <= Domain.GROUP or operand.domain > Domain.GROUP or isinstance(value, bool | int | float):
+        if (
+            user.domain <= Domain.GROUP
+            or operand.domain > Domain.GROUP
+            or isinstance(value, bool | int | float)
+        ):
             return value
         return value if "bool" in str(value.dtype) else self.cast(value, task.dtype)
 

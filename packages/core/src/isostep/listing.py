@@ -50,7 +50,9 @@ def lines(
     uses = Counter(a for n in program.live for a in n.args) + Counter(program.roots)
     inside, roots = set(nodes), set(program.roots)  # sets: == on a value makes a node
     text = {
-        n: render(n, {}) if n.op == "const" else names[n] for n in program.live if n not in inside or n.op == "const"
+        n: render(n, {}) if n.op == "const" else names[n]
+        for n in program.live
+        if n not in inside or n.op == "const"
     }
     out = []
     for n in nodes:
@@ -94,7 +96,10 @@ def listing(program: Program) -> str:
         row = [names[n] for n in program.live if n.op == "input" and n.domain is domain]
         if row:
             out.append(f"    {domain.name.lower() + ':':9s} {', '.join(row)}")
-    for domain, title in ((Domain.HOST, "scalars of the hyperparameters, in float64"), (Domain.STEP, "scalars of t")):
+    for domain, title in (
+        (Domain.HOST, "scalars of the hyperparameters, in float64"),
+        (Domain.STEP, "scalars of t"),
+    ):
         block = lines(program, [n for n in program.live if n.domain is domain], names)
         if block:
             out += [title, *(f"    {line}" for line in block)]
@@ -108,14 +113,26 @@ def listing(program: Program) -> str:
         done |= {n for n in nodes if n not in kept}
         out.append(f"stage {stage}" + (" (generic)" if program.generic else ""))
         for domain in (Domain.GROUP, Domain.ARRAY, Domain.UNIT, Domain.ELEMENT, Domain.TENSOR):
-            inner = [n for n in nodes if n.domain is domain and n.op not in REDUCTIONS and n.op not in FACTS]
+            inner = [
+                n
+                for n in nodes
+                if n.domain is domain and n.op not in REDUCTIONS and n.op not in FACTS
+            ]
             inner += [n for n in nodes if n.domain is domain and n.op in FACTS]
             ordered = [n for n in program.nodes if n in set(inner)]
             block = lines(program, ordered, names)
             out += [f"    {domain.name.lower() + ':':9s} {line}" for line in block]
-        out += [f"    {'reduce:':9s} {line}" for line in lines(program, program.reductions(stage), names)]
-    shown = [f"{k} = {names[n]}" if n.op != "const" else f"{k} = {n.attrs[0]!r}" for k, n in program.outputs.items()]
+        out += [
+            f"    {'reduce:':9s} {line}"
+            for line in lines(program, program.reductions(stage), names)
+        ]
+    shown = [
+        f"{k} = {names[n]}" if n.op != "const" else f"{k} = {n.attrs[0]!r}"
+        for k, n in program.outputs.items()
+    ]
     out.append("outputs  " + ", ".join(shown))
     if program.group_outputs:
-        out.append("group    " + ", ".join(f"{k} = {names[n]}" for k, n in program.group_outputs.items()))
+        out.append(
+            "group    " + ", ".join(f"{k} = {names[n]}" for k, n in program.group_outputs.items())
+        )
     return "\n".join(out)

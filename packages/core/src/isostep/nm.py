@@ -46,7 +46,9 @@ def call(op: str, *args: Any) -> Any:
     if op == "where":
         if _is_number(args[0]):
             return args[1] if args[0] else args[2]
-        arrays = [a for a in args[1:] if not _is_number(a)] or [getattr(_computing, "like", args[0])]
+        arrays = [a for a in args[1:] if not _is_number(a)] or [
+            getattr(_computing, "like", args[0])
+        ]
     like = arrays[-1]
     xp = namespace(like)
     return MAPS[op].array(xp, *(_like(xp, a, like) if _is_number(a) else a for a in args))

@@ -43,7 +43,9 @@ class Program:
     def inputs(self, domain: Domain | None = None) -> dict[str, Value]:
         """The input nodes by name, of one domain or of all."""
         return {
-            n.name or "": n for n in self.nodes if n.op == "input" and (domain is None or n.domain is domain)
+            n.name or "": n
+            for n in self.nodes
+            if n.op == "input" and (domain is None or n.domain is domain)
         }
 
     @cached_property
@@ -115,7 +117,9 @@ _CACHE: dict[Any, Program] = {}
 _LOCK = threading.Lock()
 
 
-def trace(rule: BoundRule, phase: tuple[int, ...] | None = None, shape: tuple[int, ...] | None = None) -> Program:
+def trace(
+    rule: BoundRule, phase: tuple[int, ...] | None = None, shape: tuple[int, ...] | None = None
+) -> Program:
     """The program of ``rule`` in ``phase`` (that of t = 1 by default). Cached.
 
     ``shape`` is used only by rules that look at it; their programs are one per shape, and without a shape
@@ -123,7 +127,7 @@ def trace(rule: BoundRule, phase: tuple[int, ...] | None = None, shape: tuple[in
     """
     if phase is None:
         phase = rule.phase(1)
-    key = (rule.structure(), phase)
+    key: tuple[Any, ...] = (rule.structure(), phase)
     with _LOCK:
         found = _CACHE.get(key) or _CACHE.get((*key, shape))
     if found is not None:
@@ -163,7 +167,10 @@ def _trace(rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | Non
     with _local_names(rule):
         flow(rule, [item], group)
     overwrites = isinstance(item.u, Overwrite)
-    outputs = {PARAMETER if overwrites else UPDATE: item.u.value if overwrites else item.u, **item.state}
+    outputs = {
+        PARAMETER if overwrites else UPDATE: item.u.value if overwrites else item.u,
+        **item.state,
+    }
     outputs = {n: v if isinstance(v, Value) else graph.const(v) for n, v in outputs.items()}
     groups = {n: v if isinstance(v, Value) else graph.const(v) for n, v in group.state.items()}
     return Program(
@@ -178,9 +185,17 @@ def _trace(rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | Non
 
 
 def _input(
-    graph: Graph, name: str, domain: Domain, scope: str | None = None, *, truth: bool = False, shape: Any = None
+    graph: Graph,
+    name: str,
+    domain: Domain,
+    scope: str | None = None,
+    *,
+    truth: bool = False,
+    shape: Any = None,
 ) -> Value:
-    return graph.node("input", attrs=(name, shape), domain=domain, scope=scope, name=name, truth=truth)
+    return graph.node(
+        "input", attrs=(name, shape), domain=domain, scope=scope, name=name, truth=truth
+    )
 
 
 def _symbols(graph: Graph, rule: BoundRule, scope: str) -> dict[str, Any]:

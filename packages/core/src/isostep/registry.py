@@ -21,7 +21,9 @@ class Folder(Generic[P]):
     def names(self) -> list[str]:
         """The known names, sorted. Looks at the folder each time: a new file is there at once."""
         package = importlib.import_module(self._package)
-        return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+        return sorted(
+            m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")
+        )
 
     def __getitem__(self, name: str) -> P:
         known = self.names()

@@ -47,7 +47,9 @@ class Part:
         return inspect.Signature(
             [
                 inspect.Parameter(
-                    n, keyword, default=inspect.Parameter.empty if d.default is REQUIRED else d.default
+                    n,
+                    keyword,
+                    default=inspect.Parameter.empty if d.default is REQUIRED else d.default,
                 )
                 for n, d in self.hyper.items()
             ]
@@ -143,7 +145,9 @@ def keywords(function: Callable[..., Any]) -> frozenset[str] | None:
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
-    return frozenset(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
+    return frozenset(
+        p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,14 +266,18 @@ class BoundRule:
             label = f"{self.name}: {name}"
             if isinstance(domain, Pair):
                 parts = zip(domain.parts, value, strict=True)
-                found[name] = tuple(evaluate(f"{label}[{i}]", d, v, t - 1) for i, (d, v) in enumerate(parts))
+                found[name] = tuple(
+                    evaluate(f"{label}[{i}]", d, v, t - 1) for i, (d, v) in enumerate(parts)
+                )
             else:
                 found[name] = evaluate(label, domain, value, t - 1)
         return found
 
     def scheduled(self) -> bool:
         """Whether any hyperparameter is a schedule, so that its values differ from step to step."""
-        return any(callable(x) for v in self.values.values() for x in (v if isinstance(v, tuple) else (v,)))
+        return any(
+            callable(x) for v in self.values.values() for x in (v if isinstance(v, tuple) else (v,))
+        )
 
     def phase(self, t: int) -> tuple[int, ...]:
         """What kind of step t is: one small value for each component that has phases."""
@@ -303,7 +311,9 @@ class BoundRule:
     def __repr__(self) -> str:
         if len(self.components) == 1:
             return f"{self.rule.name}({_arguments(self.rule, self.values)})"
-        parts = (f"{c.part.name}({_arguments(c.part, c.own(self.values))})" for c in self.components)
+        parts = (
+            f"{c.part.name}({_arguments(c.part, c.own(self.values))})" for c in self.components
+        )
         return f"compose({', '.join(parts)})"
 
 
@@ -337,7 +347,9 @@ def compose(*parts: BoundPiece | BoundRule) -> BoundRule:
             taken |= {c.prefix for c in p.components}
             continue
         if seen_rule and p.piece.after is None:
-            message = f"{p.piece.name} changes the gradient: put it in front of the rule, not behind it"
+            message = (
+                f"{p.piece.name} changes the gradient: put it in front of the rule, not behind it"
+            )
             raise RuleError(message)
         prefix = _fresh(p.piece.name, taken)
         taken.add(prefix)

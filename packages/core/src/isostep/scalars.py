@@ -21,7 +21,12 @@ def flat(hyper: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluate(
-    program: Program, hyper: Mapping[str, Any], t: Any, *, scope: str = "array", upto: Domain = Domain.STEP
+    program: Program,
+    hyper: Mapping[str, Any],
+    t: Any,
+    *,
+    scope: str = "array",
+    upto: Domain = Domain.STEP,
 ) -> dict[Value, Any]:
     """The value of every scalar node of one scope, up to and including a domain.
 

@@ -21,7 +21,9 @@ def shape_of(value: Value) -> tuple[int, ...]:
     operands = [shape_of(a) for a in value.args]
     if value.op == "sum_axis":
         (axes,) = value.attrs
-        return tuple(1 if i in {a % len(operands[0]) for a in axes} else n for i, n in enumerate(operands[0]))
+        return tuple(
+            1 if i in {a % len(operands[0]) for a in axes} else n for i, n in enumerate(operands[0])
+        )
     if value.op == "sum_units":
         return tuple(n if i == value.attrs[0] % len(shape) else 1 for i, n in enumerate(shape))
     if value.op == "sum":

@@ -112,7 +112,9 @@ def check_inputs(rule: BoundRule, extra: Mapping[str, Any]) -> None:
             message = f"{rule.name} takes no input {name!r}; its extra inputs: {known}"
             raise StepError(message)
     for name in sorted(wanted - set(extra)):
-        message = f"{rule.name} needs the input {name!r} beside the gradients: step(..., {name}=[...])"
+        message = (
+            f"{rule.name} needs the input {name!r} beside the gradients: step(..., {name}=[...])"
+        )
         raise StepError(message)
 
 
@@ -129,12 +131,19 @@ def check_param(rule: BoundRule, label: str, dtype: str, shape: tuple[int, ...])
 
 
 def check_like(
-    rule: BoundRule, label: str, what: str, dtype: str, shape: tuple[int, ...], own: tuple[str, tuple[int, ...]]
+    rule: BoundRule,
+    label: str,
+    what: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    own: tuple[str, tuple[int, ...]],
 ) -> None:
     """A gradient or extra input must have its parameter's shape and dtype."""
     if shape != own[1]:
         message = f"{rule.name}: {what} of {label} must have shape {own[1]}, got {shape}"
         raise StepError(message)
     if dtype != own[0]:
-        message = f"{rule.name}: {what} of {label} must have dtype {own[0]}, got {dtype}; cast it first"
+        message = (
+            f"{rule.name}: {what} of {label} must have dtype {own[0]}, got {dtype}; cast it first"
+        )
         raise StepError(message)

@@ -104,7 +104,9 @@ def _call(name: str) -> Callable[..., Any]:
     return call
 
 
-def _op(name: str, arity: int, host: Callable[..., Any], array: Any, text: str, threshold: bool = False) -> Op:
+def _op(
+    name: str, arity: int, host: Callable[..., Any], array: Any, text: str, threshold: bool = False
+) -> Op:
     return Op(name, arity, host, _call(array) if isinstance(array, str) else array, text, threshold)
 
 
@@ -126,14 +128,23 @@ MAPS: dict[str, Op] = {
         _op("exp", 1, _LN(math.exp), "exp", "exp({})"),
         _op("expm1", 1, _LN(math.expm1), "expm1", "expm1({})"),
         _op("log", 1, _host_log, "log", "log({})"),
-        _op("log1p", 1, lambda x: -math.inf if x == -1 else _LN(math.log1p)(x), "log1p", "log1p({})"),
+        _op(
+            "log1p", 1, lambda x: -math.inf if x == -1 else _LN(math.log1p)(x), "log1p", "log1p({})"
+        ),
         _op("sin", 1, _LN(math.sin), "sin", "sin({})"),
         _op("cos", 1, _LN(math.cos), "cos", "cos({})"),
         _op("tanh", 1, math.tanh, "tanh", "tanh({})"),
         _op("atan2", 2, math.atan2, "atan2", "atan2({}, {})"),
         _op("maximum", 2, _host_maximum, "maximum", "maximum({}, {})"),
         _op("minimum", 2, _host_minimum, "minimum", "minimum({}, {})"),
-        _op("floor", 1, lambda x: float(math.floor(x)) if math.isfinite(x) else x, "floor", "floor({})", True),
+        _op(
+            "floor",
+            1,
+            lambda x: float(math.floor(x)) if math.isfinite(x) else x,
+            "floor",
+            "floor({})",
+            True,
+        ),
         _op("isfinite", 1, math.isfinite, "isfinite", "isfinite({})", True),
         _op("isnan", 1, math.isnan, "isnan", "isnan({})", True),
         _op("where", 3, lambda c, x, y: x if c else y, "where", "where({}, {}, {})"),
@@ -173,7 +184,9 @@ class Graph:
         self.nodes: list[Value] = []
         self._known: dict[Any, Value] = {}
 
-    def node(self, op: str, args: tuple[Value, ...] = (), attrs: tuple[Any, ...] = (), **facts: Any) -> Value:
+    def node(
+        self, op: str, args: tuple[Value, ...] = (), attrs: tuple[Any, ...] = (), **facts: Any
+    ) -> Value:
         """The node ``op(*args)`` with these attributes, made only if there is none yet."""
         key = (op, tuple(id(a) for a in args), *((type(a), a) for a in attrs), facts.get("scope"))
         if op == "const" and attrs[0] == 0.0:
@@ -224,7 +237,11 @@ def _join(values: tuple[Value, ...]) -> tuple[Domain, str | None, int | None]:
     axes = {v.axis for v in values if v.domain is Domain.UNIT}
     if domain is Domain.UNIT and len(axes) > 1:
         return Domain.ELEMENT, None, None
-    return domain, scope if domain <= Domain.STEP else None, axes.pop() if domain is Domain.UNIT else None
+    return (
+        domain,
+        scope if domain <= Domain.STEP else None,
+        axes.pop() if domain is Domain.UNIT else None,
+    )
 
 
 class Value:
@@ -291,7 +308,13 @@ def _binary(op: str, *, swap: bool = False) -> Callable[[Value, Any], Value]:
     return method
 
 
-for _name, _operator in {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "pow": "pow"}.items():
+for _name, _operator in {
+    "add": "add",
+    "sub": "sub",
+    "mul": "mul",
+    "truediv": "div",
+    "pow": "pow",
+}.items():
     setattr(Value, f"__{_name}__", _binary(_operator))
     setattr(Value, f"__r{_name}__", _binary(_operator, swap=True))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):

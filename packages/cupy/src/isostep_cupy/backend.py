@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from isostep import ArrayBackend, Family, Unavailable
-
 from isostep_cupy.support import gaps
 
 

@@ -16,19 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isostep import ArrayBackend, Family, scalars
+import isostep.scalars as scalars
+from isostep import ArrayBackend, Family
 from isostep.interpret import Interpreter, Task
 from isostep.program import Program, trace
 from isostep.rule import BoundRule
 from isostep.state import State, aligned, as_list, check_inputs, check_rule, check_state
 from isostep.values import Domain, Value
-
 from isostep_jax.support import gaps
 
 
 @dataclass(frozen=True)
 class _Spec:
-    """What a compiled step depends on beside shapes and dtypes: each leaf's program and kind of t, the group's dtype."""
+    """What a compiled step depends on beside shapes and dtypes; ``kinds`` numbers the leaves' step counts."""
 
     programs: tuple[Program, ...]
     kinds: tuple[int, ...]
@@ -77,7 +77,9 @@ class JaxJit(ArrayBackend):
         """How many steps have been compiled in this process, for tests that nothing recompiles."""
         return int(_step._cache_size())  # type: ignore[attr-defined]
 
-    def step(self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any) -> tuple[Any, State]:
+    def step(
+        self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
+    ) -> tuple[Any, State]:
         check_rule(rule)
         arrays = self._checked_params(rule, params)
         check_state(rule, state, len(arrays))
@@ -89,7 +91,9 @@ class JaxJit(ArrayBackend):
         new_arrays, new_state, group = list(arrays), list(state.arrays), dict(state.group)
         for run in [[i] for i in active] if rule.sequential else [active] if active else []:
             leaves = [self._leaf(rule, i, arrays, given, state) for i in run]
-            done, group = self._run(rule, [state.t[i] + 1 for i in run], leaves, group, state.group_t + 1)
+            done, group = self._jitted(
+                rule, [state.t[i] + 1 for i in run], leaves, group, state.group_t + 1
+            )
             for i, new in zip(run, done, strict=True):
                 new_arrays[i] = new.pop("p")
                 new_state[i] = new
@@ -99,15 +103,24 @@ class JaxJit(ArrayBackend):
         return self._rebuild(params, new_arrays), after
 
     @staticmethod
-    def _leaf(rule: BoundRule, i: int, arrays: list[Any], given: list[list[Any]], state: State) -> dict[str, Any]:
+    def _leaf(
+        rule: BoundRule, i: int, arrays: list[Any], given: list[list[Any]], state: State
+    ) -> dict[str, Any]:
         named = {"p": arrays[i], "g": given[0][i], **state.arrays[i]}
         return named | {n: v[i] for n, v in zip(rule.input_names, given[1:], strict=True)}
 
-    def _run(
-        self, rule: BoundRule, ts: list[int], leaves: list[dict[str, Any]], group: dict[str, Any], group_t: int
+    def _jitted(
+        self,
+        rule: BoundRule,
+        ts: list[int],
+        leaves: list[dict[str, Any]],
+        group: dict[str, Any],
+        group_t: int,
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         kinds = sorted(set(ts))
-        programs = tuple(trace(rule, rule.phase(t), tuple(x["p"].shape)) for t, x in zip(ts, leaves, strict=True))
+        programs = tuple(
+            trace(rule, rule.phase(t), tuple(x["p"].shape)) for t, x in zip(ts, leaves, strict=True)
+        )
         dtype = self._group_dtype([x["p"] for x in leaves])
         spec = _Spec(programs, tuple(kinds.index(t) for t in ts), dtype)
         hypers = {t: rule.at(t) for t in {*kinds, group_t}}
@@ -121,7 +134,9 @@ class JaxJit(ArrayBackend):
 def _scalar_inputs(program: Program, scope: str) -> list[Value]:
     """The scalars that a compiled step takes as arguments: host values that others read, t, and schedules."""
     host = [n for n in program.live if n.domain is Domain.HOST and n.scope in (None, scope)]
-    step = [n for n in program.live if n.domain is Domain.STEP and n.op == "input" and n.scope == scope]
+    step = [
+        n for n in program.live if n.domain is Domain.STEP and n.op == "input" and n.scope == scope
+    ]
     return [n for n in scalars.used_outside(program, host) if n.scope == scope] + step
 
 
@@ -142,7 +157,9 @@ def _step(
     tasks = []
     known = {
         (id(program), kind): dict(zip(_scalar_inputs(program, "array"), values, strict=True))
-        for (program, kind), values in zip(_distinct(spec.programs, spec.kinds), numbers, strict=True)
+        for (program, kind), values in zip(
+            _distinct(spec.programs, spec.kinds), numbers, strict=True
+        )
     }
     for program, kind, leaf in zip(spec.programs, spec.kinds, leaves, strict=True):
         wide = "float64" if leaf["p"].dtype == jnp.float64 else "float32"
@@ -153,7 +170,9 @@ def _step(
         for (program, _), values in zip(_distinct(spec.programs), shared, strict=True)
         for n, v in zip(_scalar_inputs(program, "group"), values, strict=True)
     }
-    run = Interpreter(tasks, group, group_scalars, spec.group_dtype, lambda a, d: jnp.asarray(a).astype(d))
+    run = Interpreter(
+        tasks, group, group_scalars, spec.group_dtype, lambda a, d: jnp.asarray(a).astype(d)
+    )
     new = []
     for task, leaf in zip(tasks, leaves, strict=True):
         found = run.outputs(task)
@@ -161,14 +180,16 @@ def _step(
     return new, run.group_outputs()
 
 
-def _distinct(programs: Sequence[Program], kinds: Sequence[int] | None = None) -> list[tuple[Program, int]]:
+def _distinct(
+    programs: Sequence[Program], kinds: Sequence[int] | None = None
+) -> list[tuple[Program, int]]:
     """The different pairs of program and kind (or t), in order of first appearance."""
     pairs = zip(programs, kinds if kinds is not None else [0] * len(programs), strict=True)
     return list({(id(p), k): (p, k) for p, k in pairs}.values())
 
 
 def _x64(needed: bool) -> Any:
-    return jax.enable_x64(bool(needed) or bool(jax.config.jax_enable_x64))
+    return jax.enable_x64(bool(needed) or bool(jax.config.read("jax_enable_x64")))
 
 
 family = Family("jax", {"jit": JaxJit}, gaps=gaps)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from isostep import ArrayBackend, Family
-
 from isostep_torch.support import gaps
 
 
@@ -20,7 +19,9 @@ class TorchLoop(ArrayBackend):
 
     def asarray(self, array: np.ndarray) -> torch.Tensor:
         array = np.asarray(array)
-        if array.dtype.name == "bfloat16":  # torch does not know NumPy's extension type: pass the bits
+        if (
+            array.dtype.name == "bfloat16"
+        ):  # torch does not know NumPy's extension type: pass the bits
             return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
         return torch.from_numpy(array.copy())
 

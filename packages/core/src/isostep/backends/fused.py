@@ -34,7 +34,9 @@ class _Slot:
     def __post_init__(self) -> None:
         # NumPy's scalars are copied like strided arrays: they have no array header to read an address from.
         self.strided = [
-            i for i, a in enumerate(self.arrays) if not (isinstance(a, np.ndarray) and a.flags.c_contiguous)
+            i
+            for i, a in enumerate(self.arrays)
+            if not (isinstance(a, np.ndarray) and a.flags.c_contiguous)
         ]
         self.used = list(self.arrays)
         for i in self.strided:
@@ -93,7 +95,9 @@ class NumpyFused(NumpyReference):
         obstacle = Layout(trace(rule), "float32").obstacle
         return f"generic: {obstacle}" if obstacle else "fused"
 
-    def step(self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any) -> tuple[Any, State]:
+    def step(
+        self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
+    ) -> tuple[Any, State]:
         check_rule(rule)
         if Layout(trace(rule), "float32").obstacle:
             return super().step(rule, params, grads, state, **inputs)
@@ -118,7 +122,9 @@ class NumpyFused(NumpyReference):
         state.group_t += bool(active)
         return params, state
 
-    def _launch(self, rule: BoundRule, plan: _Plan, state: State, group: dict[str, Any], now: Any) -> dict[str, Any]:
+    def _launch(
+        self, rule: BoundRule, plan: _Plan, state: State, group: dict[str, Any], now: Any
+    ) -> dict[str, Any]:
         counts = sorted({state.t[i] + 1 for part in plan.parts for i in part.members})
         hypers = [(t, rule.at(t)) for t in counts]
         for part in plan.parts:
@@ -133,7 +139,13 @@ class NumpyFused(NumpyReference):
         return group
 
     def _plan(
-        self, rule: BoundRule, params: Any, arrays: list[Any], state: State, active: list[int], given: list[list[Any]]
+        self,
+        rule: BoundRule,
+        params: Any,
+        arrays: list[Any],
+        state: State,
+        active: list[int],
+        given: list[list[Any]],
     ) -> _Plan:
         """The plan for these arrays, from the last step if nothing that it depends on has changed."""
         counts = [state.t[i] + 1 for i in active]
@@ -144,9 +156,16 @@ class NumpyFused(NumpyReference):
         states = [a for d in state.arrays for a in d.values()]
         plan: _Plan | None = state.plan
         now = [v[i] for v in given for i in active]
-        if plan is None or plan.key != key or not _same(plan.params, arrays) or not _same(plan.states, states):
+        if (
+            plan is None
+            or plan.key != key
+            or not _same(plan.params, arrays)
+            or not _same(plan.states, states)
+        ):
             self._check(rule, params, grads=given, state=state)
-            parts = self._parts(rule, arrays, active, [kinds[t] for t in counts], [phases[t] for t in counts])
+            parts = self._parts(
+                rule, arrays, active, [kinds[t] for t in counts], [phases[t] for t in counts]
+            )
             dtype = np.dtype(self._group_dtype([arrays[i] for i in active]))
             plan = state.plan = _Plan(key, list(arrays), states, parts, dtype)
         elif _same(plan.given, now):
@@ -175,7 +194,9 @@ class NumpyFused(NumpyReference):
                     )
                     raise StepError(message)
 
-    def _check_given(self, rule: BoundRule, params: Any, given: list[list[Any]], active: list[int]) -> None:
+    def _check_given(
+        self, rule: BoundRule, params: Any, given: list[list[Any]], active: list[int]
+    ) -> None:
         arrays = as_list(params)
         for values in given:  # the usual case at a glance; the slow way words the error
             for i in active:
@@ -185,7 +206,12 @@ class NumpyFused(NumpyReference):
 
     @staticmethod
     def _arrays_of(
-        rule: BoundRule, name: str, members: list[int], arrays: list[Any], state: State, given: list[list[Any]]
+        rule: BoundRule,
+        name: str,
+        members: list[int],
+        arrays: list[Any],
+        state: State,
+        given: list[list[Any]],
     ) -> list[np.ndarray]:
         if name == "p":
             return [arrays[i] for i in members]
@@ -195,7 +221,12 @@ class NumpyFused(NumpyReference):
         return [source[i] for i in members]
 
     def _parts(
-        self, rule: BoundRule, arrays: list[Any], active: list[int], kinds: list[int], phases: list[Any]
+        self,
+        rule: BoundRule,
+        arrays: list[Any],
+        active: list[int],
+        kinds: list[int],
+        phases: list[Any],
     ) -> list[_Part]:
         by_program: dict[Any, list[int]] = defaultdict(list)
         for where, i in enumerate(active):
@@ -204,7 +235,9 @@ class NumpyFused(NumpyReference):
         for (phase, dtype), places in by_program.items():
             members = [active[w] for w in places]
             shapes = tuple(tuple(arrays[i].shape) for i in members)
-            bin = Bin(trace(rule, phase), dtype, shapes, np.array([kinds[w] for w in places], np.int64))
+            bin = Bin(
+                trace(rule, phase), dtype, shapes, np.array([kinds[w] for w in places], np.int64)
+            )
             count = len(bin.layout.slots)
             table = np.zeros((len(members), count), np.int64)
             parts.append(_Part(bin, members, [_Slot([]) for _ in range(count)], table))

@@ -39,7 +39,9 @@ def kernels(program: Program, dtype: str) -> ModuleType:
 
 
 def _load(text: str, name: str) -> ModuleType:
-    support = Path(numba_support.__file__).read_text()  # Numba's cache does not look into imported modules
+    support = Path(
+        numba_support.__file__
+    ).read_text()  # Numba's cache does not look into imported modules
     digest = hashlib.sha256((support + text).encode()).hexdigest()[:16]
     stem = "".join(c if c.isalnum() else "_" for c in name)[:60]
     module_name = f"isostep_kernel_{stem}_{digest}"
@@ -57,7 +59,10 @@ def _load(text: str, name: str) -> ModuleType:
 
 def _write(file: str, text: str) -> Path:
     """The source in the cache folder, written atomically; in a temporary folder where that is not possible."""
-    for folder in (cache_folder() / "numba", Path(tempfile.gettempdir()) / f"isostep-{os.getuid()}" / "numba"):
+    for folder in (
+        cache_folder() / "numba",
+        Path(tempfile.gettempdir()) / f"isostep-{os.getuid()}" / "numba",
+    ):
         path = folder / file
         try:
             if path.exists() and path.read_text() == text:

@@ -25,14 +25,17 @@ TEXT = {
     "abs": "np.abs({})",
     "sign": "sign({}, one)",
     "atan2": "np.arctan2({}, {})",
-    **{f: f"np.{f}({{}})" for f in ("sqrt", "cbrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "floor")},
+    **{
+        f: f"np.{f}({{}})"
+        for f in ("sqrt", "cbrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "floor")
+    },
     **{f: f"np.{f}({{}})" for f in ("isfinite", "isnan")},
 }
 BOOLEAN = frozenset(("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "isfinite", "isnan"))
 RESERVED = (
     "np", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last", "table", "scalars",
-    "columns", "units", "facts", "sums", "dtype", "SIGNATURE", "unit_sums", "chunk", "array", "start", "stop", "kind", "i", "unit",
-    "inner", "count", "base", "end", "at",
+    "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array", "start",
+    "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at",
 )  # fmt: skip
 
 
@@ -71,20 +74,28 @@ class Layout:
     def columns(self, stage: int, *domains: Domain) -> list[Value]:
         """The values of these domains that a pass reads, in order."""
         reads = {a for n in self.elements(stage) for a in n.args} | set(self.goals(stage))
-        return [n for n in self.program.live if n in reads and n.domain in domains and n.op != "const"]
+        return [
+            n for n in self.program.live if n in reads and n.domain in domains and n.op != "const"
+        ]
 
     @cached_property
     def obstacle(self) -> str | None:
         """Why this program cannot be fused, in words; None if it can."""
         if self.program.generic:
-            odd = {n.op for n in self.program.live if n.domain is Domain.TENSOR} - set(MAPS) - {"input", "sum"}
+            odd = (
+                {n.op for n in self.program.live if n.domain is Domain.TENSOR}
+                - set(MAPS)
+                - {"input", "sum"}
+            )
             return f"it works on axes or matrices ({', '.join(sorted(odd))})"
         axes = {a for s in range(self.stages) for a in self.unit_axes(s)}
         return f"it reduces over units of several axes ({sorted(axes)})" if len(axes) > 1 else None
 
     def unit_axes(self, stage: int) -> list[int]:
         """The unit axes that a pass reads or reduces over."""
-        nodes = self.columns(stage, Domain.UNIT) + [r for r in self.program.reductions(stage) if r.op == "sum_units"]
+        nodes = self.columns(stage, Domain.UNIT) + [
+            r for r in self.program.reductions(stage) if r.op == "sum_units"
+        ]
         return sorted({n.axis for n in nodes if n.axis is not None})
 
 
@@ -98,7 +109,11 @@ def render(node: Value, text: dict[Value, str]) -> str:
     """One node as Numba source."""
     if node.op == "const":
         value = node.attrs[0]
-        return repr(value) if isinstance(value, bool) else f"dtype({float(value)!r})".replace("inf", "np.inf")
+        return (
+            repr(value)
+            if isinstance(value, bool)
+            else f"dtype({float(value)!r})".replace("inf", "np.inf")
+        )
     return TEXT.get(node.op, MAPS[node.op].text).format(*(text[a] for a in node.args))
 
 
@@ -126,7 +141,10 @@ class Writer:
             "from numba import njit",
             "",
             "from isostep.lower.numba_support import (",
-            *(f"    {n}," for n in ("accumulate", "loader", "maximum", "minimum", "sign", "storer")),
+            *(
+                f"    {n},"
+                for n in ("accumulate", "loader", "maximum", "minimum", "sign", "storer")
+            ),
             *(f"    {n}_{dtype}," for n in ("narrow", "widen") if self.half),
             ")",
             "",
@@ -134,7 +152,10 @@ class Writer:
             f'SIGNATURE = "{SIGNATURE}"',
             f"dtype = np.{self.compute}",
             *(f"load_{_id(n)} = loader({dtype!r}, {k}, {len(slots)})" for k, n in enumerate(slots)),
-            *(f"store_{_id(n)} = storer({dtype!r}, {slots.index(n)}, {len(slots)})" for n in self.layout.written),
+            *(
+                f"store_{_id(n)} = storer({dtype!r}, {slots.index(n)}, {len(slots)})"
+                for n in self.layout.written
+            ),
         ]
         for stage in range(self.layout.stages):
             head += ["", "", *self.stage(stage)]
@@ -151,13 +172,27 @@ class Writer:
             "        array, start, stop, kind = chunks[chunk, 0], chunks[chunk, 1], chunks[chunk, 2], chunks[chunk, 3]",
         ]
         body = [
-            *(self._scalar(n, f"scalars[kind, {k}]") for k, n in enumerate(self.layout.columns(stage, *SCALARS))),
-            *(self._scalar(n, f"columns[array, {k}]") for k, n in enumerate(self.layout.columns(stage, *PER_ARRAY))),
-            *(f"address_{_id(n)} = table[array, {self.layout.slots.index(n)}]" for n in self._touched(stage)),
+            *(
+                self._scalar(n, f"scalars[kind, {k}]")
+                for k, n in enumerate(self.layout.columns(stage, *SCALARS))
+            ),
+            *(
+                self._scalar(n, f"columns[array, {k}]")
+                for k, n in enumerate(self.layout.columns(stage, *PER_ARRAY))
+            ),
+            *(
+                f"address_{_id(n)} = table[array, {self.layout.slots.index(n)}]"
+                for n in self._touched(stage)
+            ),
             *(f"{self._sum(r)} = np.float64(0)" for r in self._whole_sums(stage)),
         ]
-        body += self._unit_loops(stage) if self.layout.unit_axes(stage) else ["for i in range(start, stop):", *_indent(self._element(stage))]
-        body += [f"sums[chunk, {k}] = {self._sum(r)}" for k, r in enumerate(self._whole_sums(stage))]
+        if self.layout.unit_axes(stage):
+            body += self._unit_loops(stage)
+        else:
+            body += ["for i in range(start, stop):", *_indent(self._element(stage))]
+        body += [
+            f"sums[chunk, {k}] = {self._sum(r)}" for k, r in enumerate(self._whole_sums(stage))
+        ]
         return out + _indent(body, 2)
 
     def _summary(self, stage: int) -> str:
@@ -166,7 +201,11 @@ class Writer:
         return f"Pass {stage + 1} of {self.layout.stages}: {ends}."
 
     def _scalar(self, node: Value, place: str) -> str:
-        return f"{self.names[node]} = {place} != 0" if node.op in BOOLEAN else f"{self.names[node]} = dtype({place})"
+        return (
+            f"{self.names[node]} = {place} != 0"
+            if node.op in BOOLEAN
+            else f"{self.names[node]} = dtype({place})"
+        )
 
     def _sum(self, node: Value) -> str:
         return f"sum_{self.names[node]}"
@@ -204,19 +243,23 @@ class Writer:
             for k, n in enumerate(self.layout.columns(stage, Domain.UNIT)):
                 out.append(self._scalar(n, f"units[base + unit + i - at, {k}]"))
         out += lines(self.program, nodes, names, render)
-        for r in self._whole_sums(stage):
-            out.append(f"{self._sum(r)} = accumulate({self._sum(r)}, {self._text(r.args[0])})")
+        sums = self._whole_sums(stage) + ([] if vector_units else self._unit_sums(stage))
+        out += [
+            f"{self._sum(r)} = accumulate({self._sum(r)}, {self._text(r.args[0])})" for r in sums
+        ]
         if vector_units:
             for k, r in enumerate(self._unit_sums(stage)):
                 out.append(f"unit_sums[base + unit + i - at, {k}] += {self._text(r.args[0])}")
-        else:
-            out += [f"{self._sum(r)} = accumulate({self._sum(r)}, {self._text(r.args[0])})" for r in self._unit_sums(stage)]
         if last:
             out += [self._store(n, self._text(v)) for n, v in self.program.stored.items()]
             (name, value), *_ = self.program.outputs.items()
             p_in = inputs["p"] if "p" in inputs else None
             p = names[p_in] if p_in is not None else "p"
-            out.append(self._store("p", f"{p} + {self._text(value)}" if name == UPDATE else self._text(value)))
+            out.append(
+                self._store(
+                    "p", f"{p} + {self._text(value)}" if name == UPDATE else self._text(value)
+                )
+            )
         return out
 
     def _text(self, node: Value) -> str:
@@ -234,7 +277,10 @@ class Writer:
             *(f"{self._sum(r)} = np.float64(0)" for r in self._unit_sums(stage)),
             "for i in range(at, end):",
             *_indent(self._element(stage)),
-            *(f"unit_sums[base + unit, {k}] += {self._sum(r)}" for k, r in enumerate(self._unit_sums(stage))),
+            *(
+                f"unit_sums[base + unit, {k}] += {self._sum(r)}"
+                for k, r in enumerate(self._unit_sums(stage))
+            ),
             "at = end",
         ]
         row = [

@@ -14,7 +14,12 @@ from numba import float32, njit, types, uint16, uint32
 from numba.extending import intrinsic
 
 #: the dtype of the elements in memory, by name; halves are stored as bits
-STORAGE = {"float64": types.float64, "float32": types.float32, "bfloat16": types.uint16, "float16": types.uint16}
+STORAGE = {
+    "float64": types.float64,
+    "float32": types.float32,
+    "bfloat16": types.uint16,
+    "float16": types.uint16,
+}
 
 
 def _scoped(builder: Any, instruction: Any, slot: int, slots: int) -> Any:

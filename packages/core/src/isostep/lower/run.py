@@ -70,7 +70,11 @@ class Bin:
     @cached_property
     def chunks(self) -> np.ndarray:
         """Rows of (array, start, stop, kind); a unit that is summed lies within one chunk."""
-        sums_units = any(r.op == "sum_units" for s in range(self.layout.stages) for r in self.program.reductions(s))
+        sums_units = any(
+            r.op == "sum_units"
+            for s in range(self.layout.stages)
+            for r in self.program.reductions(s)
+        )
         rows = []
         axes = [a for s in range(self.layout.stages) for a in self.layout.unit_axes(s)]
         units = self.facts.units(axes[0]) if sums_units else None
@@ -117,11 +121,16 @@ class Step:
                 r.launch(stage)
             self._combine(stage)
         first = self.runs[0]
-        return {n: self.group_dtype.type(first.small[v]) for n, v in first.bin.program.group_outputs.items()}
+        return {
+            n: self.group_dtype.type(first.small[v])
+            for n, v in first.bin.program.group_outputs.items()
+        }
 
     def _combine(self, stage: int) -> None:
         """Sums over the group are sums over all bins, in order."""
-        names = [[x for x in r.bin.program.reductions(stage) if x.op == "sum_group"] for r in self.runs]
+        names = [
+            [x for x in r.bin.program.reductions(stage) if x.op == "sum_group"] for r in self.runs
+        ]
         for same in zip(*names, strict=True):
             total = sum(r.group_sums[x] for r, x in zip(self.runs, same, strict=True))
             for r, x in zip(self.runs, same, strict=True):
@@ -131,7 +140,9 @@ class Step:
 class _Run:
     """One bin's part of a step."""
 
-    def __init__(self, bin: Bin, table: np.ndarray, hypers: Any, group_hyper: Any, group: dict[str, Any]) -> None:
+    def __init__(
+        self, bin: Bin, table: np.ndarray, hypers: Any, group_hyper: Any, group: dict[str, Any]
+    ) -> None:
         self.bin, self.table = bin, table
         program = bin.program
         self.module = kernels(program, bin.dtype)
@@ -142,9 +153,15 @@ class _Run:
             for n, v in shared.items()
             if n.scope == "group"
         }
-        known |= {n: group[n.attrs[0]] for n in program.live if n.op == "input" and n.domain is Domain.GROUP}
+        known |= {
+            n: group[n.attrs[0]]
+            for n in program.live
+            if n.op == "input" and n.domain is Domain.GROUP
+        }
         per_array = {
-            n: np.array([k[n] for k in self.kinds], bool if isinstance(v, bool) else bin.compute)[bin.kinds]
+            n: np.array([k[n] for k in self.kinds], bool if isinstance(v, bool) else bin.compute)[
+                bin.kinds
+            ]
             for n, v in self.kinds[0].items()
             if n.op != "const" and n.scope == "array"
         }
@@ -196,16 +213,24 @@ class _Run:
         return np.ascontiguousarray(np.stack(found, axis=1)) if found else np.zeros((1, 1))
 
 
-def _spread_over_threads(kernel: Callable[..., None], chunks: np.ndarray, size: int, arguments: Any) -> None:
+def _spread_over_threads(
+    kernel: Callable[..., None], chunks: np.ndarray, size: int, arguments: Any
+) -> None:
     """Contiguous shares of chunks, one a thread; the shares never change a result, only who computes it."""
     count = min(threads(), len(chunks)) if size >= SERIAL else 1
     if count == 1:
         kernel(chunks, 0, len(chunks), *arguments)
         return
     done = np.cumsum(chunks[:, 2] - chunks[:, 1])
-    cuts = [0, *(int(np.searchsorted(done, size * k / count)) for k in range(1, count)), len(chunks)]
+    cuts = [
+        0,
+        *(int(np.searchsorted(done, size * k / count)) for k in range(1, count)),
+        len(chunks),
+    ]
     pool = _workers(count - 1)
-    waiting = [pool.submit(kernel, chunks, cuts[k], cuts[k + 1], *arguments) for k in range(1, count)]
+    waiting = [
+        pool.submit(kernel, chunks, cuts[k], cuts[k + 1], *arguments) for k in range(1, count)
+    ]
     kernel(chunks, cuts[0], cuts[1], *arguments)
     for each in waiting:
         each.result()

@@ -39,7 +39,11 @@ class Facts:
         for shape in self.shapes:
             size = int(np.prod(shape, dtype=np.int64))
             count = shape[axis] if len(shape) >= 2 else 1
-            inner = int(np.prod(shape[axis % len(shape) + 1 :], dtype=np.int64)) if len(shape) >= 2 else size
+            inner = (
+                int(np.prod(shape[axis % len(shape) + 1 :], dtype=np.int64))
+                if len(shape) >= 2
+                else size
+            )
             rows.append((max(size, 1) if count <= 1 else max(inner, 1), count, base))
             base += count
         return np.array(rows, np.int64).reshape(-1, 3)
@@ -48,7 +52,9 @@ class Facts:
 class Small:
     """Evaluates the nodes that are not per element, as their operands become known."""
 
-    def __init__(self, facts: Facts, scalars: Mapping[Value, np.ndarray], shared: Mapping[Value, Any]) -> None:
+    def __init__(
+        self, facts: Facts, scalars: Mapping[Value, np.ndarray], shared: Mapping[Value, Any]
+    ) -> None:
         """``scalars``: per-array vectors of the scalars that vary by t; ``shared``: one number for the group."""
         self.facts = facts
         self.known: dict[Value, Any] = dict(shared)
@@ -78,5 +84,6 @@ class Small:
         """A per-array operand repeated for the units of each array, where the user is per unit."""
         value = self[operand]
         if user.domain is Domain.UNIT and operand.domain < Domain.UNIT and np.ndim(value):
+            assert user.axis is not None
             return np.repeat(value, self.facts.units(user.axis)[:, 1])
         return value

@@ -19,7 +19,7 @@ def _constructor(piece: Piece) -> Callable[..., BoundPiece]:
 
     def construct(*args: Any, **hyper: Any) -> BoundPiece:
         if len(args) > len(piece.hyper):
-            message = f"{piece.name} takes {len(piece.hyper)} hyperparameters ({', '.join(piece.hyper)}), got {len(args)}"
+            message = f"{piece.name} takes {', '.join(piece.hyper) or 'no arguments'}; got {len(args)} by position"
             raise RuleError(message)
         return piece.bind(**dict(zip(piece.hyper, args, strict=False)), **hyper)
 
