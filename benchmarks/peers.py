@@ -1,0 +1,87 @@
+"""What isostep is measured against: for each rule a setting, and the same setting in other libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import isostep
+from isostep.lower.run import threads
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A name, and a function of parameters and gradients that returns one step to be timed."""
+
+    name: str
+    prepare: Callable[[list[np.ndarray], list[np.ndarray]], Callable[[], Any]]
+
+
+def torch_optim(name: str, kind: str, **hyper: Any) -> Contender:
+    """A class of torch.optim in its ``fused`` or ``foreach`` form."""
+
+    def prepare(params: list[np.ndarray], grads: list[np.ndarray]) -> Callable[[], Any]:
+        import torch
+
+        torch.set_num_threads(threads())
+        own = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in params]
+        for p, g in zip(own, grads, strict=True):
+            p.grad = torch.from_numpy(g.copy())
+        return getattr(torch.optim, name)(own, **{kind: True}, **hyper).step
+
+    return Contender(f"torch {kind}", prepare)
+
+
+def optax(name: str, *args: Any, **hyper: Any) -> Contender:
+    """An optax transformation, update and apply_updates in one jit with donation."""
+
+    def prepare(params: list[np.ndarray], grads: list[np.ndarray]) -> Callable[[], Any]:
+        import jax
+        import jax.numpy as jnp
+        import optax as library
+
+        tx = getattr(library, name)(*args, **hyper)
+        own, given = [jnp.array(p) for p in params], [jnp.array(g) for g in grads]
+        held = {"params": own, "state": tx.init(own)}
+
+        @partial(jax.jit, donate_argnums=(0, 2))
+        def update(p: Any, g: Any, s: Any) -> Any:
+            updates, s = tx.update(g, s, p)
+            return library.apply_updates(p, updates), s
+
+        def step() -> None:
+            held["params"], held["state"] = update(held["params"], given, held["state"])
+            jax.block_until_ready(held["params"])
+
+        return step
+
+    return Contender("optax", prepare)
+
+
+#: rule -> (the rule as measured, the same rule elsewhere)
+PEERS: dict[str, tuple[isostep.BoundRule, list[Contender]]] = {
+    "adamw": (
+        isostep.rule("adamw", lr=1e-3),
+        [
+            torch_optim("AdamW", "fused", lr=1e-3),
+            torch_optim("AdamW", "foreach", lr=1e-3),
+            optax("adamw", 1e-3, weight_decay=1e-2),
+        ],
+    ),
+    "sgd": (
+        isostep.rule("sgd", lr=1e-3, momentum=0.9),
+        [
+            torch_optim("SGD", "fused", lr=1e-3, momentum=0.9),
+            torch_optim("SGD", "foreach", lr=1e-3, momentum=0.9),
+            optax("sgd", 1e-3, momentum=0.9),
+        ],
+    ),
+    "lamb": (isostep.rule("lamb", lr=1e-3), [optax("lamb", 1e-3)]),
+    "addsign": (isostep.rule("addsign", lr=1e-3), []),
+    "powersign": (isostep.rule("powersign", lr=1e-3), []),
+    "sgd_hd": (isostep.rule("sgd_hd", lr=1e-3), []),
+}

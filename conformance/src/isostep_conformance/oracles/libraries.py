@@ -1,0 +1,24 @@
+"""torch.optim, torch.nn.utils, optax and the papers as oracles, live, in float64.
+
+A library that is missing is an error, not a shorter table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from . import check_muon, check_optax, check_papers, check_torch
+from .check import Check
+from .outcome import Outcome
+
+
+def all_checks() -> list[Check]:
+    """Every check, not yet run."""
+    modules = (check_torch, check_optax, check_muon, check_papers)
+    return [check for module in modules for check in module.checks()]
+
+
+def checks(path: str = "numpy:reference") -> Iterator[Outcome]:
+    """Every check on one path, as it is finished."""
+    for check in all_checks():
+        yield check.outcome(path)
