@@ -85,7 +85,7 @@ class Real(Domain):
             return value
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             value = _number(label, self.describe(), value)
-        number = float(value)
+        number = _as_float(value)
         if not math.isfinite(number) or not self._inside(number):
             raise _fail(label, self.describe(), value)
         return number
@@ -101,9 +101,18 @@ class Real(Domain):
         return value is None or (self.zero_is_static and not callable(value) and value == 0.0)
 
 
+def _as_float(number: Any) -> float:
+    """A real number rounded to float64: infinite where an integer or a fraction is too large for it."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
+
+
 def _number(label: str, allowed: str, value: Any) -> float:
     """A 0-d array or framework scalar as a float; anything else is an error."""
-    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+    logical = "bool" in str(getattr(value, "dtype", ""))
+    if isinstance(value, bool | str | bytes) or logical or not hasattr(value, "__float__"):
         raise _fail(label, allowed, value)
     try:
         return float(value)
@@ -201,7 +210,7 @@ class Pair(Domain):
 
     def check(self, label: str, value: Any) -> tuple[Any, ...]:
         try:
-            items = () if isinstance(value, str) else tuple(value)
+            items = () if isinstance(value, str | bytes) else tuple(value)
         except TypeError:
             items = ()
         if len(items) != len(self.parts):
@@ -233,7 +242,7 @@ class Scheduled(Domain):
         if (
             isinstance(value, bool)
             or not isinstance(value, numbers.Real)
-            or not math.isfinite(value)
+            or not math.isfinite(_as_float(value))
         ):
             raise _fail(label, self.describe(), value)
         return float(value)
@@ -248,6 +257,8 @@ def evaluate(label: str, domain: Domain, value: Any, done: int) -> Any:
         return value
     schedule: Callable[[int], Any] = value
     result = schedule(done)
+    if result is None or callable(result):
+        raise _fail(f"{label}({done})", Real().describe(), result)
     if isinstance(domain, Scheduled):
         return Real().check(f"{label}({done})", result)
     return domain.check(f"{label}({done})", result)

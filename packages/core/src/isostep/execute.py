@@ -134,6 +134,10 @@ class ArrayBackend:
             (self.compute_dtype(a) for a in arrays), key=lambda d: d == "float64", default="float32"
         )
 
+    def _dtype_of_group(self, group: dict[str, Any], arrays: Sequence[Any]) -> str:
+        """That of the group's state; it does not change when some parameters have no gradient."""
+        return self.dtype(next(iter(group.values()))) if group else self._group_dtype(arrays)
+
     def _init_one(self, rule: BoundRule, hyper: dict[str, Any], p: Any) -> dict[str, Any]:
         made: dict[str, Any] = {}
         for c in rule.components:
@@ -162,13 +166,14 @@ class ArrayBackend:
         """
         work = self.prepare(rule, params, grads, state, inputs)
         active = [i for i, item in enumerate(work) if item is not None]
+        given = [None if item is None else {"p": item.p, **item.state} for item in work]
         with self.quiet():
             runs = [[i] for i in active] if rule.sequential else [active] if active else []
             group = dict(state.group)
             for run in runs:
                 items = [item for i in run if (item := work[i]) is not None]
                 group = self._run(rule, items, group, state.group_t + 1)
-            return self._commit(params, state, work, group, bool(active))
+            return self._commit(params, state, work, given, group, bool(active))
 
     def prepare(
         self, rule: BoundRule, params: Any, grads: Any, state: State, inputs: dict[str, Any]
@@ -177,6 +182,7 @@ class ArrayBackend:
         check_rule(rule)
         arrays = self._checked_params(rule, params)
         check_state(rule, state, len(arrays))
+        self._check_state_arrays(rule, arrays, state)
         check_inputs(rule, inputs)
         all_grads = aligned(rule, "grads", params, grads)
         all_inputs = {n: aligned(rule, n, params, inputs[n]) for n in rule.input_names}
@@ -205,6 +211,19 @@ class ArrayBackend:
             )
         return work
 
+    def _check_state_arrays(self, rule: BoundRule, arrays: list[Any], state: State) -> None:
+        """State arrays must fit their parameters; those that a rule's init makes have shapes of their own."""
+        free = {n for c in rule.components if c.part.init is not None for n in rule.state_of(c)}
+        for i, (p, own) in enumerate(zip(arrays, state.arrays, strict=True)):
+            for n, a in own.items():
+                shape, dtype = tuple(a.shape), self.dtype(a)
+                if dtype != self.dtype(p) or (n not in free and shape != tuple(p.shape)):
+                    message = (
+                        f"{rule.name}: state {n} of params[{i}] must be a {self.dtype(p)} array of shape "
+                        f"{tuple(p.shape)}, got {dtype} {shape}; make a new state"
+                    )
+                    raise StepError(message)
+
     def _check_given(
         self, rule: BoundRule, params: Any, given: list[list[Any]], active: list[int]
     ) -> None:
@@ -222,12 +241,18 @@ class ArrayBackend:
     def _run(
         self, rule: BoundRule, items: list[Item], group: dict[str, Any], t: int
     ) -> dict[str, Any]:
-        dtype = self._group_dtype([item.p for item in items])
+        like = items[0].p
+        dtype = self._dtype_of_group(group, [item.p for item in items])
+
+        def one(value: Any) -> Any:
+            summed = nm.sum(value)
+            number = isinstance(summed, int | float) and not hasattr(summed, "dtype")
+            return self.scalar(summed, dtype, like) if number else self.cast(summed, dtype)
 
         def total(members: Sequence[Item], values: Sequence[Any]) -> Any:
-            result = self.cast(nm.sum(values[0]), dtype)
+            result = one(values[0])
             for v in values[1:]:
-                result = result + self.cast(nm.sum(v), dtype)
+                result = result + one(v)
             return result
 
         shared = Group(
@@ -245,18 +270,24 @@ class ArrayBackend:
         params: Any,
         state: State,
         work: list[Item | None],
+        given: list[dict[str, Any] | None],
         group: dict[str, Any],
         stepped: bool,
     ) -> tuple[Any, State]:
         """Round and store: the only place where p + u happens on this path."""
         arrays = as_list(params)
         new_params, new_state = list(arrays), [dict(a) for a in state.arrays]
-        for i, item in enumerate(work):
-            if item is None:
+        for i, (item, old) in enumerate(zip(work, given, strict=True)):
+            if item is None or old is None:
                 continue
             p = item.u.value if isinstance(item.u, nm.Overwrite) else item.p + item.u
-            new_params[i] = self.write(arrays[i], p)
-            for n, v in item.state.items():
+            new = {"p": p, **item.state}
+            for n, v in new.items():
+                # An array that came in and goes out under another name is read before it is written.
+                if self.in_place and any(v is a and n != m for m, a in old.items()):
+                    new[n] = self.write(self.zeros_like(v), v)
+            new_params[i] = self.write(arrays[i], new.pop("p"))
+            for n, v in new.items():
                 new_state[i][n] = self.write(state.arrays[i][n], v)
         counts = [t + (item is not None) for t, item in zip(state.t, work, strict=True)]
         if not self.in_place:

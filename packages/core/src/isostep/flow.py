@@ -61,7 +61,9 @@ def flow(rule: BoundRule, items: Sequence[Item], group: Group) -> None:
                 _sum_over_group(rule, c, items, group, sums)
             for item in items:
                 u = item.u.value - item.p if isinstance(item.u, Overwrite) else item.u
-                item.u = _run(rule, c, after, (item.p, item.g, u), item, group, sums, unchanged=u)
+                result = _run(rule, c, after, (item.p, item.g, u), item, group, sums)
+                if result is not u:  # else a parameter that was overwritten stays so, to the bit
+                    item.u = result
 
 
 def _given(
@@ -89,7 +91,6 @@ def _run(
     item: Item,
     group: Group,
     sums: dict[str, dict[str, Any]],
-    unchanged: Any = None,
 ) -> Any:
     """Call one function for one parameter; its first result is returned, the others become state."""
     names = rule.state_of(c)

@@ -22,9 +22,13 @@ def identifiers(program: Program, reserved: Iterable[str] = ()) -> dict[Value, s
             base = f"group_{base}"
         elif node in outputs and outputs[node] in program.state_names:
             base = f"{base}_new"
-        base = "".join(c if c.isalnum() else "_" for c in base).strip("_")
-        taken[base] += 1
-        found[node] = base if taken[base] == 1 else f"{base}_{taken[base]}"
+        base = "".join(c if c.isalnum() else "_" for c in base).strip("_") or f"v{i}"
+        name = base
+        while name in taken:
+            taken[base] += 1
+            name = f"{base}_{taken[base]}"
+        taken[name] = 1
+        found[node] = name
     return found
 
 

@@ -27,7 +27,8 @@ __all__ = [
 
 
 def _is_number(x: Any) -> bool:
-    return isinstance(x, bool | int | float)
+    # NumPy's float64 scalars are floats too, but what a 0-d result is must not depend on the dtype.
+    return isinstance(x, bool | int | float) and not hasattr(x, "dtype")
 
 
 def namespace(x: Any) -> Any:
@@ -182,6 +183,8 @@ def sum(x: Any, /) -> Any:
     """The sum of all elements: a 0-d array."""
     if isinstance(x, Value):
         return x.graph.apply("sum", (x,))
+    if _is_number(x):
+        return x
     return namespace(x).sum(x, dtype=x.dtype)
 
 

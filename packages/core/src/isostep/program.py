@@ -51,7 +51,14 @@ class Program:
     @cached_property
     def generic(self) -> bool:
         """Whether some value is neither per element, unit, array nor group, so that it cannot be fused."""
-        return any(n.domain is Domain.TENSOR for n in self.live)
+        return any(n.domain is Domain.TENSOR for n in self.live) or bool(self.nested)
+
+    @cached_property
+    def nested(self) -> list[Value]:
+        """The sums over what is not per element (a sum of sums): no pass over the elements takes those."""
+        return [
+            n for n in self.live if n.op in REDUCTIONS and n.args[0].domain is not Domain.ELEMENT
+        ]
 
     @cached_property
     def roots(self) -> tuple[Value, ...]:
@@ -63,6 +70,12 @@ class Program:
         """The nodes that some output needs, in order."""
         needed = ancestors(self.roots)
         return tuple(n for n in self.nodes if n in needed)
+
+    @cached_property
+    def group_inputs(self) -> tuple[Value, ...]:
+        """The inputs that belong to the group: its state, and its own t and hyperparameters."""
+        inputs = (n for n in self.live if n.op == "input")
+        return tuple(n for n in inputs if n.domain is Domain.GROUP or n.scope == "group")
 
     @cached_property
     def stored(self) -> dict[str, Value]:

@@ -10,11 +10,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from types import SimpleNamespace
 from typing import Any
 
 from isostep.domains import REQUIRED, Domain, DomainError, Pair, evaluate
+
+
+#: What a step calls the parameter, the gradient, the update and its number.
+RESERVED = frozenset(("p", "g", "u", "t"))
 
 
 class RuleError(ValueError):
@@ -191,47 +195,52 @@ class BoundRule:
         for c in self.components:
             names += [c.prefix + n for n in c.part.inputs]
             names += self.state_of(c)
+            names += [c.prefix + n for n in c.part.group]
         clash = {n for n in names if names.count(n) > 1}
         if clash:
             message = f"{self.name}: state or input names appear twice: {sorted(clash)}"
             raise RuleError(message)
+        taken = RESERVED.intersection(names)
+        if taken:
+            message = f"{self.name}: state and inputs cannot be named {sorted(taken)}; these name the step's own"
+            raise RuleError(message)
 
-    @property
+    @cached_property
     def rule(self) -> Rule:
         """The one rule among the components."""
         return next(c.part for c in self.components if isinstance(c.part, Rule))
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The rule's name, or the components' names joined by +."""
         return "+".join(c.prefix.rstrip(".") or c.part.name for c in self.components)
 
-    @property
+    @cached_property
     def domains(self) -> dict[str, Domain]:
         """The domain of every hyperparameter, by its name in the whole rule."""
         return {c.prefix + n: d for c in self.components for n, d in c.part.hyper.items()}
 
-    @property
+    @cached_property
     def state_names(self) -> tuple[str, ...]:
         """The state arrays that each parameter has, in order."""
         return tuple(n for c in self.components for n in self.state_of(c))
 
-    @property
+    @cached_property
     def input_names(self) -> tuple[str, ...]:
         """What a step needs per parameter beside the gradient."""
         return tuple(c.prefix + n for c in self.components for n in c.part.inputs)
 
-    @property
+    @cached_property
     def group_names(self) -> tuple[str, ...]:
         """The group's own state: 0-d values shared by its parameters."""
         return tuple(c.prefix + n for c in self.components for n in c.part.group)
 
-    @property
+    @cached_property
     def reduces_group(self) -> bool:
         """Whether parameters depend on one another through sums over the group."""
         return any(c.part.measure is not None for c in self.components)
 
-    @property
+    @cached_property
     def sequential(self) -> bool:
         """Whether each parameter is a group of its own, taken in order."""
         test = self.rule.sequential
@@ -258,8 +267,10 @@ class BoundRule:
             values |= {c.prefix + n: v for n, v in c.part.bind_values(own).items()}
         return BoundRule(self.components, values)
 
-    def at(self, t: int) -> dict[str, Any]:
+    def at(self, t: int) -> Mapping[str, Any]:
         """The hyperparameters of step t: schedules are called with t - 1, the steps already done."""
+        if not self.scheduled:
+            return self.values
         found: dict[str, Any] = {}
         for name, domain in self.domains.items():
             value = self.values[name]
@@ -273,11 +284,11 @@ class BoundRule:
                 found[name] = evaluate(label, domain, value, t - 1)
         return found
 
+    @cached_property
     def scheduled(self) -> bool:
         """Whether any hyperparameter is a schedule, so that its values differ from step to step."""
-        return any(
-            callable(x) for v in self.values.values() for x in (v if isinstance(v, tuple) else (v,))
-        )
+        flat = (x for v in self.values.values() for x in (v if isinstance(v, tuple) else (v,)))
+        return any(callable(x) for x in flat)
 
     def phase(self, t: int) -> tuple[int, ...]:
         """What kind of step t is: one small value for each component that has phases."""
@@ -297,16 +308,26 @@ class BoundRule:
         }
 
     def structure(self) -> tuple[Any, ...]:
-        """What a program depends on beside phase and shape: components and static values. Hashable."""
-        static: list[tuple[str, Any]] = []
+        """What a program depends on beside phase and shape: components, static values, which are schedules."""
+        return self._structure
+
+    @cached_property
+    def _structure(self) -> tuple[Any, ...]:
+
+        def kind(domain: Domain, value: Any) -> tuple[str, Any]:
+            if domain.is_static(value):
+                return "static", value
+            return ("schedule" if callable(value) else "number"), None
+
+        kinds: list[Any] = []
         for name, domain in self.domains.items():
             value = self.values[name]
             if isinstance(domain, Pair):
-                flags = tuple((d.is_static(v), v) for d, v in zip(domain.parts, value, strict=True))
-                static.append((name, tuple((s, v if s else None) for s, v in flags)))
-            elif domain.is_static(value):
-                static.append((name, value))
-        return (tuple((id(c.part), c.prefix) for c in self.components), tuple(static))
+                kinds.append(tuple(kind(d, v) for d, v in zip(domain.parts, value, strict=True)))
+            else:
+                kinds.append(kind(domain, value))
+        # The parts themselves, not their ids: what is remembered by this must keep them alive.
+        return (tuple((c.part, c.prefix) for c in self.components), tuple(kinds))
 
     def __repr__(self) -> str:
         if len(self.components) == 1:

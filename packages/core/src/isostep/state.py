@@ -37,6 +37,10 @@ class State:
     group_t: int = 0
     plan: Any = field(default=None, repr=False, compare=False)  # a backend's own notes; never saved
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A plan knows where arrays lie in memory: in a copy, or in another process, that is wrong.
+        return {n: v for n, v in self.__dict__.items() if n != "plan"}
+
 
 def as_list(params: Any) -> list[Any]:
     """The parameters of a list, tuple or dict, in order."""

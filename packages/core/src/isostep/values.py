@@ -73,10 +73,8 @@ def _host_div(x: float, y: float) -> float:
 def _host_pow(x: float, y: float) -> float:
     try:
         result = x**y
-    except OverflowError:
-        return math.inf
-    except ZeroDivisionError:
-        return math.inf
+    except (OverflowError, ZeroDivisionError):
+        return -math.inf if math.copysign(1.0, x) < 0 and y % 2 == 1 else math.inf
     return math.nan if isinstance(result, complex) else result
 
 

@@ -83,6 +83,7 @@ class JaxJit(ArrayBackend):
         check_rule(rule)
         arrays = self._checked_params(rule, params)
         check_state(rule, state, len(arrays))
+        self._check_state_arrays(rule, arrays, state)
         check_inputs(rule, inputs)
         given = [aligned(rule, "grads", params, grads)]
         given += [aligned(rule, n, params, inputs[n]) for n in rule.input_names]
@@ -121,7 +122,7 @@ class JaxJit(ArrayBackend):
         programs = tuple(
             trace(rule, rule.phase(t), tuple(x["p"].shape)) for t, x in zip(ts, leaves, strict=True)
         )
-        dtype = self._group_dtype([x["p"] for x in leaves])
+        dtype = self._dtype_of_group(group, [x["p"] for x in leaves])
         spec = _Spec(programs, tuple(kinds.index(t) for t in ts), dtype)
         hypers = {t: rule.at(t) for t in {*kinds, group_t}}
         numbers = [_arguments(p, hypers[t], t, "array") for p, t in _distinct(programs, ts)]

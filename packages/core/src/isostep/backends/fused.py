@@ -12,7 +12,7 @@ import numpy as np
 
 from isostep.backends.numpy import NumpyReference
 from isostep.lower.addresses import addresses, overlap
-from isostep.lower.numba_source import Layout
+from isostep.lower.numba_source import layout
 from isostep.lower.run import Bin, Step
 from isostep.program import trace
 from isostep.rule import BoundRule
@@ -92,14 +92,14 @@ class NumpyFused(NumpyReference):
     name = "numpy:fused"
 
     def path(self, rule: BoundRule) -> str:
-        obstacle = Layout(trace(rule), "float32").obstacle
+        obstacle = layout(trace(rule), "float32").obstacle
         return f"generic: {obstacle}" if obstacle else "fused"
 
     def step(
         self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
     ) -> tuple[Any, State]:
         check_rule(rule)
-        if Layout(trace(rule), "float32").obstacle:
+        if layout(trace(rule), "float32").obstacle:
             return super().step(rule, params, grads, state, **inputs)
         arrays = as_list(params)
         check_state(rule, state, len(arrays))
@@ -166,7 +166,7 @@ class NumpyFused(NumpyReference):
             parts = self._parts(
                 rule, arrays, active, [kinds[t] for t in counts], [phases[t] for t in counts]
             )
-            dtype = np.dtype(self._group_dtype([arrays[i] for i in active]))
+            dtype = np.dtype(self._dtype_of_group(state.group, [arrays[i] for i in active]))
             plan = state.plan = _Plan(key, list(arrays), states, parts, dtype)
         elif _same(plan.given, now):
             return plan

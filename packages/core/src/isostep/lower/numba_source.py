@@ -10,7 +10,7 @@ to the elementary functions and the order of sums.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from isostep.listing import identifiers, lines
 from isostep.program import UPDATE, Program, ancestors
@@ -35,8 +35,26 @@ BOOLEAN = frozenset(("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "is
 RESERVED = (
     "np", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last", "table", "scalars",
     "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array", "start",
-    "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at",
+    "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "njit", "loader", "storer",
 )  # fmt: skip
+
+
+_I, _F = "int64[:, ::1]", "float64[:, ::1]"
+SIGNATURE = f"void({', '.join((_I, 'int64', 'int64', _I, _F, _F, _F, _I, _F, _F))})"
+SCALARS = (Domain.HOST, Domain.STEP)
+PER_ARRAY = (Domain.GROUP, Domain.ARRAY)
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """The arguments of one stage's kernel, column by column, and the sums that it returns."""
+
+    scalars: list[Value]
+    per_array: list[Value]
+    per_unit: list[Value]
+    sums: list[Value]
+    unit_sums: list[Value]
+    axis: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +77,21 @@ class Layout:
     @property
     def stages(self) -> int:
         return self.program.stages
+
+    @cached_property
+    def passes(self) -> tuple[Pass, ...]:
+        """What each stage's kernel is given and what it returns."""
+        return tuple(
+            Pass(
+                scalars=self.columns(s, *SCALARS),
+                per_array=self.columns(s, *PER_ARRAY),
+                per_unit=self.columns(s, Domain.UNIT),
+                sums=[r for r in self.program.reductions(s) if r.op != "sum_units"],
+                unit_sums=[r for r in self.program.reductions(s) if r.op == "sum_units"],
+                axis=next(iter(self.unit_axes(s)), None),
+            )
+            for s in range(self.stages)
+        )
 
     def goals(self, stage: int) -> list[Value]:
         """What a pass must have per element: the operands of its sums, and in the last one the outputs."""
@@ -87,6 +120,8 @@ class Layout:
                 - set(MAPS)
                 - {"input", "sum"}
             )
+            if not odd and self.program.nested:
+                return "it sums values that are sums themselves or the same for the whole array"
             return f"it works on axes or matrices ({', '.join(sorted(odd))})"
         axes = {a for s in range(self.stages) for a in self.unit_axes(s)}
         return f"it reduces over units of several axes ({sorted(axes)})" if len(axes) > 1 else None
@@ -99,10 +134,10 @@ class Layout:
         return sorted({n.axis for n in nodes if n.axis is not None})
 
 
-_I, _F = "int64[:, ::1]", "float64[:, ::1]"
-SIGNATURE = f"void({', '.join((_I, 'int64', 'int64', _I, _F, _F, _F, _I, _F, _F))})"
-SCALARS = (Domain.HOST, Domain.STEP)
-PER_ARRAY = (Domain.GROUP, Domain.ARRAY)
+@cache
+def layout(program: Program, dtype: str) -> Layout:
+    """The layout of a program for one dtype; worked out once."""
+    return Layout(program, dtype)
 
 
 def render(node: Value, text: dict[Value, str]) -> str:
@@ -112,7 +147,7 @@ def render(node: Value, text: dict[Value, str]) -> str:
         return (
             repr(value)
             if isinstance(value, bool)
-            else f"dtype({float(value)!r})".replace("inf", "np.inf")
+            else f"dtype({float(value)!r})".replace("inf", "np.inf").replace("nan", "np.nan")
         )
     return TEXT.get(node.op, MAPS[node.op].text).format(*(text[a] for a in node.args))
 
@@ -130,7 +165,8 @@ class Writer:
         self.program = layout.program
         self.compute = COMPUTE_DTYPE[layout.dtype]
         self.half = self.compute != layout.dtype
-        self.names = identifiers(self.program, RESERVED)
+        touch = (f"{verb}_{_id(n)}" for verb in ("load", "store", "address") for n in layout.slots)
+        self.names = identifiers(self.program, (*RESERVED, *touch))
 
     def module(self) -> str:
         slots, dtype = self.layout.slots, self.layout.dtype
@@ -174,24 +210,25 @@ class Writer:
         body = [
             *(
                 self._scalar(n, f"scalars[kind, {k}]")
-                for k, n in enumerate(self.layout.columns(stage, *SCALARS))
+                for k, n in enumerate(self.layout.passes[stage].scalars)
             ),
             *(
                 self._scalar(n, f"columns[array, {k}]")
-                for k, n in enumerate(self.layout.columns(stage, *PER_ARRAY))
+                for k, n in enumerate(self.layout.passes[stage].per_array)
             ),
             *(
                 f"address_{_id(n)} = table[array, {self.layout.slots.index(n)}]"
                 for n in self._touched(stage)
             ),
-            *(f"{self._sum(r)} = np.float64(0)" for r in self._whole_sums(stage)),
+            *(f"{self._sum(r)} = np.float64(0)" for r in self.layout.passes[stage].sums),
         ]
-        if self.layout.unit_axes(stage):
+        if self.layout.passes[stage].axis is not None:
             body += self._unit_loops(stage)
         else:
             body += ["for i in range(start, stop):", *_indent(self._element(stage))]
         body += [
-            f"sums[chunk, {k}] = {self._sum(r)}" for k, r in enumerate(self._whole_sums(stage))
+            f"sums[chunk, {k}] = {self._sum(r)}"
+            for k, r in enumerate(self.layout.passes[stage].sums)
         ]
         return out + _indent(body, 2)
 
@@ -208,13 +245,7 @@ class Writer:
         )
 
     def _sum(self, node: Value) -> str:
-        return f"sum_{self.names[node]}"
-
-    def _whole_sums(self, stage: int) -> list[Value]:
-        return [r for r in self.program.reductions(stage) if r.op != "sum_units"]
-
-    def _unit_sums(self, stage: int) -> list[Value]:
-        return [r for r in self.program.reductions(stage) if r.op == "sum_units"]
+        return f"_sum_{self.names[node]}"  # no value of the rule's begins with _
 
     def _touched(self, stage: int) -> list[str]:
         loads = [n.attrs[0] for n in self.layout.elements(stage) if n.op == "input"]
@@ -240,15 +271,17 @@ class Writer:
         if last and UPDATE in self.program.outputs and "p" not in inputs:
             out.append(f"p = {self._load('p')}")
         if vector_units:
-            for k, n in enumerate(self.layout.columns(stage, Domain.UNIT)):
+            for k, n in enumerate(self.layout.passes[stage].per_unit):
                 out.append(self._scalar(n, f"units[base + unit + i - at, {k}]"))
         out += lines(self.program, nodes, names, render)
-        sums = self._whole_sums(stage) + ([] if vector_units else self._unit_sums(stage))
+        sums = self.layout.passes[stage].sums + (
+            [] if vector_units else self.layout.passes[stage].unit_sums
+        )
         out += [
             f"{self._sum(r)} = accumulate({self._sum(r)}, {self._text(r.args[0])})" for r in sums
         ]
         if vector_units:
-            for k, r in enumerate(self._unit_sums(stage)):
+            for k, r in enumerate(self.layout.passes[stage].unit_sums):
                 out.append(f"unit_sums[base + unit + i - at, {k}] += {self._text(r.args[0])}")
         if last:
             out += [self._store(n, self._text(v)) for n, v in self.program.stored.items()]
@@ -269,17 +302,17 @@ class Writer:
 
     def _unit_loops(self, stage: int) -> list[str]:
         """Loops over runs in which the unit is constant, or (if units alternate) over runs of all units."""
-        axis_values = self.layout.columns(stage, Domain.UNIT)
+        axis_values = self.layout.passes[stage].per_unit
         run = [
             "unit = (at // inner) % count",
             "end = min(stop, at + inner - at % inner)",
             *(self._scalar(n, f"units[base + unit, {k}]") for k, n in enumerate(axis_values)),
-            *(f"{self._sum(r)} = np.float64(0)" for r in self._unit_sums(stage)),
+            *(f"{self._sum(r)} = np.float64(0)" for r in self.layout.passes[stage].unit_sums),
             "for i in range(at, end):",
             *_indent(self._element(stage)),
             *(
                 f"unit_sums[base + unit, {k}] += {self._sum(r)}"
-                for k, r in enumerate(self._unit_sums(stage))
+                for k, r in enumerate(self.layout.passes[stage].unit_sums)
             ),
             "at = end",
         ]

@@ -17,7 +17,7 @@ import numpy as np
 
 from isostep import scalars
 from isostep.lower.kernels import kernels
-from isostep.lower.numba_source import PER_ARRAY, SCALARS, Layout
+from isostep.lower.numba_source import Layout, layout
 from isostep.lower.small import Facts, Small
 from isostep.program import Program
 from isostep.state import COMPUTE_DTYPE
@@ -34,6 +34,8 @@ def threads() -> int:
     named = os.environ.get("ISOSTEP_NUM_THREADS")
     return max(1, int(named)) if named else len(os.sched_getaffinity(0))
 
+
+_NO_UNITS, _NO_COLUMNS = np.zeros((1, 3), np.int64), np.zeros((1, 1))
 
 _pool: tuple[int, int, ThreadPoolExecutor] | None = None
 
@@ -57,7 +59,7 @@ class Bin:
 
     @cached_property
     def layout(self) -> Layout:
-        return Layout(self.program, self.dtype)
+        return layout(self.program, self.dtype)
 
     @cached_property
     def compute(self) -> np.dtype:
@@ -112,7 +114,7 @@ class Step:
         """``bins`` with their pointer tables; ``hypers[kind]`` = (t, values); ``group`` = the group's state."""
         self.group_dtype = group_dtype
         self.group = group
-        self.runs = [_Run(b, table, hypers, group_hyper, group) for b, table in bins]
+        self.runs = [_Run(b, table, hypers, group_hyper, group, group_dtype) for b, table in bins]
 
     def run(self) -> dict[str, Any]:
         """Do it; the group's new state."""
@@ -141,76 +143,74 @@ class _Run:
     """One bin's part of a step."""
 
     def __init__(
-        self, bin: Bin, table: np.ndarray, hypers: Any, group_hyper: Any, group: dict[str, Any]
+        self,
+        bin: Bin,
+        table: np.ndarray,
+        hypers: Any,
+        group_hyper: Any,
+        group: dict[str, Any],
+        group_dtype: np.dtype,
     ) -> None:
         self.bin, self.table = bin, table
         program = bin.program
         self.module = kernels(program, bin.dtype)
         self.kinds = [scalars.evaluate(program, h, t) for t, h in hypers]
-        shared = scalars.evaluate(program, group_hyper[1], group_hyper[0], scope="group")
-        known: dict[Value, Any] = {
-            n: v if isinstance(v, bool) else bin.compute.type(v)
-            for n, v in shared.items()
-            if n.scope == "group"
-        }
-        known |= {
-            n: group[n.attrs[0]]
-            for n in program.live
-            if n.op == "input" and n.domain is Domain.GROUP
-        }
-        per_array = {
-            n: np.array([k[n] for k in self.kinds], bool if isinstance(v, bool) else bin.compute)[
-                bin.kinds
-            ]
-            for n, v in self.kinds[0].items()
-            if n.op != "const" and n.scope == "array"
-        }
-        self.small = Small(bin.facts, per_array, known)
+        known: dict[Value, Any] = {}
+        if program.group_inputs:
+            t, hyper = group_hyper
+            shared = scalars.evaluate(program, hyper, t, scope="group")
+            numbers = {n: v for n, v in shared.items() if n.scope == "group"}
+            known = {
+                n: v if isinstance(v, bool) else group_dtype.type(v) for n, v in numbers.items()
+            }
+            states = (n for n in program.group_inputs if n.domain is Domain.GROUP)
+            known |= {n: group[n.attrs[0]] for n in states}
+        self.small = Small(bin.facts, self._per_array, known, group_dtype)
         self.group_sums: dict[Value, Any] = {}
+
+    def _per_array(self, node: Value) -> np.ndarray:
+        """A scalar of t as one value per array."""
+        values = [k[node] for k in self.kinds]
+        dtype = np.dtype(bool) if isinstance(values[0], bool) else self.bin.compute
+        return np.array(values, dtype)[self.bin.kinds]
 
     def launch(self, stage: int) -> None:
         """One pass over the elements of this bin, on as many threads as pay."""
         bin, layout = self.bin, self.bin.layout
         if stage >= layout.stages:
             return
-        chunks = bin.chunks
-        reductions = bin.program.reductions(stage)
-        whole = [r for r in reductions if r.op != "sum_units"]
-        by_unit = [r for r in reductions if r.op == "sum_units"]
-        axes = layout.unit_axes(stage)
-        facts = bin.facts.units(axes[0]) if axes else np.zeros((1, 3), np.int64)
-        count = int(facts[:, 1].sum()) if axes else 1
-        sums = np.zeros((len(chunks), max(len(whole), 1)))
-        unit_sums = np.zeros((count, max(len(by_unit), 1)))
+        this, chunks = layout.passes[stage], bin.chunks
+        facts = bin.facts.units(this.axis) if this.axis is not None else _NO_UNITS
+        units = int(facts[:, 1].sum())
+        sums = np.zeros((len(chunks), max(len(this.sums), 1)))
+        unit_sums = np.zeros((units, max(len(this.unit_sums), 1)))
+        scalars_of = [[float(k[n]) for n in this.scalars] or [0.0] for k in self.kinds]
         arguments = (
             self.table,
-            self._scalar_columns(stage),
-            self._columns(layout.columns(stage, *PER_ARRAY), len(bin.shapes)),
-            self._columns(layout.columns(stage, Domain.UNIT), count),
+            np.array(scalars_of),
+            self._columns(this.per_array, len(bin.shapes)),
+            self._columns(this.per_unit, units),
             facts,
             sums,
             unit_sums,
         )
         _spread_over_threads(getattr(self.module, f"stage{stage}"), chunks, bin.size, arguments)
-        dtype = bin.compute
         with np.errstate(all="ignore"):
-            for k, r in enumerate(whole):
-                per_array = np.add.reduceat(sums[:, k], bin.first_chunks)
+            for k, r in enumerate(this.sums):
+                per_array = np.add.reduceat(sums[:, k], bin.first_chunks).astype(bin.compute)
                 if r.op == "sum_group":
-                    self.group_sums[r] = per_array.astype(dtype).astype(np.float64).sum()
+                    self.group_sums[r] = per_array.astype(np.float64).sum()
                 else:
-                    self.small.known[r] = per_array.astype(dtype)
-            for k, r in enumerate(by_unit):
-                self.small.known[r] = unit_sums[:, k].astype(dtype)
-
-    def _scalar_columns(self, stage: int) -> np.ndarray:
-        nodes = self.bin.layout.columns(stage, *SCALARS)
-        return np.array([[float(k[n]) for n in nodes] or [0.0] for k in self.kinds])
+                    self.small.known[r] = per_array
+            for k, r in enumerate(this.unit_sums):
+                self.small.known[r] = unit_sums[:, k].astype(bin.compute)
 
     def _columns(self, nodes: list[Value], rows: int) -> np.ndarray:
+        if not nodes:
+            return _NO_COLUMNS
         with np.errstate(all="ignore"):
             found = [np.broadcast_to(np.asarray(self.small[n], np.float64), (rows,)) for n in nodes]
-        return np.ascontiguousarray(np.stack(found, axis=1)) if found else np.zeros((1, 1))
+        return np.ascontiguousarray(np.stack(found, axis=1))
 
 
 def _spread_over_threads(

@@ -6,7 +6,7 @@ arrays, so a thousand small arrays cost no more calls than one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,10 +53,15 @@ class Small:
     """Evaluates the nodes that are not per element, as their operands become known."""
 
     def __init__(
-        self, facts: Facts, scalars: Mapping[Value, np.ndarray], shared: Mapping[Value, Any]
+        self,
+        facts: Facts,
+        scalars: Callable[[Value], np.ndarray],
+        shared: Mapping[Value, Any],
+        group_dtype: np.dtype,
     ) -> None:
-        """``scalars``: per-array vectors of the scalars that vary by t; ``shared``: one number for the group."""
+        """``scalars(node)``: a scalar of t, one value per array; ``shared``: one number for the group."""
         self.facts = facts
+        self.group_dtype = group_dtype
         self.known: dict[Value, Any] = dict(shared)
         self._scalars = scalars
 
@@ -70,8 +75,8 @@ class Small:
         if node.op == "const":
             value = node.attrs[0]
             return value if isinstance(value, bool) else self.facts.dtype.type(value)
-        if node in self._scalars:
-            return self._scalars[node]
+        if node.domain <= Domain.STEP:
+            return self._scalars(node)
         if node.op in FACTS:
             return self.facts.vector(node.op, node.attrs)
         if node.op in REDUCTIONS:  # of a value that is itself not per element
@@ -81,8 +86,13 @@ class Small:
         return MAPS[node.op].array(np, *operands)
 
     def _spread(self, operand: Value, user: Value) -> Any:
-        """A per-array operand repeated for the units of each array, where the user is per unit."""
+        """A per-array operand repeated for the units of each array; the group's numbers in the user's dtype."""
         value = self[operand]
+        if np.ndim(value) == 0 and not isinstance(value, bool | np.bool_):
+            of_group = user.domain is Domain.GROUP or user.scope == "group"
+            if operand.op == "const":
+                value = operand.attrs[0]
+            value = (self.group_dtype if of_group else self.facts.dtype).type(value)
         if user.domain is Domain.UNIT and operand.domain < Domain.UNIT and np.ndim(value):
             assert user.axis is not None
             return np.repeat(value, self.facts.units(user.axis)[:, 1])

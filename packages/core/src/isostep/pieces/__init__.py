@@ -6,7 +6,7 @@ The folder is the registry: each file declares one ``PIECE``, and ``isostep.piec
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isostep.registry import Folder
 from isostep.rule import BoundPiece, Piece, RuleError
@@ -27,6 +27,11 @@ def _constructor(piece: Piece) -> Callable[..., BoundPiece]:
     construct.__doc__ = piece.doc
     construct.__signature__ = piece.signature  # type: ignore[attr-defined]
     return construct
+
+
+if TYPE_CHECKING:  # the names are known only when the folder is read
+
+    def __getattr__(name: str) -> Callable[..., BoundPiece]: ...
 
 
 # At once rather than on demand: importing a submodule sets the module itself as the package's attribute.

@@ -11,8 +11,8 @@ Follows: Bello, Zoph, Vasudevan, Le, "Neural Optimizer Search with Reinforcement
 Departs:
     - f gets t - 1, the steps already done, as in TensorFlow's code (its docstrings say otherwise)
       and in the PyTorch port by cydonia999.
-    - 1 - beta is taken in float64 and rounded once. TensorFlow takes it in the variable's dtype:
-      2e-7 relative in float32.
+    - 1 - beta is taken in float64 and rounded once. TensorFlow takes it in the variable's dtype: in
+      float32 m differs by 2e-7 at beta = 0.9, by 1.3e-5 at 0.999; its sign, all that p sees, does not.
     - float16 and bfloat16 compute in float32; TensorFlow rounds after every operation.
     - sign(NaN) is NaN, as in TensorFlow; torch.sign(NaN) is 0, so the PyTorch port stays finite
       there.

@@ -1,0 +1,72 @@
+"""Which frameworks can run here, and the reason for each that cannot."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import isostep
+
+KNOWN = ("numpy", "torch", "jax", "cupy")
+
+
+class Net(Protocol):
+    """What the training loop needs of a framework beside its isostep backend."""
+
+    device: str
+    gradients: str
+
+    def put(self, array: Any) -> Any:
+        """Copy a NumPy array to where the network computes."""
+
+    def logits(self, params: list[Any], x: Any) -> Any:
+        """Return the ten scores of every row."""
+
+    def loss_and_grads(self, params: list[Any], x: Any, y: Any) -> tuple[Any, list[Any]]:
+        """Return the mean cross-entropy of a batch and its gradient for every parameter."""
+
+    def wait(self, arrays: Any) -> None:
+        """Return when these arrays are computed."""
+
+
+def why_not(framework: str) -> str | None:
+    """Return why this framework cannot run here, or None where it can."""
+    if framework == "numpy":
+        return None
+    if importlib.util.find_spec(framework) is None:
+        return f"{framework} is not installed"
+    if importlib.util.find_spec(f"isostep_{framework}") is None:
+        return f"{framework} is installed, its adapter isostep-{framework} is not"
+    if framework == "cupy":
+        cupy = importlib.import_module("cupy")
+        try:
+            count = cupy.cuda.runtime.getDeviceCount()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            return f"cupy is installed, no GPU answers ({error})"
+        if count == 0:
+            return "cupy is installed, there is no GPU"
+    return None
+
+
+@dataclass(frozen=True)
+class Framework:
+    """One way to run: an isostep backend for the updates, a network for the gradients."""
+
+    path: str
+    backend: Any
+    net: Net
+
+
+def open_framework(wanted: str, dtype: str) -> Framework:
+    """Import the framework of a backend name ("torch", "torch:loop") and make both its halves."""
+    module = wanted.split(":")[0]
+    if module == "torch":
+        net = importlib.import_module("net_torch").TorchNet()
+    elif module == "jax":
+        net = importlib.import_module("net_jax").JaxNet(dtype)
+    else:
+        net = importlib.import_module("net_arrays").ArrayNet(importlib.import_module(module))
+    backend = isostep.backend(wanted)
+    return Framework(backend.name, backend, net)
