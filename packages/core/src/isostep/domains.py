@@ -258,7 +258,8 @@ def evaluate(label: str, domain: Domain, value: Any, done: int) -> Any:
     schedule: Callable[[int], Any] = value
     result = schedule(done)
     if result is None or callable(result):
-        raise _fail(f"{label}({done})", Real().describe(), result)
+        called = f"{label}({done})"
+        raise _fail(called, Real().describe(), result)
     if isinstance(domain, Scheduled):
         return Real().check(f"{label}({done})", result)
     return domain.check(f"{label}({done})", result)

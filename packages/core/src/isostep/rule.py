@@ -16,7 +16,6 @@ from typing import Any
 
 from isostep.domains import REQUIRED, Domain, DomainError, Pair, evaluate
 
-
 #: What a step calls the parameter, the gradient, the update and its number.
 RESERVED = frozenset(("p", "g", "u", "t"))
 

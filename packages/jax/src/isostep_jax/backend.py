@@ -127,7 +127,7 @@ class JaxJit(ArrayBackend):
         hypers = {t: rule.at(t) for t in {*kinds, group_t}}
         numbers = [_arguments(p, hypers[t], t, "array") for p, t in _distinct(programs, ts)]
         shared = [_arguments(p, hypers[group_t], group_t, "group") for p, _ in _distinct(programs)]
-        wide = any(self.compute_dtype(x["p"]) == "float64" for x in leaves)
+        wide = dtype == "float64" or any(self.compute_dtype(x["p"]) == "float64" for x in leaves)
         with _x64(wide):
             return _step(spec, leaves, group, numbers, shared)
 

@@ -1,9 +1,10 @@
 """isostep for PyTorch.
 
-So far the generic path as a backend, ``isostep.backend("torch:loop")``: every rule, on any device, in place.
+So far two paths as backends: ``isostep.backend("torch:fused")``, compiled passes over all CPU tensors, and
+``"torch:loop"``, the generic path on any device. Both change parameters in place, outside autograd.
 """
 
 from isostep.version import VERSION as __version__
-from isostep_torch.backend import TorchLoop
+from isostep_torch.loop import TorchLoop
 
 __all__ = ["TorchLoop", "__version__"]

@@ -2,243 +2,27 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from operator import is_
 from typing import Any
 
 import numpy as np
 
 from isostep.backends.numpy import NumpyReference
-from isostep.lower.addresses import addresses, overlap
-from isostep.lower.numba_source import layout
-from isostep.lower.run import Bin, Step
-from isostep.program import trace
-from isostep.rule import BoundRule
-from isostep.state import State, StepError, aligned, as_list, check_inputs, check_rule, check_state
+from isostep.lower.addresses import addresses
+from isostep.lower.fused import FusedBackend
 
 
-def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:
-    return len(a) == len(b) and all(map(is_, a, b))
-
-
-@dataclass(eq=False)
-class _Slot:
-    """The arrays of one name in a bin: where they lie, and contiguous stand-ins for those that are strided."""
-
-    arrays: list[np.ndarray]
-    used: list[np.ndarray] = field(init=False)
-    strided: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        # NumPy's scalars are copied like strided arrays: they have no array header to read an address from.
-        self.strided = [
-            i
-            for i, a in enumerate(self.arrays)
-            if not (isinstance(a, np.ndarray) and a.flags.c_contiguous)
-        ]
-        self.used = list(self.arrays)
-        for i in self.strided:
-            self.used[i] = np.empty(self.arrays[i].shape, self.arrays[i].dtype)
-
-    def fetch(self) -> None:
-        for i in self.strided:
-            self.used[i][...] = self.arrays[i]
-
-    def store(self) -> None:
-        for i in self.strided:
-            self.arrays[i][...] = self.used[i]
-
-
-@dataclass(eq=False)
-class _Part:
-    """A bin with its arrays: slot k of the pointer table holds ``slots[k]``."""
-
-    bin: Bin
-    members: list[int]
-    slots: list[_Slot]
-    table: np.ndarray
-
-    def place(self, k: int, arrays: list[np.ndarray]) -> None:
-        """Put these arrays into slot k, unless they are there already."""
-        if not _same(arrays, self.slots[k].arrays):
-            self.slots[k] = _Slot(arrays)
-            self.table[:, k] = addresses(self.slots[k].used)
-
-    def shares_memory(self) -> bool:
-        written = [k for k, n in enumerate(self.bin.layout.slots) if n in self.bin.layout.written]
-        read = [k for k in range(len(self.slots)) if k not in written]
-        sizes = np.array([[a.nbytes for a in s.used] for s in self.slots], np.int64).T
-        pick = lambda ks: (self.table[:, ks].ravel(), sizes[:, ks].ravel())  # noqa: E731
-        return overlap(*pick(written), *pick(read))
-
-
-@dataclass(eq=False)
-class _Plan:
-    """What stays the same from step to step: the key says when it does."""
-
-    key: tuple[Any, ...]
-    params: list[np.ndarray]
-    states: list[np.ndarray]
-    parts: list[_Part]
-    group_dtype: np.dtype
-    given: list[np.ndarray] = field(default_factory=list)
-
-
-class NumpyFused(NumpyReference):
-    """Fused passes where the program allows it, the reference where it does not; ``path`` says which and why."""
+class NumpyFused(FusedBackend, NumpyReference):
+    """The Numba kernels on NumPy arrays; bit for bit the reference, but for exp and the order of sums."""
 
     name = "numpy:fused"
 
-    def path(self, rule: BoundRule) -> str:
-        obstacle = layout(trace(rule), "float32").obstacle
-        return f"generic: {obstacle}" if obstacle else "fused"
+    def addressable(self, array: Any) -> bool:
+        # NumPy's scalars are not: they have no array header to read an address from.
+        return isinstance(array, np.ndarray) and array.flags.c_contiguous
 
-    def step(
-        self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
-    ) -> tuple[Any, State]:
-        check_rule(rule)
-        if layout(trace(rule), "float32").obstacle:
-            return super().step(rule, params, grads, state, **inputs)
-        arrays = as_list(params)
-        check_state(rule, state, len(arrays))
-        check_inputs(rule, inputs)
-        given = [aligned(rule, "grads", params, grads)]
-        given += [aligned(rule, n, params, inputs[n]) for n in rule.input_names]
-        active = [i for i, g in enumerate(given[0]) if g is not None]
-        if rule.sequential:
-            plans = [self._plan(rule, params, arrays, state, [i], given) for i in active]
-            state.plan = None
-        else:
-            plans = [self._plan(rule, params, arrays, state, active, given)] if active else []
-        group = dict(state.group)
-        now = (state.group_t + 1, rule.at(state.group_t + 1))
-        for plan in plans:
-            group = self._launch(rule, plan, state, group, now)
-        for i in active:
-            state.t[i] += 1
-        state.group.update({n: np.asarray(v) for n, v in group.items()})
-        state.group_t += bool(active)
-        return params, state
+    def stand_in(self, array: Any) -> np.ndarray:
+        return np.empty(np.shape(array), array.dtype)
 
-    def _launch(
-        self, rule: BoundRule, plan: _Plan, state: State, group: dict[str, Any], now: Any
-    ) -> dict[str, Any]:
-        counts = sorted({state.t[i] + 1 for part in plan.parts for i in part.members})
-        hypers = [(t, rule.at(t)) for t in counts]
-        for part in plan.parts:
-            for slot in part.slots:
-                slot.fetch()
-        bins = [(part.bin, part.table) for part in plan.parts]
-        typed = {n: plan.group_dtype.type(v) for n, v in group.items()}
-        group = Step(bins, hypers, now, typed, plan.group_dtype).run()
-        for part in plan.parts:
-            for name in part.bin.layout.written:
-                part.slots[part.bin.layout.slots.index(name)].store()
-        return group
-
-    def _plan(
-        self,
-        rule: BoundRule,
-        params: Any,
-        arrays: list[Any],
-        state: State,
-        active: list[int],
-        given: list[list[Any]],
-    ) -> _Plan:
-        """The plan for these arrays, from the last step if nothing that it depends on has changed."""
-        counts = [state.t[i] + 1 for i in active]
-        kinds = {t: k for k, t in enumerate(sorted(set(counts)))}
-        phases = {t: rule.phase(t) for t in kinds}
-        pattern = tuple(kinds[t] for t in counts) if len(kinds) > 1 else ()
-        key = (rule.structure(), tuple(active), pattern, tuple(phases.values()))
-        states = [a for d in state.arrays for a in d.values()]
-        plan: _Plan | None = state.plan
-        now = [v[i] for v in given for i in active]
-        if (
-            plan is None
-            or plan.key != key
-            or not _same(plan.params, arrays)
-            or not _same(plan.states, states)
-        ):
-            self._check(rule, params, grads=given, state=state)
-            parts = self._parts(
-                rule, arrays, active, [kinds[t] for t in counts], [phases[t] for t in counts]
-            )
-            dtype = np.dtype(self._dtype_of_group(state.group, [arrays[i] for i in active]))
-            plan = state.plan = _Plan(key, list(arrays), states, parts, dtype)
-        elif _same(plan.given, now):
-            return plan
-        else:
-            self._check_given(rule, params, given, active)
-        for part in plan.parts:
-            for k, name in enumerate(part.bin.layout.slots):
-                part.place(k, self._arrays_of(rule, name, part.members, arrays, state, given))
-            if part.shares_memory():
-                state.plan = None
-                message = f"{rule.name}: a parameter or state array shares memory with another array; pass copies"
-                raise StepError(message)
-        plan.given = now
-        return plan
-
-    def _check(self, rule: BoundRule, params: Any, grads: list[list[Any]], state: State) -> None:
-        arrays = self._checked_params(rule, params)
-        self._check_given(rule, params, grads, [i for i, g in enumerate(grads[0]) if g is not None])
-        for i, (p, own) in enumerate(zip(arrays, state.arrays, strict=True)):
-            for n, a in own.items():
-                if a.shape != p.shape or a.dtype != p.dtype or not a.flags.writeable:
-                    message = (
-                        f"{rule.name}: state {n} of params[{i}] must be a writable {p.dtype} array of shape {p.shape}, "
-                        f"got {a.dtype} {a.shape}; make a new state"
-                    )
-                    raise StepError(message)
-
-    def _check_given(
-        self, rule: BoundRule, params: Any, given: list[list[Any]], active: list[int]
-    ) -> None:
-        arrays = as_list(params)
-        for values in given:  # the usual case at a glance; the slow way words the error
-            for i in active:
-                v, p = values[i], arrays[i]
-                if not (type(v) is np.ndarray and v.dtype == p.dtype and v.shape == p.shape):
-                    return super()._check_given(rule, params, given, active)
-
-    @staticmethod
-    def _arrays_of(
-        rule: BoundRule,
-        name: str,
-        members: list[int],
-        arrays: list[Any],
-        state: State,
-        given: list[list[Any]],
-    ) -> list[np.ndarray]:
-        if name == "p":
-            return [arrays[i] for i in members]
-        if name in rule.state_names:
-            return [state.arrays[i][name] for i in members]
-        source = given[0] if name == "g" else given[1 + rule.input_names.index(name)]
-        return [source[i] for i in members]
-
-    def _parts(
-        self,
-        rule: BoundRule,
-        arrays: list[Any],
-        active: list[int],
-        kinds: list[int],
-        phases: list[Any],
-    ) -> list[_Part]:
-        by_program: dict[Any, list[int]] = defaultdict(list)
-        for where, i in enumerate(active):
-            by_program[phases[where], self.dtype(arrays[i])].append(where)
-        parts = []
-        for (phase, dtype), places in by_program.items():
-            members = [active[w] for w in places]
-            shapes = tuple(tuple(arrays[i].shape) for i in members)
-            bin = Bin(
-                trace(rule, phase), dtype, shapes, np.array([kinds[w] for w in places], np.int64)
-            )
-            count = len(bin.layout.slots)
-            table = np.zeros((len(members), count), np.int64)
-            parts.append(_Part(bin, members, [_Slot([]) for _ in range(count)], table))
-        return parts
+    def addresses(self, arrays: Sequence[Any]) -> np.ndarray:
+        return addresses(arrays)

@@ -1,0 +1,49 @@
+"""``torch:loop``: the rule's own functions on tensors, one parameter after another."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+
+from isostep import ArrayBackend
+
+
+class TorchLoop(ArrayBackend):
+    """The generic path on tensors of any device; parameters and state change in place, outside autograd."""
+
+    name = "torch:loop"
+
+    def asarray(self, array: np.ndarray) -> torch.Tensor:
+        array = np.asarray(array)
+        if (
+            array.dtype.name == "bfloat16"
+        ):  # torch does not know NumPy's extension type: pass the bits
+            return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+        return torch.from_numpy(array.copy())
+
+    def to_numpy(self, array: torch.Tensor) -> np.ndarray:
+        array = array.detach().cpu()
+        if array.dtype is torch.bfloat16:
+            from ml_dtypes import bfloat16
+
+            return array.contiguous().view(torch.int16).numpy().copy().view(bfloat16)
+        return array.numpy().copy()
+
+    def cast(self, array: Any, dtype: str) -> torch.Tensor:
+        return torch.as_tensor(array).detach().to(getattr(torch, dtype))
+
+    def zeros_like(self, array: torch.Tensor, dtype: str | None = None) -> torch.Tensor:
+        kind = None if dtype is None else getattr(torch, dtype)
+        return torch.zeros_like(array.detach(), dtype=kind)
+
+    def scalar(self, number: float, dtype: str, like: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(number, dtype=getattr(torch, dtype), device=like.device)
+
+    def write(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return target.copy_(value)
+
+    def quiet(self) -> AbstractContextManager[Any]:
+        return torch.no_grad()
