@@ -6,7 +6,7 @@ the reference on NumPy, and on any array-API library the path that always works.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -138,7 +138,7 @@ class ArrayBackend:
         """That of the group's state; it does not change when some parameters have no gradient."""
         return self.dtype(next(iter(group.values()))) if group else self._group_dtype(arrays)
 
-    def _init_one(self, rule: BoundRule, hyper: dict[str, Any], p: Any) -> dict[str, Any]:
+    def _init_one(self, rule: BoundRule, hyper: Mapping[str, Any], p: Any) -> dict[str, Any]:
         made: dict[str, Any] = {}
         for c in rule.components:
             names = rule.state_of(c)
@@ -188,7 +188,7 @@ class ArrayBackend:
         all_inputs = {n: aligned(rule, n, params, inputs[n]) for n in rule.input_names}
         active = [i for i, g in enumerate(all_grads) if g is not None]
         self._check_given(rule, params, [all_grads, *all_inputs.values()], active)
-        hypers: dict[int, tuple[dict[str, Any], tuple[int, ...]]] = {}
+        hypers: dict[int, tuple[Mapping[str, Any], tuple[int, ...]]] = {}
         work: list[Item | None] = []
         for i, p in enumerate(arrays):
             if all_grads[i] is None:

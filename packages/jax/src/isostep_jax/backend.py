@@ -7,7 +7,7 @@ float32 ulp (``expm1`` of a logarithm taken in float64, where ``1 - beta**t`` in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -141,7 +141,7 @@ def _scalar_inputs(program: Program, scope: str) -> list[Value]:
     return [n for n in scalars.used_outside(program, host) if n.scope == scope] + step
 
 
-def _arguments(program: Program, hyper: dict[str, Any], t: int, scope: str) -> list[float]:
+def _arguments(program: Program, hyper: Mapping[str, Any], t: int, scope: str) -> list[float]:
     values = scalars.evaluate(program, hyper, t, scope=scope)
     return [float(values[n]) for n in _scalar_inputs(program, scope)]
 

@@ -33,6 +33,7 @@ class _Slot:
     def __init__(self, arrays: list[Any], backend: FusedBackend | None) -> None:
         self.arrays, self.backend, self.used = arrays, backend, list(arrays)
         self.strided: list[int] = []
+        self.addresses: np.ndarray | None = None  # of ``arrays``, where arrays may move
         if backend is not None:
             self.strided = [i for i, a in enumerate(arrays) if not backend.addressable(a)]
             for i in self.strided:
@@ -58,9 +59,14 @@ class _Part:
 
     def place(self, k: int, arrays: list[Any], backend: FusedBackend) -> None:
         """Put these arrays into slot k, unless they are known to be there already."""
-        if not backend.stays_put or not _same(arrays, self.slots[k].arrays):
-            self.slots[k] = _Slot(arrays, backend)
-            self.table[:, k] = backend.addresses(self.slots[k].used)
+        slot = self.slots[k]
+        if _same(arrays, slot.arrays):
+            own = self.bin.layout.slots[k] in self.bin.program.state_names
+            if own or backend.stays_put or (backend.addresses(arrays) == slot.addresses).all():
+                return
+        slot = self.slots[k] = _Slot(arrays, backend)
+        slot.addresses = backend.addresses(arrays) if not backend.stays_put else None
+        self.table[:, k] = backend.addresses(slot.used)
 
     def shares_memory(self) -> bool:
         written = [k for k, n in enumerate(self.bin.layout.slots) if n in self.bin.layout.written]
@@ -216,10 +222,11 @@ class FusedBackend(ArrayBackend):
     def _check_given(
         self, rule: BoundRule, params: Any, given: list[list[Any]], active: list[int]
     ) -> None:
-        arrays = as_list(params)
+        arrays: list[Any] = as_list(params)
         for values in given:  # the usual case at a glance; the slow way words the error
             for i in active:
-                v, p = values[i], arrays[i]
+                v: Any = values[i]
+                p: Any = arrays[i]
                 if type(v) is not self.array_type or v.dtype != p.dtype or v.shape != p.shape:
                     return super()._check_given(rule, params, given, active)
 

@@ -7,7 +7,7 @@ their addresses stay the same; a step then costs the passes and a few dozen micr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,8 +106,8 @@ class Step:
     def __init__(
         self,
         bins: Sequence[tuple[Bin, np.ndarray]],
-        hypers: Sequence[tuple[int, dict[str, Any]]],
-        group_hyper: tuple[int, dict[str, Any]],
+        hypers: Sequence[tuple[int, Mapping[str, Any]]],
+        group_hyper: tuple[int, Mapping[str, Any]],
         group: dict[str, Any],
         group_dtype: np.dtype,
     ) -> None:
