@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from isostep import Family
+from isostep_torch.foreach import TorchForeach
 from isostep_torch.loop import TorchLoop
 from isostep_torch.support import gaps
 
@@ -15,4 +16,9 @@ def _fused() -> Any:
     return TorchFused()
 
 
-family = Family("torch", {"fused": _fused, "loop": TorchLoop}, needs={"fused": "numba"}, gaps=gaps)
+family = Family(
+    "torch",
+    {"fused": _fused, "foreach": TorchForeach, "loop": TorchLoop},
+    needs={"fused": "numba"},
+    gaps=gaps,
+)

@@ -1,0 +1,201 @@
+"""``torch:foreach``: the program over lists of tensors, one ``torch._foreach_*`` call per operation.
+
+Works on every device that torch has; what foreach lacks (choices, comparisons) runs tensor by tensor. A value
+is freed after its last use.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from isostep import nm, scalars
+from isostep.interpret import Interpreter, Task
+from isostep.program import UPDATE, trace
+from isostep.rule import BoundRule
+from isostep.state import State
+from isostep.values import MAPS, REDUCTIONS, Domain, Value
+from isostep_torch.loop import TorchLoop
+
+_BIG = {torch.float64: 2.0**1023, torch.float32: 2.0**127}
+
+
+def _sign(x: list[torch.Tensor]) -> Any:
+    """Sign that keeps NaN (torch.sign makes it 0): the smallest denormal times 2**254 is above 1."""
+    for _ in range(2):
+        x = torch._foreach_mul(x, _BIG[x[0].dtype])
+    return torch._foreach_clamp_max(torch._foreach_clamp_min(x, -1.0), 1.0)
+
+
+def _reversed_sub(x: Any, y: Any) -> Any:
+    return torch._foreach_add(torch._foreach_neg(y), x)
+
+
+#: operation -> its call on two lists, or on a list and a number
+BINARY: dict[str, Callable[..., Any]] = {
+    "add": torch._foreach_add,
+    "sub": torch._foreach_sub,
+    "mul": torch._foreach_mul,
+    "div": torch._foreach_div,
+    "maximum": torch._foreach_maximum,
+    "minimum": torch._foreach_minimum,
+}
+COMMUTES = frozenset(("add", "mul", "maximum", "minimum"))
+UNARY: dict[str, Callable[..., Any]] = {
+    "neg": torch._foreach_neg,
+    "abs": torch._foreach_abs,
+    "sqrt": torch._foreach_sqrt,
+    "exp": torch._foreach_exp,
+    "expm1": torch._foreach_expm1,
+    "log": torch._foreach_log,
+    "log1p": torch._foreach_log1p,
+    "sin": torch._foreach_sin,
+    "cos": torch._foreach_cos,
+    "tanh": torch._foreach_tanh,
+    "floor": torch._foreach_floor,
+    "sign": _sign,
+}
+
+
+def apply(op: str, *operands: Any) -> Any:
+    """One elementwise operation on lists and numbers; by foreach if torch has it, else tensor by tensor."""
+    lists = [x for x in operands if isinstance(x, list)]
+    plain = all(
+        all(isinstance(t, torch.Tensor) and t.is_floating_point() for t in same)
+        and len({t.shape for t in same}) == 1
+        for same in zip(*lists, strict=True)
+    )
+    if plain and len(operands) == 1 and op in UNARY:
+        return list(UNARY[op](operands[0]))
+    if plain and len(operands) == 2 and op in BINARY:
+        x, y = operands
+        if isinstance(x, list):
+            return list(BINARY[op](x, y))
+        if op in COMMUTES:
+            return list(BINARY[op](y, x))
+        if op == "sub":
+            return list(_reversed_sub(x, y))
+    count = len(lists[0])
+    rows = [x if isinstance(x, list) else [x] * count for x in operands]
+    return [nm.call(op, *each) for each in zip(*rows, strict=True)]
+
+
+class _Lists(Interpreter):
+    """The interpreter with a list of tensors for every value per array; a value dies with its last use."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.left = {
+            id(t): Counter(a for n in t.program.live for a in n.args) + Counter(t.program.roots)
+            for t in self.tasks
+        }
+
+    def outputs(self, task: Task) -> dict[str, Any]:
+        found = {n: self._as_array(v, task) for n, v in task.program.outputs.items()}
+        if UPDATE in found:
+            found = {"p": apply("add", task.arrays["p"], found.pop(UPDATE)), **found}
+        return found
+
+    def _as_array(self, node: Value, task: Task) -> Any:
+        value = self._value(node, task)
+        if node.domain >= Domain.ELEMENT:
+            return value
+        zeros = [torch.zeros_like(p) for p in task.arrays["p"]]
+        return apply("add", zeros, self._fit(value, node, node, task))
+
+    def _compute(self, node: Value, task: Task) -> Any:
+        result = self._list_of(node, task)
+        for a in node.args:
+            self.left[id(task)][a] -= 1
+            if not self.left[id(task)][a]:
+                task.values.pop(a, None)
+        return result
+
+    def _list_of(self, node: Value, task: Task) -> Any:
+        per_array = node.domain > Domain.GROUP and node.op not in ("const", "input", "sum_group")
+        if not per_array:
+            return super()._compute(node, task)
+        if node.op in MAPS:
+            operands = [self._fit(self._value(a, task), a, node, task) for a in node.args]
+            if not any(isinstance(x, list) for x in operands):
+                return [nm.call(node.op, *operands)] * len(task.arrays["p"])
+            return apply(node.op, *operands)
+        if node.op in REDUCTIONS:
+            operand = self._value(node.args[0], task)
+            return [getattr(nm, node.op)(x, *node.attrs) for x in operand]
+        if node.op == "eps":
+            return [nm.eps(p) for p in task.arrays["p"]]
+        return [float(getattr(nm, node.op)(p, *node.attrs)) for p in task.arrays["p"]]
+
+    def _fit(self, value: Any, operand: Value, user: Value, task: Task) -> Any:
+        if isinstance(value, torch.Tensor) and user.domain > Domain.GROUP:
+            return [self.cast(value, task.dtype)] * len(task.arrays["p"])
+        return value
+
+    def _total(self, k: int) -> Any:
+        if k not in self.sums:
+            total: Any = 0.0
+            for task in self.tasks:
+                node = next(n for n, i in self._group_sums[id(task.program)].items() if i == k)
+                for x in self._value(node.args[0], task):
+                    total = self.cast(nm.sum(x), self.group_dtype) + total
+            self.sums[k] = total
+        return self.sums[k]
+
+
+class TorchForeach(TorchLoop):
+    """Every elementwise rule by foreach calls; rules with axes or matrices tensor by tensor, as ``path`` says."""
+
+    name = "torch:foreach"
+
+    def path(self, rule: BoundRule) -> str:
+        return "generic: it works on axes or matrices" if trace(rule).generic else "foreach"
+
+    def step(
+        self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
+    ) -> tuple[Any, State]:
+        if not isinstance(rule, BoundRule) or trace(rule).generic:
+            return super().step(rule, params, grads, state, **inputs)
+        work = self.prepare(rule, params, grads, state, inputs)
+        given = [None if item is None else {"p": item.p, **item.state} for item in work]
+        active = [i for i, item in enumerate(work) if item is not None]
+        group = dict(state.group)
+        with self.quiet():
+            for run in [[i] for i in active] if rule.sequential else [active] if active else []:
+                group = self._run_lists(rule, work, run, group, state.group_t + 1)
+            return self._commit(params, state, work, given, group, bool(active))
+
+    def _run_lists(
+        self, rule: BoundRule, work: list[Any], run: list[int], group: dict[str, Any], group_t: int
+    ) -> dict[str, Any]:
+        bins: dict[Any, list[int]] = defaultdict(list)
+        for i in run:
+            item = work[i]
+            bins[item.t, item.phase, item.p.dtype, item.p.device].append(i)
+        tasks, members = [], list(bins.values())
+        for where in members:
+            first = work[where[0]]
+            program = trace(rule, first.phase)
+            arrays = {
+                "p": [work[i].p for i in where],
+                "g": [work[i].g for i in where],
+                **{n: [work[i].inputs[n] for i in where] for n in rule.input_names},
+                **{n: [work[i].state[n] for i in where] for n in rule.state_names},
+            }
+            known = scalars.evaluate(program, first.hyper, first.t)
+            tasks.append(Task(program, arrays, dict(known), self.dtype(first.p)))
+        shared: dict[Value, Any] = {}
+        for program in {id(t.program): t.program for t in tasks}.values():
+            found = scalars.evaluate(program, rule.at(group_t), group_t, scope="group")
+            shared |= {n: v for n, v in found.items() if n.scope == "group"}
+        dtype = self._dtype_of_group(group, [work[i].p for i in run])
+        lists = _Lists(tasks, group, shared, dtype, self.cast)
+        for task, where in zip(tasks, members, strict=True):
+            found_lists = lists.outputs(task)
+            for k, i in enumerate(where):
+                work[i].u = nm.overwrite(found_lists["p"][k])
+                work[i].state = {n: found_lists[n][k] for n in rule.state_names}
+        return lists.group_outputs()
