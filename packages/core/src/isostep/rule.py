@@ -65,6 +65,15 @@ class Part:
         module = inspect.getmodule(functions[0]) if functions else None
         return inspect.cleandoc(module.__doc__) if module is not None and module.__doc__ else ""
 
+    def __reduce__(self) -> Any:
+        """Pickled by name where a registry knows it (its functions may be lambdas), else by value."""
+        from isostep import _rules, pieces
+
+        for folder in (_rules, pieces.registry):
+            if self.name in folder.names() and folder[self.name] is self:
+                return folder.__getitem__, (self.name,)
+        return super().__reduce__()
+
     def functions(self) -> tuple[Callable[..., Any] | None, ...]:
         """The step functions, for documentation and for naming values in listings."""
         return ()
@@ -252,6 +261,9 @@ class BoundRule:
     def state_of(self, component: Component) -> tuple[str, ...]:
         """The names of one component's state arrays."""
         return component.state_names(self.values)
+
+    def __reduce__(self) -> Any:  # without the cached properties, which hold on to this process
+        return BoundRule, (self.components, dict(self.values))
 
     def replace(self, **hyper: Any) -> BoundRule:
         """The same rule with other values; a state goes on as long as its arrays stay the same."""

@@ -1,10 +1,63 @@
-"""isostep for PyTorch.
+"""isostep for PyTorch: every rule as a ``torch.optim.Optimizer``, and the paths it runs on as backends.
 
-So far two paths as backends: ``isostep.backend("torch:fused")``, compiled passes over all CPU tensors, and
-``"torch:loop"``, the generic path on any device. Both change parameters in place, outside autograd.
+>>> import torch
+>>> from isostep_torch import AddSign
+>>> model = torch.nn.Linear(3, 1)
+>>> optimizer = AddSign(model.parameters(), lr=1e-3)
+
+The paths are ``torch:fused`` (compiled passes over all CPU tensors), ``torch:foreach`` and ``torch:loop``.
 """
 
-from isostep.version import VERSION as __version__
-from isostep_torch.loop import TorchLoop
+from __future__ import annotations
 
-__all__ = ["TorchLoop", "__version__"]
+import fnmatch
+from typing import Any
+
+import isostep
+from isostep.rule import BoundRule
+from isostep.version import VERSION as __version__
+from isostep_torch.foreach import TorchForeach
+from isostep_torch.loop import TorchLoop
+from isostep_torch.optimizer import Optimizer, camel_case, optimizer_class
+
+__all__ = [
+    "Optimizer",
+    "TorchForeach",
+    "TorchLoop",
+    "__version__",
+    "from_rule",
+    "list_optimizers",
+    "load_optimizer",
+]
+
+
+def list_optimizers(pattern: str = "*") -> list[str]:
+    """The names of the rules that match, sorted; each is ``load_optimizer(name)``."""
+    return fnmatch.filter(isostep.rules(), pattern)
+
+
+def load_optimizer(name: str) -> type[Optimizer]:
+    """The optimizer class of a rule, by the rule's name or its class's: ``"addsign"`` or ``"AddSign"``."""
+    for rule in isostep.rules():
+        if name in (rule, camel_case(rule)):
+            found: type[Optimizer] = globals().setdefault(camel_case(rule), optimizer_class(rule))
+            return found
+    isostep.definition(name)  # words the error, with the known names
+    raise AssertionError(name)
+
+
+def from_rule(rule: BoundRule, params: Any, **options: Any) -> Optimizer:
+    """An optimizer for any bound rule: with schedules as hyperparameters, or composed with pieces."""
+    return Optimizer(params, rule, **options)
+
+
+def __getattr__(name: str) -> Any:
+    if name[:1].isupper() and any(camel_case(r) == name for r in isostep.rules()):
+        return load_optimizer(name)
+    known = ", ".join(map(camel_case, isostep.rules()))
+    message = f"module {__name__!r} has no attribute {name!r}; optimizers: {known}"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *map(camel_case, isostep.rules())})

@@ -26,7 +26,7 @@ _BIG = {torch.float64: 2.0**1023, torch.float32: 2.0**127}
 def _sign(x: list[torch.Tensor]) -> Any:
     """Sign that keeps NaN (torch.sign makes it 0): the smallest denormal times 2**254 is above 1."""
     for _ in range(2):
-        x = torch._foreach_mul(x, _BIG[x[0].dtype])
+        x = list(torch._foreach_mul(x, _BIG[x[0].dtype]))
     return torch._foreach_clamp_max(torch._foreach_clamp_min(x, -1.0), 1.0)
 
 

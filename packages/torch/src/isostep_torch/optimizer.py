@@ -12,11 +12,11 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
-import isostep
 import torch
+
+import isostep
 from isostep.rule import BoundRule, Rule
 from isostep.state import State, StepError
-
 from isostep_torch.foreach import TorchForeach
 from isostep_torch.loop import TorchLoop
 
@@ -43,6 +43,12 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Any, rule: BoundRule, **options: Any) -> None:
         """Take parameters (tensors, named tensors or groups) and a bound rule; ``options`` as in ``OPTIONS``."""
+        self._start(params, rule, {}, options)
+
+    def _start(
+        self, params: Any, rule: BoundRule, given: dict[str, Any], options: dict[str, Any]
+    ) -> None:
+        """``given``: hyperparameters as the user wrote them, which groups keep (a tensor stays that tensor)."""
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
             message = f"{rule.name}: unknown option {unknown[0]!r}; it has {', '.join(OPTIONS)}"
@@ -51,12 +57,15 @@ class Optimizer(torch.optim.Optimizer):
         _check_options(rule.name, chosen)
         self._template = rule
         self._forget()
-        super().__init__(params, {**rule.values, **chosen})
+        super().__init__(params, {**rule.values, **given, **chosen})
 
     def _forget(self) -> None:
         """Drop what is only a shortcut: bound rules and states by group, backends by name."""
         self._bound: dict[int, tuple[tuple[Any, ...], BoundRule]] = {}
-        self._states: dict[int, tuple[list[Any], State]] = {}
+        self._states: dict[int, tuple[list[Any], State, tuple[str, ...]]] = {}
+        self._steps: dict[
+            Any, torch.Tensor
+        ] = {}  # the step counts as this optimizer published them
         self._backends: dict[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -65,7 +74,9 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._forget()
         super().__setstate__(state)
-        for group in self.param_groups:  # a state dict of torch.optim's class lacks what only we have
+        for (
+            group
+        ) in self.param_groups:  # a state dict of torch.optim's class lacks what only we have
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
 
@@ -88,17 +99,17 @@ class Optimizer(torch.optim.Optimizer):
             if c.part.init is not None
             for n in self._template.state_of(c)
         }
+        wanted = set(self._template.state_names)
         order = [i for g in state_dict["param_groups"] for i in g["params"]]
         for place, key in enumerate(order):
             own = state_dict["state"].get(key)
             if not own or place >= len(shapes):
                 continue
-            names = set(own) - {"step"}
-            wanted = set(self._template.state_names)
-            if names != wanted and not (names >= wanted):
+            missing = wanted - free - set(own)
+            if missing:
                 message = (
-                    f"{self._template.name}: state of parameter {place} has {sorted(names)}, expected "
-                    f"{sorted(wanted)}; it was saved by another rule or setting"
+                    f"{self._template.name}: state of parameter {place} has {sorted(set(own) - {'step'})}, "
+                    f"expected {sorted(wanted)}; it was saved by another rule or setting"
                 )
                 raise ValueError(message)
             for n in wanted - free:
@@ -114,7 +125,7 @@ class Optimizer(torch.optim.Optimizer):
     # One step.
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, **inputs: Mapping[Any, Any]) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None, **inputs: Mapping[Any, Any]) -> Any:
         """One step; ``closure`` recomputes the loss, which is returned.
 
         A rule that needs more than gradients takes it by name, a dict from parameters:
@@ -130,7 +141,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def _step_group(self, group: dict[str, Any], inputs: Mapping[str, Mapping[Any, Any]]) -> None:
         rule = self._rule_of(group)
-        params = [p for p in group["params"] if p.grad is not None or "step" in self.state.get(p, {})]
+        params = [
+            p for p in group["params"] if p.grad is not None or "step" in self.state.get(p, {})
+        ]
         grads = [p.grad for p in params]
         if not any(g is not None for g in grads):
             return
@@ -149,7 +162,8 @@ class Optimizer(torch.optim.Optimizer):
     def _rule_of(self, group: dict[str, Any]) -> BoundRule:
         """The rule with this group's hyperparameters, which schedulers change from step to step."""
         values = tuple(
-            v.item() if isinstance(v := group[n], torch.Tensor) else v for n in self._template.domains
+            v.item() if isinstance(v := group[n], torch.Tensor) else v
+            for n in self._template.domains
         )
         known = self._bound.get(id(group))
         if known is None or known[0] != values:
@@ -157,38 +171,54 @@ class Optimizer(torch.optim.Optimizer):
             known = self._bound[id(group)] = (values, bound)
         return known[1]
 
-    def _state_of(self, rule: BoundRule, group: dict[str, Any], params: list[Any], backend: Any) -> State:
-        """The group's state as backends take it; kept while the parameters and their state stay the same."""
+    def _state_of(
+        self, rule: BoundRule, group: dict[str, Any], params: list[Any], backend: Any
+    ) -> State:
+        """The group's state as backends take it; kept while parameters and ``self.state`` are what it left."""
         known = self._states.get(id(group))
-        if known is not None:
-            before, state = known
-            same = len(before) == len(params) and all(a is b for a, b in zip(before, params, strict=True))
-            if same and all(self.state[p].get("_of") is a for p, a in zip(params, state.arrays, strict=True)):
-                return state
-        return self._rebuild_state(rule, group, params, backend)
+        if known is None or len(known[0]) != len(params) or rule.state_names != known[2]:
+            return self._rebuild_state(rule, group, params, backend)
+        before, state, names = known
+        for p, was, arrays in zip(params, before, state.arrays, strict=True):
+            own = self.state[p]
+            if p is not was or own.get("step") is not self._steps.get(p):
+                return self._rebuild_state(rule, group, params, backend)
+            if any(own.get(n) is not arrays[n] for n in names):
+                return self._rebuild_state(rule, group, params, backend)
+        return state
 
-    def _rebuild_state(self, rule: BoundRule, group: dict[str, Any], params: list[Any], backend: Any) -> State:
+    def _rebuild_state(
+        self, rule: BoundRule, group: dict[str, Any], params: list[Any], backend: Any
+    ) -> State:
         arrays, counts = [], []
         for p in params:
             own = self.state[p]
-            if "step" not in own:
-                own.update(backend.init(rule, [p]).arrays[0])
-                own["step"] = torch.tensor(0.0)
+            if any(own.get(n) is None for n in ("step", *rule.state_names)):
+                # A parameter's first step; or torch.optim's state, which may lack a count (SGD) or an array.
+                found = {n: v for n, v in own.items() if v is not None}
+                fresh = {
+                    **backend.init(rule, [p]).arrays[0],
+                    "step": torch.tensor(float(bool(found))),
+                }
+                own.update(fresh | found)
             arrays.append({n: own[n] for n in rule.state_names})
             counts.append(int(own["step"]))
         if SHARED not in group and rule.group_names:
             group[SHARED] = {"step": 0, **backend.init(rule, params).group}
         shared = dict(group.get(SHARED, {"step": max(counts)}))
         state = State(rule.name, counts, arrays, group_t=int(shared.pop("step")), group=shared)
-        self._states[id(group)] = (list(params), state)
+        self._steps.update((p, self.state[p]["step"]) for p in params)
+        self._states[id(group)] = (list(params), state, rule.state_names)
         return state
 
-    def _publish(self, group: dict[str, Any], params: list[Any], grads: list[Any], state: State) -> None:
+    def _publish(
+        self, group: dict[str, Any], params: list[Any], grads: list[Any], state: State
+    ) -> None:
         """Write the counts (and the group's values) where users and state dicts look for them."""
         steps = {t: torch.tensor(float(t)) for t in set(state.t)}
         for p, g, t in zip(params, grads, state.t, strict=True):
             if g is not None:
-                self.state[p]["step"] = steps[t]
+                self.state[p]["step"] = self._steps[p] = steps[t]
         if state.group:
             group[SHARED] = {"step": state.group_t, **state.group}
 
@@ -273,21 +303,29 @@ def optimizer_class(name: str) -> type[Optimizer]:
     definition = isostep.definition(name)
     empty, both = inspect.Parameter.empty, inspect.Parameter.POSITIONAL_OR_KEYWORD
     hyper = [p.replace(kind=both) for p in definition.signature.parameters.values()]
-    options = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d) for n, d in OPTIONS.items()]
+    options = [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d) for n, d in OPTIONS.items()
+    ]
     first = [inspect.Parameter(n, both) for n in ("self", "params")]
     required = [p for p in hyper if p.default is empty]
-    signature = inspect.Signature([*first, *required, *(p for p in hyper if p not in required), *options])
+    signature = inspect.Signature(
+        [*first, *required, *(p for p in hyper if p not in required), *options]
+    )
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         given = signature.bind(self, *args, **kwargs).arguments
         values = {n: v for n, v in given.items() if n in definition.hyper}
         chosen = {n: v for n, v in given.items() if n in OPTIONS}
-        Optimizer.__init__(self, given["params"], definition.bind(**_plain(values)), **chosen)
-        self.defaults.update(values)  # as given: a tensor stays a tensor
+        self._start(given["params"], definition.bind(**_plain(values)), values, chosen)
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     title = camel_case(name)
-    body = {"__init__": __init__, "__doc__": definition.doc, "definition": definition, "__module__": "isostep_torch"}
+    body = {
+        "__init__": __init__,
+        "__doc__": definition.doc,
+        "definition": definition,
+        "__module__": "isostep_torch",
+    }
     made: type[Optimizer] = type(title, (Optimizer,), body)
     return made
 

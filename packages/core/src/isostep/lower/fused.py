@@ -225,9 +225,9 @@ class FusedBackend(ArrayBackend):
         arrays: list[Any] = as_list(params)
         for values in given:  # the usual case at a glance; the slow way words the error
             for i in active:
-                v: Any = values[i]
-                p: Any = arrays[i]
-                if type(v) is not self.array_type or v.dtype != p.dtype or v.shape != p.shape:
+                v, p = values[i], arrays[i]
+                plain: Any = type(v) is self.array_type
+                if not (plain and v.dtype == p.dtype and v.shape == p.shape):
                     return super()._check_given(rule, params, given, active)
 
     @staticmethod
