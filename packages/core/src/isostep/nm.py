@@ -160,13 +160,23 @@ def ndim(x: Any, /) -> Any:
     return x.graph.apply("ndim", (x,)) if isinstance(x, Value) else len(x.shape)
 
 
+def unit_axis_of(shape: tuple[int, ...], unit_axis: int) -> int | None:
+    """The axis of the units, counted from the front; None for an array of fewer than two axes, one unit."""
+    rank = len(shape)
+    if rank < 2:
+        return None
+    if not -rank <= unit_axis < rank:
+        message = f"unit_axis must be in [{-rank}, {rank}) for an array of shape {tuple(shape)}, got {unit_axis}"
+        raise ValueError(message)
+    return unit_axis % rank
+
+
 def unit_size(x: Any, /, unit_axis: int = 0) -> Any:
     """Elements per unit: all axes but ``unit_axis``; the whole array if it has fewer than two axes."""
     if isinstance(x, Value):
         return x.graph.apply("unit_size", (x,), (unit_axis,))
-    if len(x.shape) < 2:
-        return math.prod(x.shape)
-    return math.prod(x.shape) // builtins.max(x.shape[unit_axis], 1)
+    axis = unit_axis_of(x.shape, unit_axis)
+    return math.prod(x.shape) // (1 if axis is None else builtins.max(x.shape[axis], 1))
 
 
 def eps(x: Any, /) -> Any:
@@ -196,8 +206,8 @@ def sum_units(x: Any, /, unit_axis: int = 0) -> Any:
     """
     if isinstance(x, Value):
         return x.graph.apply("sum_units", (x,), (unit_axis,))
-    rank = len(x.shape)
-    axes = tuple(i for i in range(rank) if rank < 2 or i != unit_axis % rank)
+    axis = unit_axis_of(x.shape, unit_axis)
+    axes = tuple(i for i in range(len(x.shape)) if i != axis)
     return namespace(x).sum(x, axis=axes, keepdims=True, dtype=x.dtype)
 
 

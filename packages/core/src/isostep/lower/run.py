@@ -32,7 +32,10 @@ SERIAL = 60_000
 def threads() -> int:
     """How many threads a step may use: ``ISOSTEP_NUM_THREADS``, else every core this process may run on."""
     named = os.environ.get("ISOSTEP_NUM_THREADS")
-    return max(1, int(named)) if named else len(os.sched_getaffinity(0))
+    if named:
+        return max(1, int(named))
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 _NO_UNITS, _NO_COLUMNS = np.zeros((1, 3), np.int64), np.zeros((1, 1))

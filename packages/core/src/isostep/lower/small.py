@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from isostep.nm import unit_axis_of
 from isostep.values import FACTS, MAPS, REDUCTIONS, Domain, Value
 
 
@@ -38,12 +39,9 @@ class Facts:
         rows, base = [], 0
         for shape in self.shapes:
             size = int(np.prod(shape, dtype=np.int64))
-            count = shape[axis] if len(shape) >= 2 else 1
-            inner = (
-                int(np.prod(shape[axis % len(shape) + 1 :], dtype=np.int64))
-                if len(shape) >= 2
-                else size
-            )
+            own = unit_axis_of(shape, axis)
+            count = 1 if own is None else shape[own]
+            inner = size if own is None else int(np.prod(shape[own + 1 :], dtype=np.int64))
             rows.append((max(size, 1) if count <= 1 else max(inner, 1), count, base))
             base += count
         return np.array(rows, np.int64).reshape(-1, 3)
