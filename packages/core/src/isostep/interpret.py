@@ -48,10 +48,14 @@ class Interpreter:
 
     def outputs(self, task: Task) -> dict[str, Any]:
         """``"p"`` (the new parameter) and the state arrays, in the compute dtype."""
-        found = {name: self._as_array(node, task) for name, node in task.program.outputs.items()}
+        found = self.raw_outputs(task)
         if UPDATE in found:
             found = {"p": task.arrays["p"] + found.pop(UPDATE), **found}
         return found
+
+    def raw_outputs(self, task: Task) -> dict[str, Any]:
+        """``"u"`` (the update) or ``"p"`` as the program has it, and the state arrays, in the compute dtype."""
+        return {name: self._as_array(node, task) for name, node in task.program.outputs.items()}
 
     def group_outputs(self) -> dict[str, Any]:
         """The group's new state, in the group's dtype."""

@@ -37,6 +37,7 @@ class Part:
     measure: Callable[..., Mapping[str, Any]] | None = None
     advance: Callable[..., Mapping[str, Any]] | None = None
     phase: Callable[..., int] | None = None
+    phases: int = 2  # how many kinds of step ``phase`` tells apart: 0, 1, ...
     check: Callable[[SimpleNamespace], str | None] | None = None
     family: str = ""
     year: int | None = None

@@ -1,9 +1,31 @@
-"""isostep for JAX.
+"""isostep for JAX: every rule as an optax-style ``(init, update)`` pair, and the jitted path as a backend.
 
-So far the jitted generic path as a backend, ``isostep.backend("jax:jit")``: every rule, scalars accurate in float32.
+>>> import isostep_jax, jax.numpy as jnp
+>>> tx = isostep_jax.addsign(1e-3)
+>>> params = {"w": jnp.ones(3)}
+>>> updates, state = tx.update({"w": jnp.ones(3)}, tx.init(params), params)
+
+Hyperparameters may be callables of the steps done. ``transform`` takes a composed rule.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
+import isostep
 from isostep.version import VERSION as __version__
 from isostep_jax.backend import JaxJit
+from isostep_jax.transform import Transform, TransformState, constructor, transform
 
-__all__ = ["JaxJit", "__version__"]
+__all__ = ["JaxJit", "Transform", "TransformState", "__version__", "transform"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in isostep.rules():
+        return globals().setdefault(name, constructor(name))
+    message = f"module {__name__!r} has no attribute {name!r}; rules: {', '.join(isostep.rules())}"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *isostep.rules()})

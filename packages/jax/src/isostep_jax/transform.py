@@ -1,0 +1,209 @@
+"""Rules as optax-style transformations: pairs of pure functions, to be used inside jit, scan, grad and chains.
+
+``init(params) -> state`` and ``update(grads, state, params, **inputs) -> (updates, state)``; ``updates`` are what
+``optax.apply_updates`` adds. The step count lives on the device. Hyperparameters given as numbers are folded on
+the host in float64; those given as callables of the steps done, or as arrays (``optax.inject_hyperparams``), are
+traced, so that changing them does not recompile.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import isostep
+import isostep.scalars as scalars
+from isostep.interpret import Interpreter, Task
+from isostep.program import PARAMETER, UPDATE, Program, trace
+from isostep.rule import BoundRule, RuleError, call_part
+from isostep.state import COMPUTE_DTYPE, StepError, check_inputs, check_like, check_param
+from isostep.values import Domain, Value
+
+
+class TransformState(NamedTuple):
+    """The steps done (int32, 0-d), the rule's arrays (each a tree like the parameters) and its group's values."""
+
+    count: jax.Array
+    arrays: dict[str, Any]
+    group: dict[str, jax.Array]
+
+
+class Transform(NamedTuple):
+    """What optax calls a GradientTransformationExtraArgs."""
+
+    init: Callable[[Any], TransformState]
+    update: Callable[..., tuple[Any, TransformState]]
+
+
+def transform(rule: BoundRule) -> Transform:
+    """A bound or composed rule as a transformation."""
+    if rule.sequential:
+        message = f"{rule.name}: a rule that takes parameters one after another has no transformation; see jax:jit"
+        raise RuleError(message)
+
+    def init(params: Any) -> TransformState:
+        leaves, tree = jax.tree.flatten(params)
+        _check(rule, tree, leaves)
+        made = [_init_leaf(rule, p) for p in leaves]
+        arrays = {n: jax.tree.unflatten(tree, [m[n] for m in made]) for n in rule.state_names}
+        wide = _group_dtype(leaves)
+        group = {n: jnp.asarray(v, wide) for n, v in rule.group_init().items()}
+        return TransformState(jnp.zeros((), jnp.int32), arrays, group)
+
+    def update(
+        grads: Any, state: TransformState, params: Any = None, **inputs: Any
+    ) -> tuple[Any, TransformState]:
+        if params is None:
+            message = f"{rule.name} needs the parameters: update(grads, state, params)"
+            raise StepError(message)
+        leaves, tree = jax.tree.flatten(params)
+        _check(rule, tree, leaves)
+        wanted = {
+            n: inputs[n] for n in rule.input_names if n in inputs
+        }  # others are another transform's
+        check_inputs(rule, wanted)
+        named = {"g": grads, **wanted, **state.arrays}
+        columns = {n: _like(rule, n, tree, leaves, v) for n, v in named.items()}
+        leaf_arrays = [
+            {"p": p, **{n: c[i] for n, c in columns.items()}} for i, p in enumerate(leaves)
+        ]
+        t = (state.count + 1).astype(jnp.float32)
+        if _group_dtype(leaves) == "float64":
+            t = t.astype(jnp.float64)
+
+        def step(phase: tuple[int, ...]) -> Any:
+            return _outputs(rule, phase, leaf_arrays, state.group, t)
+
+        updates, arrays, group = _by_phase(rule, state.count + 1, step)
+        done = {n: jax.tree.unflatten(tree, [a[n] for a in arrays]) for n in rule.state_names}
+        return jax.tree.unflatten(tree, updates), TransformState(state.count + 1, done, group)
+
+    return Transform(init, update)
+
+
+def _by_phase(rule: BoundRule, t: jax.Array, step: Callable[[tuple[int, ...]], Any]) -> Any:
+    """Run the kind of step that t is; with several kinds, each is traced and the device chooses."""
+    parts = [(c, c.part.phase) for c in rule.components if c.part.phase is not None]
+    if not parts:
+        return step(())
+    found = [jnp.asarray(call_part(f, t, given=c.own(rule.values)), jnp.int32) for c, f in parts]
+    kinds = list(itertools.product(*(range(c.part.phases) for c, _ in parts)))
+    index = sum(
+        (x * int(np.prod([c.part.phases for c, _ in parts[k + 1 :]])) for k, x in enumerate(found)),
+        jnp.int32(0),
+    )
+    return jax.lax.switch(index, [lambda kind=kind: step(kind) for kind in kinds])
+
+
+def _outputs(
+    rule: BoundRule, phase: tuple[int, ...], leaves: list[dict[str, Any]], group: Any, t: Any
+) -> tuple[list[Any], list[dict[str, Any]], dict[str, Any]]:
+    """Updates in the compute dtype, state in its own; the group's new values."""
+    tasks, shared = [], {}
+    known: dict[int, dict[Value, Any]] = {}
+    for leaf in leaves:
+        program = trace(rule, phase, tuple(leaf["p"].shape))
+        if id(program) not in known:
+            known[id(program)] = _scalars(rule, program, t, "array")
+            shared |= _scalars(rule, program, t, "group")
+        wide = COMPUTE_DTYPE[leaf["p"].dtype.name]
+        arrays = {n: a.astype(wide) for n, a in leaf.items()}
+        tasks.append(Task(program, arrays, known[id(program)], wide))
+    if not tasks:
+        return [], [], group
+    dtype = _group_dtype([x["p"] for x in leaves])
+    run = Interpreter(tasks, group, shared, dtype, lambda a, d: jnp.asarray(a).astype(d))
+    updates, states = [], []
+    for task, leaf in zip(tasks, leaves, strict=True):
+        found = run.raw_outputs(task)
+        u = found.pop(UPDATE) if UPDATE in found else found.pop(PARAMETER) - task.arrays["p"]
+        updates.append(u)
+        states.append({n: v.astype(leaf[n].dtype) for n, v in found.items()})
+    return updates, states, run.group_outputs()
+
+
+def _scalars(rule: BoundRule, program: Program, t: Any, scope: str) -> dict[Value, Any]:
+    """Host values as Python floats, rounded once where they meet arrays; t and schedules as traced scalars."""
+    found = scalars.evaluate(program, rule.values, t, scope=scope, upto=Domain.HOST)
+    given = scalars.flat(rule.values)
+    for node in program.live:
+        if node.op == "input" and node.domain is Domain.STEP and node.scope == scope:
+            name = node.attrs[0]
+            found[node] = t if name == "t" else jnp.asarray(given[name](t - 1)).astype(t.dtype)
+    return {n: v for n, v in found.items() if n.scope == scope}
+
+
+def _like(rule: BoundRule, what: str, tree: Any, leaves: list[Any], values: Any) -> list[Any]:
+    """The leaves of a tree that must have the parameters' structure (and, for gradients, shapes and dtypes)."""
+    found, structure = jax.tree.flatten(values)
+    label = "grads" if what == "g" else what
+    if structure != tree:
+        message = f"{rule.name}: {label} must have the structure of params, {tree}, got {structure}"
+        raise StepError(message)
+    if what not in rule.state_names:
+        for i, (p, v) in enumerate(zip(leaves, found, strict=True)):
+            own = (p.dtype.name, tuple(p.shape))
+            check_like(rule, f"leaf {i} of params", label, own[0], tuple(jnp.shape(v)), own)
+        found = [jnp.asarray(v) for v in found]
+    return found
+
+
+def _check(rule: BoundRule, tree: Any, leaves: list[Any]) -> None:
+    for i, p in enumerate(leaves):
+        if not hasattr(p, "dtype") or not hasattr(p, "shape"):
+            message = f"{rule.name}: leaf {i} of params must be an array, got {type(p).__name__}; tree: {tree}"
+            raise StepError(message)
+        check_param(rule, f"leaf {i} of params", p.dtype.name, tuple(p.shape))
+
+
+def _group_dtype(leaves: list[Any]) -> str:
+    return "float64" if any(p.dtype.name == "float64" for p in leaves) else "float32"
+
+
+def _init_leaf(rule: BoundRule, p: jax.Array) -> dict[str, jax.Array]:
+    made: dict[str, jax.Array] = {}
+    for c in rule.components:
+        names = rule.state_of(c)
+        if c.part.init is None:
+            made |= {n: jnp.zeros_like(p) for n in names}
+            continue
+        result = call_part(
+            c.part.init, p.astype(COMPUTE_DTYPE[p.dtype.name]), given=c.own(rule.values)
+        )
+        values = result if isinstance(result, tuple) else (result,)
+        made |= {n: v.astype(p.dtype) for n, v in zip(names, values, strict=True)}
+    return made
+
+
+def constructor(name: str) -> Callable[..., Transform]:
+    """The function ``isostep_jax.NAME``: hyperparameters by position or name, then a transformation."""
+    definition = isostep.definition(name)
+
+    def construct(*args: Any, **hyper: Any) -> Transform:
+        if len(args) > len(definition.hyper):
+            message = (
+                f"{name} takes {len(definition.hyper)} hyperparameters, got {len(args)} by position"
+            )
+            raise RuleError(message)
+        given = dict(zip(definition.hyper, args, strict=False)) | hyper
+        return transform(definition.bind(**{n: _traceable(v) for n, v in given.items()}))
+
+    construct.__name__ = construct.__qualname__ = name
+    construct.__doc__ = definition.doc
+    construct.__signature__ = definition.signature  # type: ignore[attr-defined]
+    return construct
+
+
+def _traceable(value: Any) -> Any:
+    """An array as a constant schedule: its value is known only on the device."""
+    if isinstance(value, jax.Array):
+        return lambda done: value
+    return tuple(map(_traceable, value)) if isinstance(value, tuple | list) else value
+
+
+__all__ = ["Transform", "TransformState", "constructor", "transform"]
