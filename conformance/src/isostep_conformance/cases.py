@@ -1,0 +1,165 @@
+"""The cases: every rule and piece of the registry, its hyperparameters, and the dtypes.
+
+A case is one bound rule in one dtype; its scenarios are run in one go. Nothing here names a rule, except the
+two that pieces are put around and the deep compositions: those are data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import isostep
+from isostep.domains import Domain
+from isostep.rule import BoundRule, RuleError
+from isostep_conformance import hypers
+from isostep_conformance.formats import FORMATS, Format
+from isostep_conformance.scenarios import SCENARIOS, Script, shapes
+
+#: Every piece is composed with each of these: one elementwise, one that reduces.
+BASES = ("adamw", "lamb")
+
+#: Pieces before and behind, reductions of three kinds, phases, all in one program.
+DEEP: tuple[tuple[str, ...], ...] = (
+    ("centralize", "adaptive_clip", "clip_by_global_norm", "adamw", "weight_decay", "lookahead"),
+    ("clip_by_global_norm", "centralize", "lamb", "lookahead"),
+    ("adaptive_clip", "sgd_hd", "lookahead"),
+    ("clip_by_global_norm", "sgd", "weight_decay", "weight_decay"),
+)
+
+DTYPES = tuple(FORMATS)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A rule with hyperparameters: what is tested. ``exact`` is its twin with powers of two."""
+
+    name: str
+    index: int
+    rule: BoundRule
+    exact: BoundRule
+
+    @property
+    def id(self) -> str:
+        """``adamw.3``."""
+        return f"{self.name}.{self.index}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A subject in a dtype."""
+
+    subject: Subject
+    dtype: str
+
+    @property
+    def id(self) -> str:
+        """``adamw.3-float32``."""
+        return f"{self.subject.id}-{self.dtype}"
+
+    @property
+    def form(self) -> Format:
+        """The number format."""
+        return FORMATS[self.dtype]
+
+    def rule(self, scenario: str) -> BoundRule:
+        """The bound rule that a scenario runs with."""
+        return self.subject.exact if SCENARIOS[scenario][1] else self.subject.rule
+
+    @property
+    def scenarios(self) -> tuple[str, ...]:
+        """The scenarios of this case; the large array only once per rule."""
+        return tuple(s for s in SCENARIOS if s != "odd" or self.subject.index == 0)
+
+    def script(self, scenario: str, scale: float = 1.0) -> Script:
+        """What the scenario feeds; ``scale`` shrinks the gradients of rules that would explode."""
+        make, _ = SCENARIOS[scenario]
+        return make(self.rule(scenario), self.form, f"{self.subject.id}/{self.dtype}", scale)
+
+
+def names() -> list[str]:
+    """All subjects' names: rules, composed pieces, deep compositions."""
+    return list(dict.fromkeys(s.name for s in subjects()))
+
+
+@cache
+def subjects() -> tuple[Subject, ...]:
+    """Everything that is tested, from the registry as it is now."""
+    return tuple([*_rules(), *_pieces(), *_deep()])
+
+
+def cases(dtypes: tuple[str, ...] = DTYPES) -> list[Case]:
+    """Every subject in every dtype."""
+    return [Case(s, d) for s in subjects() for d in dtypes]
+
+
+def of_rule(name: str) -> tuple[Subject, ...]:
+    """The subjects of one name."""
+    found = tuple(s for s in subjects() if s.name == name)
+    if not found:
+        message = f"unknown rule {name!r}; known: {', '.join(names())}"
+        raise KeyError(message)
+    return found
+
+
+def subject_of(name: str, index: int, rule: BoundRule) -> Subject:
+    """A subject and its twin with powers of two."""
+    exact = hypers.dyadic(rule.domains, rule.values)
+    try:
+        twin = rule.replace(**exact)
+    except (RuleError, isostep.DomainError):
+        twin = rule
+    return Subject(name, index, rule, twin)
+
+
+def _rules() -> Iterator[Subject]:
+    for name in isostep.rules():
+        for i, values in enumerate(hypers.bound(isostep.definition(name), name)):
+            yield subject_of(name, i, isostep.rule(name, **values))
+
+
+def _part_values(name: str, index: int) -> dict[str, Any]:
+    registry = isostep.pieces.registry
+    part = registry[name] if name in registry.names() else isostep.definition(name)
+    found = hypers.bound(part, name)
+    return found[index % len(found)]
+
+
+def composed(parts: tuple[str, ...], index: int) -> BoundRule:
+    """Pieces and a rule, by name, each with its index-th hyperparameters."""
+    known = isostep.pieces.registry.names()
+    made = []
+    for name in parts:
+        make = getattr(isostep.pieces, name) if name in known else None
+        values = _part_values(name, index)
+        made.append(make(**values) if make is not None else isostep.rule(name, **values))
+    return isostep.compose(*made)
+
+
+def _pieces() -> Iterator[Subject]:
+    for name in isostep.pieces.registry.names():
+        piece = isostep.pieces.registry[name]
+        variants = len(hypers.bound(piece, name))
+        for base in BASES:
+            order = (name, base) if piece.before is not None else (base, name)
+            label = "+".join(order)
+            for i in range(variants if base == BASES[0] else 1):
+                yield subject_of(label, i, composed(order, i))
+
+
+def _deep() -> Iterator[Subject]:
+    for parts in DEEP:
+        for i in range(2):
+            yield subject_of("+".join(parts), i, composed(parts, i))
+
+
+def has_shape(subject: Subject, rank: int) -> bool:
+    """Whether the subject takes arrays of this rank."""
+    return any(len(s) == rank for s in shapes(subject.rule))
+
+
+def all_domains(subject: Subject) -> dict[str, Domain]:
+    """The domains of the subject's hyperparameters."""
+    return subject.rule.domains

@@ -1,0 +1,86 @@
+"""Mutants that are the same rule: survivors that no input could tell apart, each with the reason why.
+
+``rule`` and ``mutant`` are patterns. An entry that explains no surviving mutant is an error, so the list cannot
+outlive what it explains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """One explained kind of survivor; ``[`` in ``mutant`` is literal."""
+
+    rule: str
+    mutant: str
+    reason: str
+
+    def speaks_of(self, rule: str) -> bool:
+        """Whether it is about this rule or composition."""
+        return fnmatchcase(rule, self.rule)
+
+    def explains(self, rule: str, mutant: str) -> bool:
+        """Whether it explains this survivor."""
+        return self.speaks_of(rule) and fnmatchcase(mutant, self.mutant.replace("[", "[[]"))
+
+
+_MASKED = "the value is used only where an outer choice replaces it"
+_CONTINUOUS = (
+    "both branches agree at the threshold, so it does not matter on which side equality falls"
+)
+
+EQUIVALENTS: tuple[Equivalent, ...] = (
+    Equivalent(
+        "*lamb*",
+        "always the second branch: where((sqrt(sum(...)) == 0), 1.0, sqrt(sum(mul(...))))*",
+        _MASKED,
+    ),
+    Equivalent(
+        "*lamb*",
+        "right operand dropped: ((sqrt(sum(...)) == 0) or (sqrt(sum(...)) == 0))*",
+        "where the norm of r is 0, r is 0, and so is the update whatever the ratio",
+    ),
+    Equivalent(
+        "*clip_by_global_norm*", "always the second branch: where((sqrt(squared_norm) < *", _MASKED
+    ),
+    Equivalent(
+        "*clip_by_global_norm*", "lt -> le: (sqrt(sum_group(mul(...))) < *max_norm)*", _CONTINUOUS
+    ),
+    Equivalent("*clip_by_global_norm*", "x 1.01: 1.0*", _MASKED),
+    Equivalent("*adaptive_clip*", "lt -> le: (sqrt(sum_units(mul(...), *", _CONTINUOUS),
+    Equivalent(
+        "adam_hd",
+        "left operand dropped: (1.0 * sqrt(*",
+        "a factor of one: the direction is that of lr = -1",
+    ),
+    Equivalent(
+        "adam_hd",
+        "right operand dropped: maximum((t - 1), 1)",
+        "at t = 1, where it acts, advance skips the sum",
+    ),
+    Equivalent(
+        "adam_hd",
+        "sum of one array only: *",
+        "with the authors' dialect each parameter is a group of its own",
+    ),
+    Equivalent(
+        "*sgd_hd*",
+        "always the first branch: where((t > 1), *[phase (1,)]",
+        "a synchronising step is never the first",
+    ),
+    Equivalent(
+        "*sgd_hd*", "gt -> ge: (t > 1) [phase (1,)]", "a synchronising step is never the first"
+    ),
+    Equivalent(
+        "*sgd_hd*",
+        "t ? 1: t [phase (1,)]",
+        "a synchronising step is never the first, nor next to it",
+    ),
+    Equivalent("*sgd_hd*", "x 1.01: 1.0 [phase (1,)]", "a synchronising step is never the first"),
+    Equivalent("adafactor", "size -> unit_size: * [1-d]", "a vector is one unit"),
+    Equivalent("adafactor", "sum of each unit only: * [1-d]", "a vector is one unit"),
+    Equivalent("muon", "*: (lr * 1.0) [2-d]", "the shape's factor is one for a wide matrix"),
+)

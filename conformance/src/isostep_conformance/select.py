@@ -1,0 +1,117 @@
+"""Which units run: the whole matrix, or the fixed sample that continuous integration has time for.
+
+A unit is one path and one case, with all scenarios of the case; contract checks are run on the first case of each
+rule. The sample is every rule on every path in float32, and one further case per rule, path and dtype, chosen by
+a hash: always the same, different from path to path.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from isostep_conformance.cases import DTYPES, Case, Subject, subjects
+from isostep_conformance.contract import CHECKS
+from isostep_conformance.gaps import Gap
+from isostep_conformance.paths import Path
+
+#: The dtype in which every rule runs on every path, always.
+FIRST = "float32"
+
+
+class SelectionError(ValueError):
+    """A selection that selects nothing, or names what is not there."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One cell of the matrix on one path."""
+
+    path: str
+    case: Case
+
+    @property
+    def id(self) -> str:
+        """``numpy:fused-adamw.3-float32``."""
+        return f"{self.path}-{self.case.id}"
+
+
+def units(
+    paths: Iterable[Path],
+    *,
+    full: bool = False,
+    rules: Iterable[str] = (),
+    dtypes: Iterable[str] = (),
+) -> list[Unit]:
+    """The units to run, case by case, so that all paths share one truth."""
+    runnable = [p for p in paths if not p.missing]
+    chosen = _subjects(tuple(rules))
+    wanted = tuple(dtypes) or DTYPES
+    for d in wanted:
+        if d not in DTYPES:
+            message = f"unknown dtype {d!r}; known: {', '.join(DTYPES)}"
+            raise SelectionError(message)
+    found = []
+    for subject in chosen:
+        count = sum(s.name == subject.name for s in chosen)
+        for dtype in wanted:
+            for path in runnable:
+                picked = full or _sampled(path.name, subject, dtype, count, FIRST in wanted)
+                if path.offers(dtype) and picked:
+                    found.append(Unit(path.name, Case(subject, dtype)))
+    if not found:
+        message = "nothing to run: no path that runs here offers any of the chosen rules and dtypes"
+        raise SelectionError(message)
+    return found
+
+
+def _subjects(rules: tuple[str, ...]) -> list[Subject]:
+    every = subjects()
+    names = {s.name for s in every}
+    for r in rules:
+        if r not in names:
+            message = f"unknown rule {r!r}; known: {', '.join(sorted(names))}"
+            raise SelectionError(message)
+    return [s for s in every if not rules or s.name in rules]
+
+
+def _sampled(path: str, subject: Subject, dtype: str, count: int, has_first: bool) -> bool:
+    if dtype == FIRST:
+        return subject.index == 0 or subject.index == _draw(path, subject.name, dtype) % count
+    # Compositions are sampled more thinly: one other dtype each.
+    if "+" in subject.name and has_first:
+        others = [d for d in DTYPES if d != FIRST]
+        if others[_draw(path, subject.name) % len(others)] != dtype:
+            return False
+    return subject.index == _draw(path, subject.name, dtype) % count
+
+
+def _draw(*key: str) -> int:
+    return zlib.crc32("/".join(key).encode())
+
+
+def contracts(chosen: Iterable[Unit], *, full: bool = False) -> list[tuple[Unit, str]]:
+    """The contract checks: all of them on the first case of each rule and path, in the first dtype chosen."""
+    chosen = [u for u in chosen if u.case.subject.index == 0]
+    seen = {u.case.dtype for u in chosen}
+    first = FIRST if FIRST in seen else next(iter(seen), FIRST)
+    return [(u, name) for u in chosen if full or u.case.dtype == first for name in CHECKS]
+
+
+def cells(path: Path) -> list[tuple[str, str, str, str]]:
+    """Everything that a gap of this path may speak of, whether selected or not."""
+    checks = [*CHECKS]
+    return [
+        (path.name, s.id, d, c)
+        for s in subjects()
+        for d in DTYPES
+        for c in (*Case(s, d).scenarios, *(checks if s.index == 0 else ()))
+    ]
+
+
+def gap_of(path: Path, case: Case, check: str) -> Gap | None:
+    """The gap that speaks of this check, if any."""
+    return next(
+        (g for g in path.gaps if g.matches(path.name, case.subject.id, case.dtype, check)), None
+    )

@@ -1,0 +1,308 @@
+"""Runs of a case with everything a backend is compared with: made once, shared by all paths.
+
+The reference (the plain NumPy rule) goes through the scenario step by step. At each step the truth is computed
+from the reference's rounded state (teacher-forced), and for long runs also from the truth's own
+unrounded state (free-running).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+from isostep.backends.numpy import NumpyReference
+from isostep.program import PARAMETER, UPDATE, Program, ancestors, trace
+from isostep.rule import BoundRule
+from isostep.state import State
+from isostep_conformance import exact
+from isostep_conformance.bounds import Bounded, Num, Plain
+from isostep_conformance.budget import SUM_ULPS, Expected
+from isostep_conformance.cases import Case
+from isostep_conformance.formats import Format, ulp, widen
+from isostep_conformance.scenarios import Script
+
+#: The scenarios that backends also run through on their own.
+FREE = ("run",)
+#: A rule whose numbers grow past this (as a part of the format's range, in the exponent) gets smaller gradients.
+_ROOM = {"float16": 1e3}
+_PLENTY = 1e7
+
+
+@dataclass
+class Snapshot:
+    """Parameters and state at one moment, as NumPy arrays of the case's dtype."""
+
+    params: list[np.ndarray]
+    state: State
+
+    def copy(self) -> Snapshot:
+        """A copy that shares no memory."""
+        s = self.state
+        arrays = [{n: np.array(a) for n, a in one.items()} for one in s.arrays]
+        group = {n: np.array(v) for n, v in s.group.items()}
+        return Snapshot(
+            [np.array(p) for p in self.params], State(s.rule, list(s.t), arrays, group, s.group_t)
+        )
+
+    def at(self, t: int) -> Snapshot:
+        """The same with ``t`` steps done."""
+        moved = replace(self.state, t=[t] * len(self.params), group_t=t)
+        return Snapshot(self.params, moved)
+
+
+@dataclass
+class Target:
+    """What is expected after one step."""
+
+    arrays: list[dict[str, Expected]]
+    group: dict[str, Expected]
+
+    @property
+    def elements(self) -> int:
+        """How many numbers are compared."""
+        return sum(e.v.size for one in self.arrays for e in one.values()) + len(self.group)
+
+    @property
+    def exempt(self) -> int:
+        """How many of them are exempt."""
+        every = [e for one in self.arrays for e in one.values()] + list(self.group.values())
+        return int(sum(e.exempt.sum() for e in every))
+
+
+@dataclass
+class Shot:
+    """One step: the reference before and after, and what it was fed. The truth is computed when asked for."""
+
+    rule: BoundRule
+    form: Format
+    before: Snapshot
+    grads: list[np.ndarray]
+    inputs: dict[str, list[np.ndarray]]
+    after: Snapshot
+
+    @cached_property
+    def forced(self) -> Target:
+        """What is expected of a step from the reference's state."""
+        items, group = self.befores()
+        truth = exact.step(self.rule, items, group, self.before.state.group_t, Bounded(self.form))
+        return _target(self, truth, self.before)
+
+    def befores(self, arith: Plain | None = None) -> tuple[list[exact.Before], dict[str, Any]]:
+        """The reference's state and the step's gradients as operands of the truth."""
+        wide = self.form.wide
+        arith = arith or Bounded(self.form)
+
+        def exactly(a: np.ndarray) -> Any:
+            return arith.array(widen(a, wide))
+
+        s = self.before.state
+        items = [
+            exact.Before(
+                p=exactly(p),
+                g=exactly(self.grads[i]),
+                state={n: exactly(a) for n, a in s.arrays[i].items()},
+                t=s.t[i],
+                inputs={n: exactly(v[i]) for n, v in self.inputs.items()},
+            )
+            for i, p in enumerate(self.before.params)
+        ]
+        return items, {n: exactly(v) for n, v in s.group.items()}
+
+
+def moved(shot: Shot, rule: BoundRule, t: int) -> Shot:
+    """The same step taken by ``rule`` (of the same structure) after ``t`` steps."""
+    start = shot.before.copy().at(t)
+    before = start.copy()
+    params, state = NumpyReference().step(
+        rule, start.params, shot.grads, start.state, **shot.inputs
+    )
+    return Shot(rule, shot.form, before, shot.grads, shot.inputs, Snapshot(params, state))
+
+
+@dataclass
+class Run:
+    """A scenario of a case: the reference's steps, and the truth of a free run through them."""
+
+    case: Case
+    scenario: str
+    rule: BoundRule
+    script: Script
+    shots: list[Shot]
+
+    @cached_property
+    def free(self) -> list[Target]:
+        """What is expected after each step of a backend that goes on from its own state; only of long runs."""
+        if self.scenario not in FREE:
+            return []
+        found, carried = [], None
+        for shot in self.shots:
+            target, carried = _free(shot, carried)
+            found.append(target)
+        return found
+
+
+@lru_cache(maxsize=64)
+def run(case: Case, scenario: str) -> Run:
+    """The run of one scenario; cached, because every path needs the same."""
+    rule = case.rule(scenario)
+    script, snapshots = _played(case, rule, scenario)
+    shots = [
+        Shot(rule, case.form, before, script.grads[k], script.inputs[k], after)
+        for k, (before, after) in enumerate(snapshots)
+    ]
+    return Run(case, scenario, rule, script, shots)
+
+
+def _played(
+    case: Case, rule: BoundRule, scenario: str
+) -> tuple[Script, list[tuple[Snapshot, Snapshot]]]:
+    """The reference's run; gradients are made smaller until an ordinary scenario stays in range."""
+    scale = 1.0
+    room = _ROOM.get(case.dtype, _PLENTY)
+    while True:
+        script = case.script(scenario, scale)
+        snapshots = play(rule, script)
+        if scenario not in ("run", "odd") or scale < 1e-12:
+            return script, snapshots
+        largest = max((_largest(after) for _, after in snapshots), default=0.0)
+        if largest <= room:
+            return script, snapshots
+        scale *= 0.1
+
+
+def _largest(snapshot: Snapshot) -> float:
+    arrays = [*snapshot.params, *snapshot.state.group.values()]
+    arrays += [a for one in snapshot.state.arrays for a in one.values()]
+    sizes = [float(np.abs(widen(a, np.dtype(np.float64))).max(initial=0.0)) for a in arrays]
+    return max((np.inf if np.isnan(s) else s for s in sizes), default=0.0)
+
+
+def play(rule: BoundRule, script: Script) -> list[tuple[Snapshot, Snapshot]]:
+    """The plain NumPy rule through a script: the moment before and after each step."""
+    backend = NumpyReference()
+    params = [np.array(p) for p in script.params]
+    now = Snapshot(params, backend.init(rule, params))
+    found = []
+    for k, grads in enumerate(script.grads):
+        if k in script.jumps:
+            now = now.at(script.jumps[k])
+        if k in script.resets:
+            now = Snapshot([np.array(p) for p in script.resets[k]], now.state)
+        before = now.copy()
+        params, state = backend.step(rule, now.params, grads, now.state, **script.inputs[k])
+        now = Snapshot(params, state)
+        found.append((before, now.copy()))
+    return found
+
+
+def _free(shot: Shot, carried: Any) -> tuple[Target, Any]:
+    """One step of the truth from its own state; ``carried`` is that state."""
+    items, group = shot.befores()
+    if carried is not None:
+        arrays, group = carried
+        for item, own in zip(items, arrays, strict=True):
+            item.p = own[PARAMETER]
+            item.state = {n: own[n] for n in item.state}
+    done, after_group = exact.step(
+        shot.rule, items, group, shot.before.state.group_t, Bounded(shot.form)
+    )
+    start = Snapshot(
+        [i.p.v for i in items],
+        replace(
+            shot.before.state,
+            arrays=[{n: a.v for n, a in i.state.items()} for i in items],
+            group={n: v.v for n, v in group.items()},
+        ),
+    )
+    target = _target(shot, (done, after_group), start, bounded=False)
+    plain = shot.after
+    stored = [
+        {
+            n: _stored(a, {PARAMETER: plain.params[i], **plain.state.arrays[i]}[n], shot.form)
+            for n, a in one.arrays.items()
+        }
+        for i, one in enumerate(done)
+    ]
+    kept = {n: _stored(v, plain.state.group[n], shot.form.compute) for n, v in after_group.items()}
+    return target, (stored, kept)
+
+
+def _stored(x: Num, plain: np.ndarray, form: Format) -> Num:
+    """What the next step of a free run starts from, and how far off an honest backend may be by then.
+
+    First-order bounds grow without limit over many steps. The plain rule's own drift says how far honest
+    arithmetic really is: twice what all but a tenth of its array stay below.
+    """
+    spacing = ulp(x.v, form)
+    with np.errstate(all="ignore"):
+        drift = np.abs(widen(plain, x.v.dtype) - x.v) / spacing
+        usual = drift[np.isfinite(drift) & ~np.broadcast_to(x.f, x.v.shape)]
+        most = float(np.quantile(usual.astype(np.float64), 0.9)) if usual.size else 0.0
+        e = np.minimum(x.e + spacing * (form is not form.compute), (1 + 2 * most) * spacing)
+    return Num(
+        x.v, np.where(np.isfinite(x.v) & ~((np.asarray(x.e) == 0) & (drift == 0)), e, 0), x.f
+    )
+
+
+def _target(
+    shot: Shot,
+    truth: tuple[list[exact.After], dict[str, Num]],
+    start: Snapshot,
+    *,
+    bounded: bool = True,
+) -> Target:
+    """The truth with what it allows; ``start`` is where the truth's own step began."""
+    done, group = truth
+    form, plain = shot.form, shot.after
+    wide = form.wide
+    sizes = [p.size for p in start.params]
+    arrays = []
+    for i, one in enumerate(done):
+        old = {PARAMETER: start.params[i], **start.state.arrays[i]}
+        new = {PARAMETER: plain.params[i], **plain.state.arrays[i]}
+        program = trace(
+            shot.rule, shot.rule.phase(shot.before.state.t[i] + 1), start.params[i].shape
+        )
+        reach = _sums(program)
+        limits = {
+            n: SUM_ULPS * (sizes[i] * own or sum(sizes) * group) ** 0.5
+            for n, (own, group) in reach.items()
+        }
+        arrays.append(
+            {
+                n: Expected.of(
+                    x,
+                    widen(old[n], wide),
+                    widen(new[n], wide),
+                    form,
+                    limits.get(n, 0.0),
+                    bounded=bounded,
+                )
+                for n, x in one.arrays.items()
+            }
+        )
+    groups = {}
+    for n, x in group.items():
+        old_value, new_value = widen(start.state.group[n], wide), widen(plain.state.group[n], wide)
+        limit = SUM_ULPS * sum(sizes) ** 0.5
+        groups[n] = Expected.of(x, old_value, new_value, form.compute, limit, bounded=bounded)
+    return Target(arrays, groups)
+
+
+def sums_of(shot: Shot, p: np.ndarray) -> dict[str, tuple[bool, bool]]:
+    """For each output of a parameter's step, whether it depends on a sum over its array, and on one over the group."""
+    return _sums(trace(shot.rule, shot.rule.phase(shot.before.state.group_t + 1), p.shape))
+
+
+@lru_cache(maxsize=256)
+def _sums(program: Program) -> dict[str, tuple[bool, bool]]:
+    """For each output, whether it depends on a sum over its array, and on one over the group."""
+    found = {}
+    for name, node in program.outputs.items():
+        ops = {n.op for n in ancestors([node])}
+        own = bool(ops & {"sum", "sum_units", "sum_axis", "matmul"}) and "sum_group" not in ops
+        found[PARAMETER if name == UPDATE else name] = own, "sum_group" in ops
+    return found

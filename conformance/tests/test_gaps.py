@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import wrong_rules
+
+from isostep.backends.numpy import NumpyReference
+from isostep_conformance import cases, gaps
+from isostep_conformance.cases import Case
+from isostep_conformance.gaps import GapError, never, notimpl, notyet
+from isostep_conformance.paths import Path
+from isostep_conformance.select import Unit, cells
+from isostep_conformance.session import Session
+
+
+def test_three_words_each_with_its_reason() -> None:
+    assert notimpl("no kernel yet").word == "notimpl"
+    assert notyet("https://example.org/1", rule="muon").rule == "muon"
+    assert never("no float16 there", dtype="float16").dtype == "float16"
+    with pytest.raises(GapError, match="never needs a reason"):
+        never("")
+    with pytest.raises(GapError, match="notyet needs a link"):
+        notyet("")
+
+
+def test_plain_dictionaries_do_as_well() -> None:
+    assert gaps.read([{"word": "never", "reason": "none", "dtype": "float16"}]) == [
+        never("none", dtype="float16")
+    ]
+    with pytest.raises(GapError, match="must be a Gap or a dict"):
+        gaps.read([{"word": "never", "why": "none"}])
+
+
+def test_an_entry_matches_a_rule_or_one_of_its_cases() -> None:
+    gap = notimpl("x", rule=("adamw", "lamb.0"), check="huge")
+    assert gap.matches("numpy:fused", "adamw.7", "float32", "huge")
+    assert not gap.matches("numpy:fused", "lamb.1", "float32", "huge")
+    assert not gap.matches("numpy:fused", "adamw.7", "float32", "run")
+
+
+def session(backend: object, *entries: gaps.Gap) -> Session:
+    return Session([Path("mine", backend, gaps=list(entries))])
+
+
+def test_an_entry_that_matches_no_case_is_an_error() -> None:
+    made = session(NumpyReference(), notimpl("typo", rule="adamww"))
+    assert made.stale_gaps() == ["this gap matches no case: " + str(notimpl("typo", rule="adamww"))]
+    assert gaps.unmatched([notimpl("x", rule="adamw")], cells(made.paths[0])) == []
+
+
+def test_a_gap_that_passes_is_an_error_and_one_that_fails_is_not() -> None:
+    unit = Unit("mine", Case(cases.of_rule("adamw")[0], "float32"))
+    closed = session(NumpyReference(), notimpl("done long ago", rule="adamw", check="exact"))
+    said = [line for o in closed.check_unit(unit) for line in o.failures]
+    assert len(said) == 1
+    assert "passes, yet is listed as a gap: notimpl: done long ago" in said[0]
+    open_gap = session(wrong_rules.LeaksDtype(), notimpl("leaks", rule="adamw"))
+    assert all(o.passed and o.gap is not None for o in open_gap.check_unit(unit))

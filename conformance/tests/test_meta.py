@@ -1,0 +1,125 @@
+"""The suite is tested too: every wrong rule and wrong backend here must be rejected, the right ones must not."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import wrong_rules
+
+from isostep.backends.numpy import NumpyReference
+from isostep_conformance import cases, contract, runner
+from isostep_conformance.budget import FACTOR, MARGIN
+from isostep_conformance.cases import Case
+
+
+def torch_dialect(name: str) -> list[Case]:
+    """The rule's cases that the wrong formulas are slips of, in the dtype that sees most."""
+    found = [s for s in cases.of_rule(name) if s.rule.values["dialect"] == "torch"]
+    return [Case(s, "float64") for s in found]
+
+
+def outcome(backend: Any, name: str) -> tuple[float, list[str]]:
+    """The worst ratio over all cases and scenarios, and what was said at the first rejection."""
+    worst, said = 0.0, []
+    for case in torch_dialect(name):
+        for scenario in ("run", "exact"):
+            tally = runner.check(backend, "wrong", case, scenario)
+            worst = max(worst, tally.worst)
+            said = said or tally.failures
+        if worst > 1e6:
+            break
+    return worst, said
+
+
+@pytest.mark.parametrize(("name", "coupled"), [("adam", True), ("adamw", False)])
+def test_the_formula_that_the_slips_start_from_is_right(name: str, coupled: bool) -> None:
+    worst, said = outcome(wrong_rules.WrongRule(functools.partial(slip, coupled, {})), name)
+    assert not said, "\n".join(said)
+    assert worst * MARGIN < FACTOR
+
+
+def slip(
+    coupled: bool, wrong: dict[str, Any], p: Any, g: Any, /, *state_t: Any,
+    lr: Any, betas: Any, eps: Any, weight_decay: Any,
+) -> Any:  # fmt: skip
+    return wrong_rules.adam(
+        p,
+        g,
+        *state_t,
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        coupled=coupled,
+        wrong=wrong,
+    )
+
+
+def test_there_are_21_wrong_adams() -> None:
+    assert len(wrong_rules.WRONG_ADAMS) == 21
+
+
+@pytest.mark.parametrize("label", wrong_rules.WRONG_ADAMS)
+def test_every_wrong_adam_is_rejected(label: str) -> None:
+    wrong = wrong_rules.WRONG_ADAMS[label]
+    worst, said = outcome(wrong_rules.WrongRule(functools.partial(slip, True, wrong)), "adam")
+    assert said
+    assert worst > FACTOR * MARGIN
+
+
+@pytest.mark.parametrize("label", wrong_rules.WRONG_ADAMWS)
+def test_every_wrong_adamw_is_rejected(label: str) -> None:
+    wrong = wrong_rules.WRONG_ADAMWS[label]
+    worst, said = outcome(wrong_rules.WrongRule(functools.partial(slip, False, wrong)), "adamw")
+    assert said
+    assert worst > FACTOR * MARGIN
+
+
+def test_a_rejection_says_everything() -> None:
+    wrong = wrong_rules.WRONG_ADAMWS["lr 1% off"]
+    _, said = outcome(wrong_rules.WrongRule(functools.partial(slip, False, wrong)), "adamw")
+    for part in (
+        "adamw.",
+        "float64",
+        "on wrong",
+        "run, step",
+        "params[0] element (",
+        "got ",
+        "expected ",
+        "budget 64 x",
+    ):
+        assert part in said[0], said[0]
+    assert said[-1].startswith("rule: adamw(lr=")
+
+
+@pytest.mark.parametrize(
+    ("backend", "words"),
+    [
+        (wrong_rules.GivesNaN, "got nan"),
+        (wrong_rules.LeaksDtype, "got dtype float64, expected float32"),
+        (wrong_rules.WritesGradient, "gradient[0] was written"),
+    ],
+)
+def test_a_backend_that_breaks_a_step_is_rejected(
+    backend: type[NumpyReference], words: str
+) -> None:
+    tally = runner.check(backend(), "wrong", Case(cases.of_rule("adamw")[0], "float32"), "run")
+    assert any(words in line for line in tally.failures), tally.failures[:3]
+
+
+@pytest.mark.parametrize(
+    ("backend", "check"),
+    [
+        (wrong_rules.DependsOnGrouping, "grouping"),
+        (wrong_rules.NeverTheSame, "same_bits_twice"),
+        (wrong_rules.WritesOnError, "errors"),
+    ],
+)
+def test_a_backend_that_breaks_the_contract_is_rejected(
+    backend: type[NumpyReference], check: str
+) -> None:
+    case = Case(cases.of_rule("adamw")[0], "float32")
+    assert contract.check(backend(), "wrong", case, check)
+    assert not contract.check(NumpyReference(), "right", case, check)

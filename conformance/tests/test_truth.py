@@ -1,0 +1,101 @@
+"""The truth: its arithmetic, its bounds and its flags."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import isostep
+from isostep_conformance.bounds import Bounded, Num
+from isostep_conformance.budget import Expected
+from isostep_conformance.cases import Case, of_rule
+from isostep_conformance.formats import FORMATS, ulp
+from isostep_conformance.truth import run
+
+F32 = FORMATS["float32"]
+ARITH = Bounded(F32)
+
+
+def num(*values: float, e: float = 0.0) -> Num:
+    return Num(np.array(values), np.full(len(values), e))
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "float16"])
+def test_ulp_is_numpys_spacing(name: str) -> None:
+    form = FORMATS[name]
+    x = np.array([1.0, 1.5, 2.0, 3.7e-5, 60000.0, form.tiny, 0.0], form.numpy)
+    wanted = np.spacing(x)
+    wanted[-1] = form.tiny
+    assert np.array_equal(ulp(x.astype(form.wide), form).astype(form.numpy), wanted)
+
+
+def test_bfloat16_has_eight_bits() -> None:
+    assert ulp(np.array([1.0, 256.0]), FORMATS["bfloat16"]).tolist() == [2.0**-7, 2.0]
+
+
+def test_a_sign_of_an_exact_zero_is_not_exempt_and_one_within_rounding_is() -> None:
+    assert not np.any(ARITH.apply("sign", (num(0.0),)).f)
+    assert np.all(ARITH.apply("sign", (num(1e-9, e=1e-8),)).f)
+    assert not np.any(ARITH.apply("sign", (num(1.0, e=1e-8),)).f)
+
+
+def test_exact_operations_have_no_error() -> None:
+    product = ARITH.apply("mul", (num(0.5, 3.0), num(-0.25, 2.0)))
+    assert product.e.tolist() == [0.0, 0.0]
+    assert ARITH.apply("div", (num(1.0), num(3.0))).e[0] > 0
+
+
+def test_a_choice_between_equal_branches_is_no_threshold() -> None:
+    near = ARITH.apply("lt", (num(1.0, e=1e-7), num(1.0)))
+    same = ARITH.apply("where", (near, num(2.0), num(2.0)))
+    other = ARITH.apply("where", (near, num(2.0), num(3.0)))
+    assert not np.any(same.f)
+    assert np.all(other.f)
+
+
+def test_overflow_and_underflow_are_those_of_the_compute_format() -> None:
+    assert ARITH.apply("mul", (num(1e30), num(1e30))).v.tolist() == [np.inf]
+    assert ARITH.apply("mul", (num(1e-30), num(-1e-30))).v.tolist() == [-0.0]
+
+
+def test_a_flag_reaches_everything_a_sum_reaches() -> None:
+    x = Num(np.array([1.0, 2.0]), 0.0, np.array([True, False]))
+    assert ARITH.sum(x).f
+
+
+def expected(truth: float, before: float, plain: float) -> Expected:
+    return Expected.of(num(truth), np.array([before]), np.array([plain]), F32)
+
+
+def test_ulps_are_taken_at_the_larger_of_result_and_start() -> None:
+    assert expected(1e-8, 1.0, 1e-8).unit[0] == pytest.approx(2.0**-23)
+
+
+def test_nan_and_infinity_match_in_kind_and_place() -> None:
+    assert expected(np.nan, 1.0, np.nan).ratios(np.array([0.0]))[0] == np.inf
+    assert expected(1.0, 1.0, 1.0).ratios(np.array([np.nan]))[0] == np.inf
+    assert expected(np.inf, 1.0, np.inf).ratios(np.array([-np.inf]))[0] == np.inf
+    assert expected(np.nan, 1.0, np.nan).ratios(np.array([np.nan]))[0] == 0
+
+
+def test_the_truth_of_one_step_is_the_formula() -> None:
+    rule = isostep.rule("adamw", lr=0.1, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.1)
+    case = Case(of_rule("adamw")[0], "float64")
+    shot = next(s for s in run(case, "run").shots if s.before.state.t[0] == 0)
+    bound = run(case, "run").rule
+    assert rule.name == bound.name
+    h = bound.at(1)
+    g = shot.grads[0].astype(np.longdouble)
+    m = shot.forced.arrays[0]["exp_avg"].v
+    assert np.allclose(m.astype(float), ((1 - h["betas"][0]) * g).astype(float), rtol=1e-15)
+
+
+def test_cases_hit_thresholds_exactly() -> None:
+    """In the exact scenario some average is exactly zero where the gradient is not: sign(0) decides there."""
+    found = run(Case(of_rule("addsign")[0], "float64"), "exact")
+    hits = 0
+    for shot in found.shots:
+        for grads, after in zip(shot.grads, shot.after.state.arrays, strict=True):
+            hits += int(np.sum((after["m"] == 0) & (grads != 0)))
+        assert shot.forced.exempt == 0
+    assert hits > 5

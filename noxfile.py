@@ -1,0 +1,119 @@
+"""Every task of the repository: `nox --list` is the table of contents.
+
+Each session builds an environment of its own, at the versions of packages/constraints.txt. Packages
+are found as packages/*/pyproject.toml, backends in their entry points; whatever else a session
+needs is a dependency group of pyproject.toml. Words after `--` go to the session's command.
+"""
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+# pip, not uv: uv does not look where pip may have been told to look for a CPU build of torch.
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests"]
+
+TOMLS = [*sorted(Path("packages").glob("*/pyproject.toml")), Path("conformance/pyproject.toml")]
+PROJECTS = {toml.parent.name: nox.project.load_toml(toml)["project"] for toml in TOMLS}
+FOLDERS = {toml.parent.name: toml.parent.as_posix() for toml in TOMLS}
+PLUGINS = [project.get("entry-points", {}) for project in PROJECTS.values()]
+BACKENDS = [name for plugin in PLUGINS for name in plugin.get("isostep.backends", {})]
+GROUPS = nox.project.load_toml("pyproject.toml")
+EXTRAS = {"core": "[fused,halves]"}
+
+
+def install(session, projects=tuple(PROJECTS), groups=(), extras=EXTRAS):
+    """Install projects (editable) and dependency groups in one pip call, so in one solve."""
+    editable = [word for name in projects for word in ("-e", FOLDERS[name] + extras.get(name, ""))]
+    needed = nox.project.dependency_groups(GROUPS, *groups) if groups else ()
+    session.install(*editable, *needed, "-c", "packages/constraints.txt")
+
+
+@nox.session
+def demo(session):
+    """Train one small network on real digits on every framework, and draw the curves."""
+    install(session, groups=["demo"])
+    session.run("python", "benchmarks/demo/main.py", "--out", "demo-out", *session.posargs)
+
+
+@nox.session
+def tests(session):
+    """Every test, in one environment with everything; then `isolation`, package by package."""
+    for project in PROJECTS:
+        session.notify(f"isolation({project})", posargs=())
+    install(session, groups=["test", "libraries"])
+    session.run("pytest", *(session.posargs or ["packages", "conformance"]))
+
+
+@nox.session
+@nox.parametrize("project", list(PROJECTS), ids=list(PROJECTS))
+def isolation(session, project):
+    """The tests of one package where no sibling but core is installed, and core without extras."""
+    install(session, dict.fromkeys(["core", project]), groups=["test"], extras={})
+    session.run("pytest", "-m", "not whole", FOLDERS[project], *session.posargs)
+
+
+@nox.session
+@nox.parametrize("backend", BACKENDS, ids=BACKENDS)
+def conformance(session, backend):
+    """Every path of one backend against the reference."""
+    install(session)
+    session.run("isostep-conformance", "--backend", backend, *session.posargs)
+
+
+@nox.session
+def full(session):
+    """The whole conformance matrix: every rule, path and dtype; reports/ gets JSON and HTML."""
+    install(session)
+    Path("reports").mkdir(exist_ok=True)
+    files = ["--json", "reports/conformance.json", "--html", "reports/conformance.html"]
+    session.run("isostep-conformance", "--full", "--mutants", *files, *session.posargs)
+
+
+@nox.session
+@nox.parametrize("oracle", ["tensorflow", "libraries"], ids=["tensorflow", "libraries"])
+def oracles(session, oracle):
+    """Live: TensorFlow's own kernels (in an environment of its own), torch.optim and optax."""
+    alone = oracle == "tensorflow"
+    install(session, ["core", "conformance"] if alone else PROJECTS, groups=[oracle])
+    session.run("python", "-m", "isostep_conformance.oracles", oracle, *session.posargs)
+
+
+@nox.session
+def bench(session):
+    """Step time and bytes per second of every path; results keyed by device and versions."""
+    install(session)
+    session.run("python", "benchmarks/run.py", *session.posargs)
+
+
+@nox.session
+def docs(session):
+    """The site: written pages, and those generated from the registry; a broken link fails."""
+    install(session, groups=["docs"])
+    session.run("python", "docs/build.py", *session.posargs)
+    session.run("mkdocs", "build", "--strict", "-f", "docs/mkdocs.yml")
+
+
+@nox.session
+def lint(session):
+    """Style and likely mistakes; `nox -s lint -- --fix` mends what can be mended."""
+    install(session, (), groups=["lint"])
+    session.run("ruff", "check", *session.posargs)
+
+
+@nox.session
+def typecheck(session):
+    """The one type checker, over every package's sources."""
+    install(session, groups=["typecheck"])
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def gpu(session):
+    """On a machine with a GPU (which must be there): the tests that need one, then the matrix."""
+    install(session, groups=["test"], extras=EXTRAS | {"cupy": "[cuda13]"})  # as torch's wheels
+    session.run("python", "-c", "import cupy; print(cupy.cuda.Device(0).compute_capability)")
+    session.run("pytest", "-m", "gpu", "packages", "conformance")
+    session.run("isostep-conformance", "--full", "--json", "reports/gpu.json", *session.posargs)
