@@ -44,7 +44,8 @@ def tests(session):
     for project in PROJECTS:
         session.notify(f"isolation({project})", posargs=())
     install(session, groups=["test", "libraries"])
-    session.run("pytest", *(session.posargs or ["packages", "conformance"]))
+    spread = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
+    session.run("pytest", *spread, *(session.posargs or ["packages", "conformance"]))
 
 
 @nox.session

@@ -112,7 +112,7 @@ def test_a_backend_that_breaks_a_step_is_rejected(
 @pytest.mark.parametrize(
     ("backend", "check"),
     [
-        (wrong_rules.DependsOnGrouping, "grouping"),
+        (wrong_rules.DependsOnGrouping, "grouping_bits"),
         (wrong_rules.NeverTheSame, "same_bits_twice"),
         (wrong_rules.WritesOnError, "errors"),
     ],

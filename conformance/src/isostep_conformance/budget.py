@@ -13,7 +13,7 @@ FACTOR is measured: see ``margins``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ class Expected:
     edge: np.ndarray
     form: Format
     ulp: np.ndarray
+    worst: float = 0.0
 
     @classmethod
     def of(
@@ -77,7 +78,11 @@ class Expected:
             allowed = np.maximum(allowed, np.where(own <= MOST_OWN, own * OWN_PART, 0))
             # Storing in half precision may overflow where the truth does not, by less than its rounding.
             edge = np.abs(np.abs(truth.v) - form.largest) <= 2 * spacing * allowed
-        return cls(truth.v, spacing * allowed, exempt, edge, form, spacing)
+        return cls(truth.v, spacing * allowed, exempt, edge, form, spacing, worst)
+
+    def at_least(self, ulps: float) -> Expected:
+        """The same with at least this many ulp allowed everywhere."""
+        return replace(self, unit=np.maximum(self.unit, self.ulp * ulps))
 
     def ratios(self, got: np.ndarray) -> np.ndarray:
         """Error over allowance (without FACTOR); infinite where NaN or infinity is not matched in kind and place."""

@@ -49,9 +49,21 @@ def same_bits_twice(backend: Any, found: Run) -> Iterator[str]:
 
 
 def grouping(backend: Any, found: Run) -> Iterator[str]:
-    """A list of parameters gives what each of them gives alone."""
+    """Each parameter alone gives what it gives in a list, within budget."""
     if found.rule.reduces_group or found.rule.sequential:
         return  # the group is part of the rule there
+    shot = _shot(found)
+    for i in range(len(shot.before.params)):
+        chosen = _chosen(shot, [i])
+        tally = Tally()
+        compare(tally, chosen.forced, _step(backend, found, chosen), chosen, f"parameter {i} alone")
+        yield from tally.failures
+
+
+def grouping_bits(backend: Any, found: Run) -> Iterator[str]:
+    """Each parameter alone gives the very bits that it gives in a list."""
+    if found.rule.reduces_group or found.rule.sequential:
+        return
     shot = _shot(found)
     whole = _step(backend, found, shot)
     for i in range(len(shot.before.params)):
@@ -190,7 +202,7 @@ def strided(backend: Any, found: Run) -> Iterator[str]:
     wanted = _step(backend, found, shot)
     params, state = load(backend, shot.before)
     grads, inputs = feed(backend, shot)
-    which = [i for i, p in enumerate(shot.before.params) if p.ndim]
+    which = [i for i, p in enumerate(shot.before.params) if p.size > 1]
     bases = {}
     for i in which:
         bases[i] = backend.asarray(np.repeat(shot.before.params[i], 2, axis=-1))
@@ -318,6 +330,7 @@ CHECKS: dict[str, Check] = {
     for f in (
         same_bits_twice,
         grouping,
+        grouping_bits,
         order,
         no_gradient,
         no_gradient_at_all,

@@ -138,9 +138,10 @@ class Run:
         if self.scenario not in FREE:
             return []
         found, carried = [], None
+        drift: dict[str, float] = {}
         for shot in self.shots:
             target, carried = _free(shot, carried)
-            found.append(target)
+            found.append(_with_drift(target, drift))
         return found
 
 
@@ -228,6 +229,16 @@ def _free(shot: Shot, carried: Any) -> tuple[Target, Any]:
     ]
     kept = {n: _stored(v, plain.state.group[n], shot.form.compute) for n, v in after_group.items()}
     return target, (stored, kept)
+
+
+def _with_drift(target: Target, drift: dict[str, float]) -> Target:
+    """Allow what the plain rule has drifted in any array of this name, so far: arrays and steps share their luck."""
+    every = [*target.arrays, target.group]
+    for one in every:
+        for n, e in one.items():
+            drift[n] = max(drift.get(n, 0.0), e.worst)
+    *arrays, group = ({n: e.at_least(drift[n]) for n, e in one.items()} for one in every)
+    return Target(arrays, group)
 
 
 def _stored(x: Num, plain: np.ndarray, form: Format) -> Num:
