@@ -16,15 +16,14 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
 
 TOMLS = [*sorted(Path("packages").glob("*/pyproject.toml")), Path("conformance/pyproject.toml")]
-PROJECTS = {toml.parent.name: nox.project.load_toml(toml)["project"] for toml in TOMLS}
 FOLDERS = {toml.parent.name: toml.parent.as_posix() for toml in TOMLS}
-PLUGINS = [project.get("entry-points", {}) for project in PROJECTS.values()]
-BACKENDS = [name for plugin in PLUGINS for name in plugin.get("isostep.backends", {})]
+POINTS = [nox.project.load_toml(toml)["project"].get("entry-points", {}) for toml in TOMLS]
+BACKENDS = [name for points in POINTS for name in points.get("isostep.backends", {})]
 GROUPS = nox.project.load_toml("pyproject.toml")
 EXTRAS = {"core": "[fused,halves]"}
 
 
-def install(session, projects=tuple(PROJECTS), groups=(), extras=EXTRAS):
+def install(session, projects=tuple(FOLDERS), groups=(), extras=EXTRAS):
     """Install projects (editable) and dependency groups in one pip call, so in one solve."""
     editable = [word for name in projects for word in ("-e", FOLDERS[name] + extras.get(name, ""))]
     needed = nox.project.dependency_groups(GROUPS, *groups) if groups else ()
@@ -41,7 +40,7 @@ def demo(session):
 @nox.session
 def tests(session):
     """Every test, in one environment with everything; then `isolation`, package by package."""
-    for project in PROJECTS:
+    for project in FOLDERS:
         session.notify(f"isolation({project})", posargs=())
     install(session, groups=["test", "libraries"])
     spread = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
@@ -49,7 +48,7 @@ def tests(session):
 
 
 @nox.session
-@nox.parametrize("project", list(PROJECTS), ids=list(PROJECTS))
+@nox.parametrize("project", list(FOLDERS), ids=list(FOLDERS))
 def isolation(session, project):
     """The tests of one package where no sibling but core is installed, and core without extras."""
     install(session, dict.fromkeys(["core", project]), groups=["test"], extras={})
@@ -59,7 +58,7 @@ def isolation(session, project):
 @nox.session
 @nox.parametrize("backend", BACKENDS, ids=BACKENDS)
 def conformance(session, backend):
-    """Every path of one backend against the reference."""
+    """The best path of one backend against the reference; `-- --backend torch:loop` adds a path."""
     install(session)
     session.run("isostep-conformance", "--backend", backend, *session.posargs)
 
@@ -78,7 +77,7 @@ def full(session):
 def oracles(session, oracle):
     """Live: TensorFlow's own kernels (in an environment of its own), torch.optim and optax."""
     alone = oracle == "tensorflow"
-    install(session, ["core", "conformance"] if alone else PROJECTS, groups=[oracle])
+    install(session, ["core", "conformance"] if alone else FOLDERS, groups=[oracle])
     session.run("python", "-m", "isostep_conformance.oracles", oracle, *session.posargs)
 
 
@@ -117,4 +116,4 @@ def gpu(session):
     install(session, groups=["test"], extras=EXTRAS | {"cupy": "[cuda13]"})  # as torch's wheels
     session.run("python", "-c", "import cupy; print(cupy.cuda.Device(0).compute_capability)")
     session.run("pytest", "-m", "gpu", "packages", "conformance")
-    session.run("isostep-conformance", "--full", "--json", "reports/gpu.json", *session.posargs)
+    session.run("isostep-conformance", "--full", "--json", "benchmarks/gpu.json", *session.posargs)

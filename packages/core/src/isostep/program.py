@@ -269,11 +269,13 @@ class _local_names:
         self.files = {f.__code__.co_filename for f in functions if f is not None}
 
     def __enter__(self) -> None:
-        self.previous = sys.getprofile()
-        sys.setprofile(self._on_event)
+        self.free = sys.getprofile() is None  # a profiler that is running goes on; names are only for readers
+        if self.free:
+            sys.setprofile(self._on_event)
 
     def __exit__(self, *_: object) -> None:
-        sys.setprofile(self.previous)
+        if self.free:
+            sys.setprofile(None)
 
     def _on_event(self, frame: Any, event: str, _arg: Any) -> None:
         if event == "return" and frame.f_code.co_filename in self.files:
