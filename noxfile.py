@@ -20,7 +20,8 @@ FOLDERS = {toml.parent.name: toml.parent.as_posix() for toml in TOMLS}
 POINTS = [nox.project.load_toml(toml)["project"].get("entry-points", {}) for toml in TOMLS]
 BACKENDS = [name for points in POINTS for name in points.get("isostep.backends", {})]
 GROUPS = nox.project.load_toml("pyproject.toml")
-EXTRAS = {"core": "[fused,halves]"}
+SPREAD = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
+EXTRAS = {"core": "[fused,halves]", "torch": "[fused,halves]"}
 
 
 def install(session, projects=tuple(FOLDERS), groups=(), extras=EXTRAS):
@@ -43,16 +44,16 @@ def tests(session):
     for project in FOLDERS:
         session.notify(f"isolation({project})", posargs=())
     install(session, groups=["test", "libraries"])
-    spread = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
-    session.run("pytest", *spread, *(session.posargs or ["packages", "conformance"]))
+    session.run("pytest", *SPREAD, *(session.posargs or ["packages", "conformance"]))
 
 
 @nox.session
 @nox.parametrize("project", list(FOLDERS), ids=list(FOLDERS))
 def isolation(session, project):
     """The tests of one package where no sibling but core is installed, and core without extras."""
-    install(session, dict.fromkeys(["core", project]), groups=["test"], extras={})
-    session.run("pytest", "-m", "not whole", FOLDERS[project], *session.posargs)
+    groups = ["test", *({project} & GROUPS["dependency-groups"].keys())]
+    install(session, dict.fromkeys(["core", project]), groups, EXTRAS | {"core": ""})
+    session.run("pytest", *SPREAD, "-m", "not whole", FOLDERS[project], *session.posargs)
 
 
 @nox.session
@@ -65,10 +66,9 @@ def conformance(session, backend):
 
 @nox.session
 def full(session):
-    """The whole conformance matrix: every rule, path and dtype; reports/ gets JSON and HTML."""
+    """The whole conformance matrix: every rule, path, dtype and mutant; conformance/reports/ gets JSON and HTML."""
     install(session)
-    Path("reports").mkdir(exist_ok=True)
-    files = ["--json", "reports/conformance.json", "--html", "reports/conformance.html"]
+    files = ["--json", "conformance/reports/full.json", "--html", "conformance/reports/full.html"]
     session.run("isostep-conformance", "--full", "--mutants", *files, *session.posargs)
 
 
@@ -116,4 +116,4 @@ def gpu(session):
     install(session, groups=["test"], extras=EXTRAS | {"cupy": "[cuda13]"})  # as torch's wheels
     session.run("python", "-c", "import cupy; print(cupy.cuda.Device(0).compute_capability)")
     session.run("pytest", "-m", "gpu", "packages", "conformance")
-    session.run("isostep-conformance", "--full", "--json", "benchmarks/gpu.json", *session.posargs)
+    session.run("isostep-conformance", "--full", "--json", "conformance/reports/gpu.json", *session.posargs)

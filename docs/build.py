@@ -114,7 +114,9 @@ def escape(text: str) -> str:
     """Prose in which nothing is markup but backquotes."""
     pieces = re.split(r"(`+[^`]*`+)", text)
     return "".join(
-        re.sub(r"`+", "`", piece) if piece.startswith("`") else re.sub(r"([*_<>\[\]|])", r"\\\1", piece)
+        re.sub(r"`+", "`", piece)
+        if piece.startswith("`")
+        else re.sub(r"([*_<>\[\]|])", r"\\\1", piece)
         for piece in pieces
     )
 
@@ -145,9 +147,10 @@ def prose(doc: str) -> list[str]:
 # The support matrix
 
 LEGEND = """
-*fused*: kernels generated from the rule's program, one pass over all arrays per stage. *jit*: the program under
-`jax.jit`. *generic*: the rule's own functions on that framework's arrays. *notimpl*, *notyet*, *never*: a gap that the
-backend declares. *not run here*: the path did not run on the machine that made this table.
+*fused*: kernels generated from the rule's program, one pass over all arrays per stage. *foreach*: the program as calls
+over lists of tensors. *jit*: the program under `jax.jit`. *generic*: the rule's own functions on that framework's
+arrays. *notimpl*, *notyet*, *never*: a gap that the backend declares. *not run here*: the path did not run on the
+machine that made this table.
 """
 
 
@@ -159,22 +162,36 @@ def matrix() -> list[str]:
         part = isostep.definition(name)
         rule = part.bind(**required(part))
         lines.append(f"| {name} | {' | '.join(cell(path, rule) for path in columns)} |")
-    return [*lines, *LEGEND.rstrip().split("\n")]
+    lines += LEGEND.rstrip().split("\n")
+    gaps = {gap: None for path in columns for gap in path.gaps}
+    if gaps:
+        lines += ["", "Declared gaps:", ""]
+        lines += [f"- {where(gap)}: *{gap.word}*: {escape(gap.reason)}" for gap in gaps]
+    return lines
 
 
 def cell(path: paths.Path, rule: isostep.BoundRule) -> str:
-    """How a path runs a rule, without the reason why; and the words of its gaps there."""
+    """How a path runs a rule, without the reason why; and the words of its gaps there, if they are whole."""
     if path.backend is None:
         return "not run here"
     way = path.backend.path(rule).partition(":")[0]
-    return ", ".join([way, *sorted({g.word for g in path.gaps if concerns(g, path.name, rule.name)})])
+    words = {g.word for g in path.gaps if not g.partly and concerns(g, path.name, rule.name)}
+    return ", ".join([way, *sorted(words)])
+
+
+def where(gap: Gap) -> str:
+    """What a gap speaks of, leaving out what it does not narrow."""
+    fields = {"path": gap.path, "rule": gap.rule, "dtype": gap.dtype, "check": gap.check}
+    return ", ".join(f"{name} `{given}`" for name, given in fields.items() if given != "*")
 
 
 def concerns(gap: Gap, path: str, rule: str) -> bool:
     """Whether a gap speaks of this rule on this path, in whatever case."""
     wanted = [((path,), gap.path), ((rule, f"{rule}.0"), gap.rule)]
     return all(
-        any(fnmatchcase(n, p) for n in names for p in ([given] if isinstance(given, str) else given))
+        any(
+            fnmatchcase(n, p) for n in names for p in ([given] if isinstance(given, str) else given)
+        )
         for names, given in wanted
     )
 

@@ -57,7 +57,9 @@ def test_no_source_of_core_imports_a_framework(path):
 
 def test_an_import_in_a_function_is_seen(tmp_path):
     path = tmp_path / "sample.py"
-    path.write_text("import torch.nn\ndef f():\n    from numba.core import types\nfrom . import jax\n")
+    path.write_text(
+        "import torch.nn\ndef f():\n    from numba.core import types\nfrom . import jax\n"
+    )
     assert sorted(imports(path)) == ["numba", "torch"]
 
 

@@ -54,7 +54,9 @@ def test_block_runs(block, capsys):
     names = execute(block)
     if "backend" in names:
         assert names["state"].t == [1] * len(names["params"])
-    elif "tx" in names:  # PowerSign's first step from 1 with gradient 2, which its average agrees with
+    elif (
+        "tx" in names
+    ):  # PowerSign's first step from 1 with gradient 2, which its average agrees with
         assert int(names["state"].count) == 1
         np.testing.assert_allclose(names["params"]["w"], np.full(3, 1 - 0.1 * np.e * 2), rtol=1e-6)
     elif "optimizer" in names:
@@ -65,7 +67,14 @@ def test_block_runs(block, capsys):
 
 
 def test_there_is_one_example_for_each_framework():
-    assert [title(block) for block in BLOCKS] == ["numpy", "torch", "jax", "cupy", "compose", "RULE"]
+    assert [title(block) for block in BLOCKS] == [
+        "numpy",
+        "torch",
+        "jax",
+        "cupy",
+        "compose",
+        "RULE",
+    ]
     for block in BLOCKS[:4]:
         assert len(block.splitlines()) in (5, 6)
 
@@ -110,7 +119,9 @@ def test_the_support_matrix_is_what_the_backends_say():
     spec = importlib.util.spec_from_file_location("build", ROOT / "docs" / "build.py")
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
-    shown, now = (cells(text.partition(build.BEGIN)[2]) for text in (README, build.with_matrix(README)))
+    shown, now = (
+        cells(text.partition(build.BEGIN)[2]) for text in (README, build.with_matrix(README))
+    )
     assert shown.keys() == now.keys(), "renew it: python docs/build.py --readme"
     for place, word in now.items():
         assert word == shown[place] or "not run here" in (word, shown[place]), place
