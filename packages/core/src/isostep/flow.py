@@ -133,7 +133,8 @@ def _sum_over_group(
     if part.advance is not None:
         own = {n: group.state[c.prefix + n] for n in part.group}
         hyper = {n: group.hyper[c.prefix + n] for n in part.hyper}
-        new = call_part(part.advance, sums[c.prefix], own, group.t, given=hyper)
+        with computing(next(iter(own.values()), items[0].p)):
+            new = call_part(part.advance, sums[c.prefix], own, group.t, given=hyper)
         if set(new) != set(own):
             message = f"{part.name}: advance returned {sorted(new)}, expected {sorted(own)}"
             raise RuleError(message)

@@ -269,7 +269,9 @@ class _local_names:
         self.files = {f.__code__.co_filename for f in functions if f is not None}
 
     def __enter__(self) -> None:
-        self.free = sys.getprofile() is None  # a profiler that is running goes on; names are only for readers
+        self.free = (
+            sys.getprofile() is None
+        )  # a profiler that is running goes on; names are only for readers
         if self.free:
             sys.setprofile(self._on_event)
 

@@ -28,7 +28,7 @@ from isostep.values import Domain, Value
 class TransformState(NamedTuple):
     """The steps done (int32, 0-d), the rule's arrays (each a tree like the parameters) and its group's values."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # optax calls it so, tuple.count or not
     arrays: dict[str, Any]
     group: dict[str, jax.Array]
 
@@ -104,7 +104,8 @@ def _outputs(
     rule: BoundRule, phase: tuple[int, ...], leaves: list[dict[str, Any]], group: Any, t: Any
 ) -> tuple[list[Any], list[dict[str, Any]], dict[str, Any]]:
     """Updates in the compute dtype, state in its own; the group's new values."""
-    tasks, shared = [], {}
+    tasks: list[Task] = []
+    shared: dict[Value, Any] = {}
     known: dict[int, dict[Value, Any]] = {}
     for leaf in leaves:
         program = trace(rule, phase, tuple(leaf["p"].shape))

@@ -1,0 +1,81 @@
+"""Packages with torch optimizers, run on a problem as torch.optim is."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from . import torch_optim
+from .problems import Problem, Record
+
+
+def optimizer_class(module: str, name: str) -> Any:
+    """A package's class. timm's optimizers are imported without its models, which need torchvision."""
+    if module.startswith("timm.") and "timm" not in sys.modules:
+        spec = importlib.util.find_spec("timm")
+        if spec is None:
+            message = "timm is not installed; pip install --no-deps timm"
+            raise ModuleNotFoundError(message)
+        bare = {n: types.ModuleType(n) for n in ("timm", "timm.models", "timm.optim")}
+        bare["timm"].__path__ = list(spec.submodule_search_locations or ())
+        bare["timm.optim"].__path__ = [f"{place}/optim" for place in bare["timm"].__path__]
+        bare["timm.models"].group_parameters = None  # type: ignore[attr-defined]
+        sys.modules.update(bare)
+    return getattr(importlib.import_module(module), name)
+
+
+@contextmanager
+def float64_scalars() -> Iterator[None]:
+    """torch's default dtype, in which optimizers keep their own scalars, as float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def run(
+    make: Callable[[list[torch.Tensor]], Any],
+    problem: Problem,
+    states: Mapping[str, str] | None = None,
+    group: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Record:
+    """As ``torch_optim.run``; ``states`` and ``group`` map isostep's names to the package's."""
+    names = states or {}
+    noted: dict[str, list[float]] = {ours: [] for ours in group or {}}
+
+    def watched(params: list[torch.Tensor]) -> Any:
+        optimizer = make(params)
+        if hasattr(optimizer, "train"):  # schedule-free: else it refuses to step
+            optimizer.train()
+        step = optimizer.step
+
+        def stepping() -> None:
+            step()
+            for ours, theirs in (group or {}).items():
+                noted[ours].append(float(optimizer.param_groups[0][theirs]))
+
+        optimizer.step = stepping
+        return optimizer
+
+    with float64_scalars():
+        record = torch_optim.run(watched, problem, tuple(names.values()), **options)
+    state = {ours: record.state[theirs] for ours, theirs in names.items()}
+    return Record(record.p, state, noted)
+
+
+def run_ahead(
+    make: Callable[[list[torch.Tensor]], Any], problem: Problem, **options: Any
+) -> Record:
+    """The same where the package applies a learning rate one step late: it is told each one early."""
+    late = replace(problem, lrs=(*problem.lrs[1:], problem.lrs[-1]))
+    return run(make, late, **options)

@@ -1,0 +1,72 @@
+"""AdaBelief: Adam that averages the squared surprise instead of the squared gradient.
+
+    m <- b1 * m + (1 - b1) * g
+    s <- b2 * s + (1 - b2) * (g - m)**2 + eps       the new m; the eps stays in s
+    u  = -lr / (1 - b1**t) * m / (sqrt(s / (1 - b2**t)) + eps) - lr * weight_decay * p
+
+With amsgrad the largest s so far is used for s.
+
+Follows: Zhuang, Tang, Ding, Tatikonda, Dvornek, Papademetris, Duncan, "AdaBelief Optimizer: Adapting
+    Stepsizes by the Belief in Observed Gradients", arXiv 2010.07468, Algorithm 2, and the authors'
+    code adabelief-pytorch with rectify=False. timm, pytorch_optimizer, torch-optimizer and
+    optax.adabelief (eps_root = eps) agree.
+Departs:
+    - With amsgrad torch-optimizer adds eps to the stored maximum at every step, and not to s.
+    - The authors' package rectifies (as RAdam) by default; that is another rule.
+    - weight_decay is decoupled and times lr, the package's default; not in Algorithm 2.
+    - eps is 1e-16 by default, as in the package and all others; 1e-8 in the paper. As it is added
+      at every step, s settles at eps / (1 - b2) without any surprise.
+lr unit: parameter units per step, as Adam.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from isostep.domains import Real
+from isostep.rule import Rule
+from isostep.rules import adam
+
+
+def update(
+    p: Any,
+    g: Any,
+    m: Any,
+    s: Any,
+    /,
+    *top_t: Any,
+    lr: Any,
+    betas: tuple[Any, Any],
+    eps: Any,
+    weight_decay: Any,
+) -> tuple[Any, ...]:
+    """See the module's equations."""
+    *tops, t = top_t
+    b1, b2 = betas
+    m = b1 * m + (1 - b1) * g
+    surprise = g - m
+    s = b2 * s + (1 - b2) * (surprise * surprise) + eps
+    u, top = adam.torch_step(m, s, tops[0] if tops else None, t, lr=lr, betas=betas, eps=eps)
+    if weight_decay:
+        u = u - (lr * weight_decay) * p
+    return (u, m, s, top) if tops else (u, m, s)
+
+
+RULE = Rule(
+    name="adabelief",
+    update=update,
+    state=lambda h: ("exp_avg", "exp_avg_var", *(("max_exp_avg_var",) if h.amsgrad else ())),
+    hyper={
+        **{n: adam.RULE.hyper[n] for n in ("lr", "betas")},
+        "eps": Real(1e-16, low=0, cases=(1e-3,), doc="added to the average and to the denominator"),
+        "weight_decay": Real(
+            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="decoupled weight decay"
+        ),
+        "amsgrad": adam.RULE.hyper["amsgrad"],
+    },
+    family="adam",
+    year=2020,
+    paper="Zhuang et al., AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed"
+    " Gradients",
+    arxiv="2010.07468",
+)

@@ -1,0 +1,96 @@
+"""Adagrad: each element's gradient over the root of the sum of all its squares so far.
+
+    g <- g + weight_decay * p                       (keras: u <- u - lr * weight_decay * p instead)
+    s <- s + g**2                                   starts at initial_accumulator_value
+    r  = lr / (1 + (t - 1) * lr_decay)
+
+    torch   u = -r * g / (sqrt(s) + eps)
+    keras   u = -r * g / sqrt(s + eps)
+    optax   as keras, and u = 0 where s = 0
+
+Follows: Duchi, Hazan, Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic
+    Optimization", JMLR 12 (2011), the diagonal case of its Algorithm 1 with the whole space as its
+    domain; names and defaults from torch.optim.Adagrad. TensorFlow's AdagradV2 is the torch
+    dialect.
+Departs:
+    - The paper adds its small constant (delta) to the root, as torch does; Keras and optax add it
+      under the root.
+    - lr_decay and weight_decay are torch's; Keras and optax have neither (Keras's weight decay is
+      decoupled).
+    - The initial value is torch's 0 in every dialect; Keras, optax and TensorFlow's layer default
+      to 0.1, MLX to 0 with an eps of 1e-8.
+Other defaults of eps: Keras and optax 1e-7. TensorFlow's first Adagrad has none.
+lr unit: parameter units for the first step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from isostep import nm
+from isostep.domains import Choice, Real
+from isostep.rule import Rule
+
+
+def filled(p: Any, value: Any) -> Any:
+    """An array like p with one value everywhere, also where p is infinite or NaN."""
+    return nm.where(nm.isfinite(p), 0.0 * nm.abs(p), 0.0) + value
+
+
+def init(p: Any, /, *, initial_accumulator_value: Any) -> Any:
+    """The sum of squares before the first step."""
+    return filled(p, initial_accumulator_value)
+
+
+def update(
+    p: Any,
+    g: Any,
+    s: Any,
+    t: int,
+    /,
+    *,
+    lr: Any,
+    lr_decay: Any,
+    weight_decay: Any,
+    eps: Any,
+    dialect: str,
+) -> tuple[Any, Any]:
+    """See the module's equations."""
+    coupled = dialect != "keras"
+    if weight_decay and coupled:
+        g = g + weight_decay * p
+    s = s + g * g
+    rate = lr / (1 + (t - 1) * lr_decay)
+    if dialect == "torch":
+        u = -rate * g / (nm.sqrt(s) + eps)
+    else:
+        u = -rate * g / nm.sqrt(s + eps)
+    if dialect == "optax":
+        u = nm.where(s == 0, 0.0, u)
+    return (u - (lr * weight_decay) * p if weight_decay and not coupled else u), s
+
+
+RULE = Rule(
+    name="adagrad",
+    update=update,
+    init=init,
+    state=("sum",),
+    hyper={
+        "lr": Real(1e-2, low=0, doc="learning rate"),
+        "lr_decay": Real(0.0, low=0, cases=(0.1,), doc="how fast the learning rate falls"),
+        "weight_decay": Real(
+            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="weight decay, coupled but in keras"
+        ),
+        "initial_accumulator_value": Real(
+            0.0, low=0, cases=(0.1,), doc="the sum of squares before the first step"
+        ),
+        "eps": Real(1e-10, low=0, cases=(1e-3,), doc="added to the denominator"),
+        "dialect": Choice(
+            "torch", options=("torch", "keras", "optax"), doc="whose formula where they differ"
+        ),
+    },
+    family="adaptive",
+    year=2011,
+    paper="Duchi et al., Adaptive Subgradient Methods for Online Learning and Stochastic"
+    " Optimization",
+)

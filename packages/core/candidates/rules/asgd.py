@@ -1,0 +1,71 @@
+"""ASGD: gradient descent with a falling learning rate, and the average of the points it visits.
+
+    g  <- g + weight_decay * p
+    eta = lr / (1 + lambd * lr * (t - 1))**alpha
+    mu  = 1 / max(1, t - 1 - t0)
+    u   = -eta * (g + lambd * p)
+    ax <- ax + mu * (p + u - ax)
+
+Follows: torch.optim.ASGD; the rate and the decay lambd are those of Bottou's SGD (leon.bottou.org
+    /projects/sgd), the averaging is Polyak, Juditsky, "Acceleration of Stochastic Approximation by
+    Averaging", SIAM J. Control and Optimization 30 (1992). ax is the average, for evaluation; the
+    step does not use it.
+Departs:
+    - torch computes eta at the end of a step for the next one, so that a change of lr acts one step
+      late there. Here eta has the lr of its own step: the same while lr is constant.
+    - torch keeps eta and mu as float32 unless float64 is its default dtype; here they are scalars
+      in float64.
+    - Until t > t0 + 2 the average is just the newest point, as in torch, which with the default t0
+      of a million is nearly always.
+lr unit: parameter units per gradient unit. lambd unit: fraction of p per unit of eta.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from isostep import nm
+from isostep.domains import Real
+from isostep.rule import Rule
+
+
+def update(
+    p: Any,
+    g: Any,
+    ax: Any,
+    t: int,
+    /,
+    *,
+    lr: Any,
+    lambd: Any,
+    alpha: Any,
+    t0: Any,
+    weight_decay: Any,
+) -> tuple[Any, Any]:
+    """See the module's equations."""
+    if weight_decay:
+        g = g + weight_decay * p
+    eta = lr / nm.pow(1 + lambd * lr * (t - 1), alpha)
+    mu = 1 / nm.maximum(1.0, t - 1 - t0)
+    u = -eta * g - (lambd * eta) * p
+    new = p + u
+    return u, ax + mu * (new - ax)
+
+
+RULE = Rule(
+    name="asgd",
+    update=update,
+    state=("ax",),
+    hyper={
+        "lr": Real(1e-2, low=0, doc="learning rate of the first step"),
+        "lambd": Real(1e-4, low=0, cases=(0.2,), doc="decay of the parameter, and of eta"),
+        "alpha": Real(0.75, low=0, cases=(0.6,), doc="power of eta's decay"),
+        "t0": Real(1e6, low=0, cases=(3.0,), doc="steps before the average begins"),
+        "weight_decay": Real(
+            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="coupled weight decay (L2 penalty)"
+        ),
+    },
+    family="sgd",
+    year=1992,
+    paper="Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging",
+)

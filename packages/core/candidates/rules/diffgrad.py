@@ -1,0 +1,66 @@
+"""diffGrad: Adam whose step shrinks where the gradient hardly changes.
+
+    g <- g + weight_decay * p
+    m <- b1 * m + (1 - b1) * g
+    v <- b2 * v + (1 - b2) * g**2                   c1 = 1 - b1**t, c2 = 1 - b2**t
+    f  = 1 / (1 + exp(-|g - (g of the step before)|))                   0 before the first
+    u  = -lr * sqrt(c2) / c1 * f * m / (sqrt(v) + eps)
+
+Follows: Dubey, Chakraborty, Roy, Mukherjee, Singh, Chaudhuri, "diffGrad: An Optimization Method for
+    Convolutional Neural Networks", arXiv 1909.11015, equations 5 to 11, and the authors' code
+    shivram1987/diffGrad. torch-optimizer agrees.
+Departs:
+    - eps is Adam's "eps hat", as in the code; in the paper it is added to the corrected root.
+    - weight_decay is the code's and coupled; not in the paper.
+    - pytorch_optimizer adds 1e-15 under the root.
+lr unit: parameter units per step, as Adam; a step is between half of Adam's and Adam's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from isostep import nm
+from isostep.domains import Real
+from isostep.rule import Rule
+from isostep.rules import adam
+
+
+def update(
+    p: Any,
+    g: Any,
+    m: Any,
+    v: Any,
+    before: Any,
+    t: int,
+    /,
+    *,
+    lr: Any,
+    betas: tuple[Any, Any],
+    eps: Any,
+    weight_decay: Any,
+) -> tuple[Any, ...]:
+    """See the module's equations."""
+    if weight_decay:
+        g = g + weight_decay * p
+    m, v = adam.moments(g, m, v, betas)
+    friction = 1 / (1 + nm.exp(-nm.abs(g - before)))
+    u, _ = adam.keras_step(friction * m, v, None, t, lr=lr, betas=betas, eps=eps)
+    return u, m, v, g
+
+
+RULE = Rule(
+    name="diffgrad",
+    update=update,
+    state=("exp_avg", "exp_avg_sq", "previous_grad"),
+    hyper={
+        **{n: adam.RULE.hyper[n] for n in ("lr", "betas", "eps")},
+        "weight_decay": Real(
+            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="coupled weight decay (L2 penalty)"
+        ),
+    },
+    family="adam",
+    year=2019,
+    paper="Dubey et al., diffGrad: An Optimization Method for Convolutional Neural Networks",
+    arxiv="1909.11015",
+)

@@ -1,0 +1,105 @@
+"""RAdam: Adam whose denominator is left out until enough gradients have been seen, then rectified.
+
+    g <- g + weight_decay * p                       u <- u - lr * weight_decay * p instead with
+    m <- b1 * m + (1 - b1) * g                      decoupled_weight_decay
+    v <- b2 * v + (1 - b2) * g**2                   c1 = 1 - b1**t, c2 = 1 - b2**t
+    R  = 2 / (1 - b2) - 1
+    q  = R - 2 * t * b2**t / c2
+    r  = sqrt((q - 4) * (q - 2) * R / ((R - 4) * (R - 2) * q))
+
+    torch   u = -lr / c1 * m * r * sqrt(c2) / (sqrt(v) + eps)   where q > 5, else -lr / c1 * m
+    optax   u = -lr / c1 * m * r / (sqrt(v / c2) + eps)         where q >= 5, else -lr / c1 * m
+    paper   as optax                                            where q > 4, else -lr / c1 * m
+
+Follows: Liu, Jiang, He, Chen, Liu, Gao, Han, "On the Variance of the Adaptive Learning Rate and
+    Beyond", arXiv 1908.03265, Algorithm 2 (paper); torch.optim.RAdam and pytorch_optimizer's RAdam
+    with degenerated_to_sgd (torch); optax.radam and optimi's RAdam (optax).
+Departs:
+    - The bound is the paper's 4 only in the paper dialect; the authors' code and nearly all others
+      have 5.
+    - The paper has no eps.
+    - weight_decay is not in the paper's Algorithm 2: coupled, or decoupled, as in torch.
+    - pytorch_optimizer's default makes no step at all until q reaches the bound.
+lr unit: parameter units per step once q is past the bound; before, parameter units per gradient unit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from isostep import nm
+from isostep.domains import Choice, Flag, Pair, Real
+from isostep.rule import Rule
+from isostep.rules import adam
+
+DIALECTS = ("torch", "optax", "paper")
+
+
+def rectification(t: Any, b2: Any, dialect: str) -> tuple[Any, Any]:
+    """Whether the variance is tractable at step t, and the factor r if it is."""
+    full = 2 / (1 - b2) - 1
+    power = nm.exp(t * nm.log(b2))
+    length = full - 2 * t * power / nm.one_minus_pow(b2, t)
+    if dialect == "optax":
+        tractable = length >= 5
+    else:
+        tractable = length > (5 if dialect == "torch" else 4)
+    # A power instead of a division, which Python refuses by zero: where the variance is not
+    # tractable the factor may be infinite or NaN, and is not used.
+    reached = (length - 4) * (length - 2) * full
+    return tractable, nm.sqrt(reached) * nm.pow((full - 4) * (full - 2) * length, -0.5)
+
+
+def update(
+    p: Any,
+    g: Any,
+    m: Any,
+    v: Any,
+    t: int,
+    /,
+    *,
+    lr: Any,
+    betas: tuple[Any, Any],
+    eps: Any,
+    weight_decay: Any,
+    decoupled_weight_decay: bool,
+    dialect: str,
+) -> tuple[Any, Any, Any]:
+    """See the module's equations."""
+    if weight_decay and not decoupled_weight_decay:
+        g = g + weight_decay * p
+    m, v = adam.moments(g, m, v, betas)
+    c1, c2 = (nm.one_minus_pow(b, t) for b in betas)
+    tractable, r = rectification(t, betas[1], dialect)
+    if dialect == "torch":
+        scale = (r * nm.sqrt(c2)) / (nm.sqrt(v) + eps)
+    else:
+        scale = r / (nm.sqrt(v) / nm.sqrt(c2) + eps)
+    u = (-lr / c1) * m * nm.where(tractable, scale, 1.0)
+    decoupled = weight_decay and decoupled_weight_decay
+    return (u - (lr * weight_decay) * p if decoupled else u), m, v
+
+
+RULE = Rule(
+    name="radam",
+    update=update,
+    state=("exp_avg", "exp_avg_sq"),
+    hyper={
+        "lr": adam.RULE.hyper["lr"],
+        "betas": Pair(
+            Real(0.9, low=0, high=1, high_open=True),
+            Real(0.999, low=0, high=1, high_open=True, cases=(0.93, 0.96)),
+            doc="decay rates of the running averages of the gradient and of its square",
+        ),
+        "eps": adam.RULE.hyper["eps"],
+        "weight_decay": Real(
+            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="weight decay, coupled by default"
+        ),
+        "decoupled_weight_decay": Flag(False, doc="weight decay past the averages, as in AdamW"),
+        "dialect": Choice("torch", options=DIALECTS, doc="place of eps and bound of the length"),
+    },
+    family="adam",
+    year=2019,
+    paper="Liu et al., On the Variance of the Adaptive Learning Rate and Beyond",
+    arxiv="1908.03265",
+)

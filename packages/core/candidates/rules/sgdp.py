@@ -1,0 +1,81 @@
+"""SGDP: SGD without the part of its step that only makes a scale-invariant weight longer.
+
+    b <- momentum * b + (1 - dampening) * g
+    d  = b, or g + momentum * b with nesterov
+    d, ratio = projection(p, g, d)                  see adamp.py
+    u  = -lr * d - lr * weight_decay * ratio / (1 - momentum) * p
+    b <- d                                          original, without nesterov
+
+Follows: Heo, Chun, Oh, Han, Yun, Kim, Uh, Ha, "AdamP: Slowing Down the Slowdown for Momentum
+    Optimizers on Scale-invariant Weights", arXiv 2006.08217, Algorithm 1 (paper), and the authors'
+    package adamp (original). torch-optimizer agrees with the package, timm with the paper.
+Departs:
+    - The package projects the buffer itself, in place, unless nesterov is set: what it averages is
+      then no longer the gradients of Algorithm 1. With nesterov the two dialects are the same.
+    - As AdamP. Dampening acts at t = 1 too (not so in sgd.py), as in the package.
+    - lr, a required argument there, defaults to 1e-3.
+    - momentum = 1 is left out, the decay being divided by 1 - momentum.
+lr unit: parameter units per gradient unit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from isostep.rules.adamp import PROJECTION, UNIT_AXIS, projection
+
+from isostep.domains import Choice, Flag, Real
+from isostep.rule import Rule
+
+
+def update(
+    p: Any,
+    g: Any,
+    b: Any,
+    t: int,
+    /,
+    *,
+    lr: Any,
+    momentum: Any,
+    dampening: Any,
+    weight_decay: Any,
+    nesterov: bool,
+    eps: Any,
+    delta: Any,
+    wd_ratio: Any,
+    unit_axis: int,
+    dialect: str,
+) -> tuple[Any, Any]:
+    """See the module's equations."""
+    b = momentum * b + (1 - dampening) * g
+    d = g + momentum * b if nesterov else b
+    d, ratio = projection(p, g, d, delta=delta, wd_ratio=wd_ratio, eps=eps, unit_axis=unit_axis)
+    u = -lr * d
+    if weight_decay:
+        u = u - (lr * weight_decay / (1 - momentum) * ratio) * p
+    return u, (d if dialect == "original" and not nesterov else b)
+
+
+RULE = Rule(
+    name="sgdp",
+    update=update,
+    state=("momentum_buffer",),
+    hyper={
+        "lr": Real(1e-3, low=0, doc="learning rate"),
+        "momentum": Real(0.0, low=0, high=1, high_open=True, cases=(0.85,), doc="momentum factor"),
+        "dampening": Real(0.0, low=0, high=1, doc="part of the gradient kept out of the momentum"),
+        "weight_decay": Real(
+            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="decoupled weight decay"
+        ),
+        "nesterov": Flag(False, doc="Nesterov momentum"),
+        "eps": Real(1e-8, low=0, cases=(1e-3,), doc="smallest norm"),
+        **PROJECTION,
+        **UNIT_AXIS,
+        "dialect": Choice("paper", options=("paper", "original"), doc="what the buffer keeps"),
+    },
+    family="sgd",
+    year=2020,
+    paper="Heo et al., AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant"
+    " Weights",
+    arxiv="2006.08217",
+)
