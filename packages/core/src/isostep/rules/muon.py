@@ -89,6 +89,6 @@ RULE = Rule(
     ndim=(2,),
     family="matrix",
     year=2024,
-    paper="Jordan et al., Muon: An optimizer for hidden layers in neural networks",
+    paper="Jordan et al., Muon (2024); Liu et al., Muon is Scalable for LLM Training",
     arxiv="2502.16982",
 )
