@@ -30,8 +30,9 @@ Departs:
       lr; the paper has none.
     - More than two axes: the last two are factored, the others are a batch, as in torch. optax
       factors the two largest, and leaves small matrices whole by default, as timm does.
-    - r is divided by its mean before it meets c, as in optax: no underflow at eps1 = 1e-30. The
-      norms are over whole arrays.
+    - r is divided by its mean before it meets c, as in optax, and in the paper dialect the roots are
+      taken first: no underflow at eps1 = 1e-30, not even where a compiler reorders (XLA makes
+      r / mean * c into r * c / mean). The norms are over whole arrays.
 lr unit: fraction of the parameter's RMS per step.
 """
 
@@ -83,13 +84,16 @@ def update(
     q = g * g + eps1 if paper else g * g
     if p.ndim < 2:
         v = (1 - w) * v + w * q
-        square = v
+        root = nm.sqrt(v if paper else nm.maximum(v, eps1 * eps1))
     else:
         r = (1 - w) * r + w * nm.mean(q, axis=-1)
         c = (1 - w) * c + w * nm.mean(q, axis=-2)
         level = nm.mean(r, axis=-2)
-        square = r / (level if paper else nm.maximum(level, eps1)) * c
-    direction = g / nm.sqrt(square if paper else nm.maximum(square, eps1 * eps1))
+        if paper:
+            root = nm.sqrt(r / level) * nm.sqrt(c)
+        else:
+            root = nm.sqrt(nm.maximum(r / nm.maximum(level, eps1) * c, eps1 * eps1))
+    direction = g / root
     step = nm.maximum(rms(p), eps2) * nm.minimum(lr, 1 / nm.sqrt(t))
     u = -(step / nm.maximum(rms(direction) / d, 1.0)) * direction
     return (u - (lr * weight_decay) * p if weight_decay else u), r, c, v
