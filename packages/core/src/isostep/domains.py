@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,7 @@ class DomainError(ValueError):
 
 
 @dataclass(frozen=True)
-class Domain:
+class Domain(ABC):
     """What every domain has. ``static`` values are Python values when a rule is traced, never symbols."""
 
     default: Any = REQUIRED
@@ -29,13 +30,13 @@ class Domain:
     #: True: each value has a program of its own. False: the value is an input of the program.
     static = False
 
+    @abstractmethod
     def check(self, label: str, value: Any) -> Any:
         """Return the value in normal form, or raise ``DomainError`` naming ``label``."""
-        raise NotImplementedError(type(self).__name__)  # pragma: no cover - abstract
 
+    @abstractmethod
     def describe(self) -> str:
         """The allowed values in words, as used in errors and tables."""
-        raise NotImplementedError(type(self).__name__)  # pragma: no cover - abstract
 
     def is_static(self, value: Any) -> bool:
         """Whether this very value is part of the program's structure."""

@@ -6,6 +6,7 @@ the reference on NumPy, and on any array-API library the path that always works.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -30,7 +31,7 @@ from isostep.state import (
 )
 
 
-class ArrayBackend:
+class ArrayBackend(ABC):
     """Runs rules on the arrays of one framework; subclasses say how to convert, cast and write.
 
     A step is checked whole before anything is computed, and written only once everything is: an error leaves
@@ -45,13 +46,13 @@ class ArrayBackend:
 
     # What a framework has to say.
 
+    @abstractmethod
     def asarray(self, array: np.ndarray) -> Any:
         """A framework array with the values of a NumPy array (a copy), of the same dtype."""
-        raise NotImplementedError(type(self).__name__)  # pragma: no cover - abstract
 
+    @abstractmethod
     def to_numpy(self, array: Any) -> np.ndarray:
         """A NumPy copy of a framework array, of the same dtype (ml_dtypes for bfloat16)."""
-        raise NotImplementedError(type(self).__name__)  # pragma: no cover - abstract
 
     def dtype(self, array: Any) -> str:
         """The plain name of an array's dtype, ``"float32"``."""

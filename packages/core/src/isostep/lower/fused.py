@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -100,17 +101,17 @@ class FusedBackend(ArrayBackend):
         """Whether the array lies in memory that this process's threads can read."""
         return True
 
+    @abstractmethod
     def addressable(self, array: Any) -> bool:
         """Whether the array's elements lie in memory row by row, so that an address is all a kernel needs."""
-        raise NotImplementedError(type(self).__name__)  # pragma: no cover - abstract
 
+    @abstractmethod
     def stand_in(self, array: Any) -> Any:
         """An addressable array of the same shape and dtype, its contents undefined."""
-        raise NotImplementedError(type(self).__name__)  # pragma: no cover - abstract
 
+    @abstractmethod
     def addresses(self, arrays: Sequence[Any]) -> np.ndarray:
         """The address of the first element of each array, as int64."""
-        raise NotImplementedError(type(self).__name__)  # pragma: no cover - abstract
 
     def path(self, rule: BoundRule) -> str:
         obstacle = layout(trace(rule), "float32").obstacle

@@ -31,8 +31,8 @@ Departs:
     - More than two axes: the last two are factored, the others are a batch, as in torch. optax
       factors the two largest, and leaves small matrices whole by default, as timm does.
     - r is divided by its mean before it meets c, as in optax, and in the paper dialect the roots are
-      taken first: no underflow at eps1 = 1e-30, not even where a compiler reorders (XLA makes
-      r / mean * c into r * c / mean). The norms are over whole arrays.
+      taken first: no underflow at eps1 = 1e-30. With one root of the whole product a float32 case
+      gave NaN under XLA and nowhere else; why was not isolated. The norms are over whole arrays.
 lr unit: fraction of the parameter's RMS per step.
 """
 
