@@ -1,0 +1,7 @@
+"""``python -m isostep`` is the command ``isostep``."""
+
+import sys
+
+from isostep.cli import main
+
+sys.exit(main())
