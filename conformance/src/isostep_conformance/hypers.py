@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-import isostep
 from isostep.domains import (
     REQUIRED,
     Choice,
@@ -28,6 +27,7 @@ from isostep.domains import (
     Real,
     Scheduled,
 )
+from isostep.schedules import sign_decays
 
 #: Above this many combinations of static choices, only every pair of them is covered.
 MOST_COMBINATIONS = 16
@@ -128,9 +128,7 @@ def kinds(domain: Domain) -> list[Any]:
 
 def decays() -> list[Any]:
     """Each of the library's decays, past its end within a run, a plain callable and a number."""
-    made: list[Any] = [
-        getattr(isostep.schedules, name)(DECAY_STEPS) for name in isostep.schedules.__all__
-    ]
+    made: list[Any] = [getattr(sign_decays, name)(DECAY_STEPS) for name in sign_decays.__all__]
     return [*made, Wave(0.8), 0.625]
 
 

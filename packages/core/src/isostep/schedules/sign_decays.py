@@ -1,4 +1,4 @@
-"""Schedules: scalar functions of the steps already done. So far, the sign rules' internal decays.
+"""The sign rules' internal decays.
 
 Let t be the number of steps already done (0 before the first), T = ``T_max``, n = ``num_periods``.
 All of them first clamp t to T, so every decay is constant from step T on.
@@ -29,11 +29,11 @@ that framework's.
 from __future__ import annotations
 
 import math
-import numbers
 from dataclasses import dataclass
 from typing import Any
 
 from isostep import nm
+from isostep.schedules.base import check, on_host, steps_done
 
 __all__ = [
     "CosineInternalDecay",
@@ -59,7 +59,7 @@ class LinearInternalDecay:
     T_max: float
 
     def __post_init__(self) -> None:
-        _check(self, "T_max", self.T_max, at_least=1)
+        check(self, "T_max", self.T_max, at_least=1, hint=_LENGTH)
 
     def __call__(self, step: Any, /) -> Any:
         """The decay after ``step`` steps."""
@@ -176,43 +176,16 @@ def _zero_from(x: Any, edge: float, decay: Any) -> Any:
 
 def _clamped(schedule: Any, step: Any) -> Any:
     """min(step, T_max) as a float; a step known on the host is checked."""
-    name, last = type(schedule).__name__, float(schedule.T_max)
-    if isinstance(step, bool) or not hasattr(step, "__truediv__"):
-        message = f"{name}: the step must be a number, got {step!r}; pass the steps already done"
-        raise TypeError(message)
-    if not isinstance(step, numbers.Real):
-        step = 1.0 * step  # a framework's scalar, made floating; NumPy's is then a host number
-    if not isinstance(step, numbers.Real):
-        return nm.minimum(step, last)
-    done = float(step)
-    if not done >= 0:
-        message = f"{name}: the step must be >= 0, got {step!r}; pass the steps already done"
-        raise ValueError(message)
-    return min(done, last)
+    done, last = steps_done(schedule, step), float(schedule.T_max)
+    return min(done, last) if on_host(done) else nm.minimum(done, last)
 
 
 def _check_periods(schedule: Any, T_max: Any, num_periods: Any, zero_after: Any) -> None:
-    _check(schedule, "T_max", T_max, at_least=1)
-    _check(schedule, "num_periods", num_periods, above=0)
-    if zero_after is not None:
-        _check(schedule, "zero_after", zero_after, at_least=0)
+    check(schedule, "T_max", T_max, at_least=1, hint=_LENGTH)
+    check(schedule, "num_periods", num_periods, above=0, hint=_PERIODS)
+    check(schedule, "zero_after", zero_after, at_least=0, optional=True, hint=_CYCLES)
 
 
-_NEXT = {
-    "T_max": "pass the number of steps that the decay lasts",
-    "num_periods": "pass the number of periods until T_max",
-    "zero_after": "pass the cycles to go through, or None",
-}
-
-
-def _check(
-    schedule: Any, name: str, value: Any, *, at_least: float = -math.inf, above: float = -math.inf
-) -> None:
-    allowed = f"a finite number {f'> {above}' if above > -math.inf else f'>= {at_least}'}"
-    allowed = f"None or {allowed}" if name == "zero_after" else allowed
-    message = f"{type(schedule).__name__}: {name} must be {allowed}, got {value!r}; {_NEXT[name]}"
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(message)
-    number = float(value)
-    if not (math.isfinite(number) and number >= at_least and number > above):
-        raise ValueError(message)
+_LENGTH = "pass the number of steps that the decay lasts"
+_PERIODS = "pass the number of periods until T_max"
+_CYCLES = "pass the cycles to go through, or None"
