@@ -19,6 +19,8 @@ from isostep import domains, nm, pieces, schedules
 from isostep.backend import Backend, BackendError, Family, Unavailable, backend
 from isostep.domains import DomainError
 from isostep.execute import ArrayBackend
+from isostep.extras import MissingExtra
+from isostep.files import FileError, load, save
 from isostep.program import Program, trace
 from isostep.registry import Folder
 from isostep.rule import BoundPiece, BoundRule, Piece, Rule, RuleError, compose
@@ -33,6 +35,8 @@ __all__ = [
     "BoundRule",
     "DomainError",
     "Family",
+    "FileError",
+    "MissingExtra",
     "Piece",
     "Program",
     "Rule",
@@ -45,11 +49,13 @@ __all__ = [
     "compose",
     "definition",
     "domains",
+    "load",
     "nm",
     "pieces",
     "program",
     "rule",
     "rules",
+    "save",
     "schedules",
 ]
 

@@ -1,0 +1,275 @@
+"""A rule, its parameters and its state in one safetensors file that every backend can read.
+
+Tensors: ``params/KEY``, ``state/KEY/NAME`` and ``group/NAME``, KEY being the parameter's place in the list.
+The file's metadata has one entry, ``isostep``: JSON with the format's number, the rule (its components by
+name and the value of every hyperparameter), step counts, the keys of params where they were a dict, the
+backend that wrote it, and versions. Numbers come back to the bit. Nothing in a file is executed.
+
+Hyperparameters that are schedules of isostep's own are written by name with their arguments. What has no
+such name (your own functions, rules and pieces that are not in the registry) stays yours: the file is
+written, and ``load`` asks for the rule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isostep import schedules
+from isostep.backend import backend as find_backend
+from isostep.backend import families, family
+from isostep.domains import DomainError
+from isostep.extras import need
+from isostep.nm import namespace
+from isostep.rule import BoundRule, Component, RuleError
+from isostep.state import State, StepError, as_list, check_rule, check_state
+from isostep.version import VERSION
+
+FORMAT = 1
+
+
+class FileError(ValueError):
+    """A file that ``load`` cannot read, in one line: what it is, what was wrong, what to do."""
+
+
+def save(
+    path: str | os.PathLike[str],
+    rule: BoundRule,
+    params: Any,
+    state: State,
+    *,
+    backend: Any = None,
+) -> None:
+    """Write a rule with its parameters and state into one file, replacing it only when all is written.
+
+    Args:
+        path: the file; by custom its name ends in ``.safetensors``.
+        rule: the rule, as given to ``backend.step``.
+        params: list or dict of arrays of any installed backend.
+        state: what ``backend.init`` or ``backend.step`` returned for them.
+        backend: that backend or its name; by default the family that the arrays belong to.
+
+    Raises:
+        StepError: the state does not belong to this rule and these parameters.
+        MissingExtra: safetensors is not installed (``pip install 'isostep[files]'``).
+    """
+    numpy_files = need("safetensors.numpy", "files", "isostep.save")
+    check_rule(rule)
+    arrays = as_list(params)
+    check_state(rule, state, len(arrays))
+    writer = _backend_of(arrays, backend)
+    tensors = {f"params/{i}": a for i, a in enumerate(arrays)}
+    for i, own in enumerate(state.arrays):
+        tensors |= {f"state/{i}/{n}": a for n, a in own.items()}
+    tensors |= {f"group/{n}": a for n, a in state.group.items()}
+    notes = {
+        "format": FORMAT,
+        "rule": [_describe(c, rule) for c in rule.components],
+        "t": list(state.t),
+        "group_t": state.group_t,
+        "keys": _keys(params),
+        "backend": writer.name,
+        "versions": {"isostep": VERSION, "numpy": np.__version__},
+    }
+    # Not ascontiguousarray, which makes a 0-d array 1-d.
+    plain = {n: np.asarray(writer.to_numpy(a), order="C") for n, a in tensors.items()}
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        numpy_files.save_file(plain, temporary, metadata={"isostep": json.dumps(notes)})
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(
+    path: str | os.PathLike[str], backend: Any = "numpy", *, rule: BoundRule | None = None
+) -> tuple[BoundRule, Any, State]:
+    """Read what ``save`` wrote, as arrays of any backend.
+
+    Args:
+        path: the file.
+        backend: a backend or its name; need not be the one that wrote the file.
+        rule: the rule to use instead of the file's. Needed where the file cannot name it.
+
+    Returns:
+        ``(rule, params, state)``: params are a list or dict as they were, of the dtypes that they had.
+
+    Raises:
+        FileError: the file is not one of ``save``, is damaged, or names what is not known here.
+        OSError: the file cannot be opened.
+        MissingExtra: safetensors is not installed.
+    """
+    safetensors = need("safetensors", "files", "isostep.load")
+    reader = find_backend(backend) if isinstance(backend, str) else backend
+    name = os.fspath(path)
+    try:
+        with safetensors.safe_open(name, framework="np") as file:
+            notes = _notes(name, file.metadata() or {})
+            read = {n: file.get_tensor(n) for n in file.keys()}
+    except safetensors.SafetensorError as error:
+        message = f"{name} is not a safetensors file, or is damaged: {error}; save it again"
+        raise FileError(message) from None
+    try:
+        bound = rule if rule is not None else _restore(name, notes["rule"])
+        plain, state = _assemble(notes, read)
+        check_state(bound, state, len(plain))
+        for own in (*([p] for p in plain), *map(dict.values, state.arrays), state.group.values()):
+            for a in own:
+                if a.dtype.name not in reader.dtypes:
+                    message = f"{name} has {a.dtype.name} arrays, and {reader.name} takes {', '.join(reader.dtypes)}"
+                    raise FileError(message)
+    except (KeyError, TypeError, AttributeError) as error:
+        message = f"{name} is damaged: {type(error).__name__} {error}; save it again"
+        raise FileError(message) from None
+    except StepError as error:
+        message = f"{name} does not fit this rule: {error}"
+        raise FileError(message) from None
+    state.arrays = [{n: reader.asarray(a) for n, a in own.items()} for own in state.arrays]
+    state.group = {n: reader.asarray(a) for n, a in state.group.items()}
+    params = [reader.asarray(a) for a in plain]
+    keys = notes["keys"]
+    return bound, params if keys is None else dict(zip(keys, params, strict=True)), state
+
+
+def _notes(name: str, metadata: dict[str, str]) -> dict[str, Any]:
+    """The metadata of a file, its format checked."""
+    text = metadata.get("isostep")
+    if text is None:
+        message = f"{name} is a safetensors file without isostep's metadata; load takes what isostep.save wrote"
+        raise FileError(message)
+    try:
+        notes = json.loads(text)
+        number = notes["format"]
+    except (ValueError, KeyError, TypeError):
+        message = f"{name} is damaged: its metadata cannot be read; save it again"
+        raise FileError(message) from None
+    if number != FORMAT:
+        message = f"{name} has format {number!r}, this isostep {VERSION} reads {FORMAT}; install the one that wrote it"
+        raise FileError(message)
+    return dict(notes)
+
+
+def _assemble(notes: dict[str, Any], read: dict[str, np.ndarray]) -> tuple[list[np.ndarray], State]:
+    """Parameters and state as NumPy arrays."""
+    rule = "+".join(c["prefix"].rstrip(".") or c["name"] for c in notes["rule"])
+    params = [read[f"params/{i}"] for i in range(len(notes["t"]))]
+    arrays: list[dict[str, Any]] = [{} for _ in params]
+    group: dict[str, Any] = {}
+    for name, array in read.items():
+        kind, _, rest = name.partition("/")
+        if kind == "group":
+            group[rest] = array
+        elif kind == "state":
+            i, _, which = rest.partition("/")
+            arrays[int(i)][which] = array
+    return params, State(rule, [int(t) for t in notes["t"]], arrays, group, int(notes["group_t"]))
+
+
+def _keys(params: Any) -> list[str] | None:
+    if not isinstance(params, dict):
+        return None
+    for key in params:
+        if not isinstance(key, str):
+            message = (
+                f"a file's parameters must have names, got the key {key!r}; use strings, or a list"
+            )
+            raise StepError(message)
+    return list(params)
+
+
+def _backend_of(arrays: list[Any], given: Any) -> Any:
+    """The backend whose arrays these are: given, or the simplest path of the family of their namespace."""
+    if given is not None:
+        return find_backend(given) if isinstance(given, str) else given
+    words = namespace(arrays[0]).__name__.split(".") if arrays else ["numpy"]
+    known = families()
+    name = next((w for w in words if w in known), None)
+    if name is None:
+        message = (
+            f"no installed backend has arrays of {'.'.join(words)}; name it: save(..., backend=...)"
+        )
+        raise StepError(message)
+    return find_backend(f"{name}:{list(family(name).paths)[-1]}")
+
+
+# The rule as JSON.
+
+
+def _describe(component: Component, rule: BoundRule) -> dict[str, Any]:
+    own = component.own(rule.values)
+    return {
+        "name": component.part.name,
+        "kind": type(component.part).__name__,
+        "prefix": component.prefix,
+        "known": _registry(type(component.part).__name__).get(component.part.name)
+        is component.part,
+        "hyper": {n: _plain(v) for n, v in own.items()},
+    }
+
+
+def _registry(kind: str) -> dict[str, Any]:
+    """Rules or pieces by name."""
+    from isostep import _rules, pieces
+
+    folder: Any = _rules if kind == "Rule" else pieces.registry
+    return {n: folder[n] for n in folder.names()}
+
+
+def _plain(value: Any) -> Any:
+    """A hyperparameter as JSON: schedules of isostep's own by name, other functions only by their text."""
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if dataclasses.is_dataclass(value) and type(value) is getattr(
+        schedules, type(value).__name__, None
+    ):
+        fields = {
+            f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init
+        }
+        return {"schedule": type(value).__name__, "arguments": fields}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return {"function": repr(value)}
+
+
+def _revived(label: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_revived(label, v) for v in value)
+    if not isinstance(value, dict):
+        return value
+    if "schedule" in value:
+        made = getattr(schedules, value["schedule"], None)
+        if dataclasses.is_dataclass(made) and isinstance(made, type):
+            arguments = {n: _revived(label, v) for n, v in value["arguments"].items()}
+            return made(**arguments)
+        message = f"{label} was the schedule {value['schedule']}, which this isostep has not"
+    else:
+        message = f"{label} was {value['function']}, which a file cannot hold"
+    raise FileError(message)
+
+
+def _restore(name: str, described: list[dict[str, Any]]) -> BoundRule:
+    """The bound rule of a file; every value is checked as if it were given anew."""
+    components: list[Component] = []
+    values: dict[str, Any] = {}
+    for d in described:
+        part = _registry(d["kind"]).get(d["name"]) if d["known"] else None
+        if part is None:
+            message = f"{name}: the {d['kind'].lower()} {d['name']!r} is not known here; pass it: load(path, rule=...)"
+            raise FileError(message)
+        try:
+            own = {n: _revived(f"{d['name']}'s {n}", v) for n, v in d["hyper"].items()}
+            bound = part.bind_values(own)
+        except (FileError, RuleError, DomainError) as error:
+            message = f"{name}: {error}; pass the rule: load(path, rule=...)"
+            raise FileError(message) from None
+        components.append(Component(part, d["prefix"]))
+        values |= {d["prefix"] + n: v for n, v in bound.items()}
+    return BoundRule(tuple(components), values)
