@@ -25,24 +25,14 @@ import numpy as np
 from peers import PEERS, Contender
 
 import isostep
-from isostep.lower.numba_source import Layout
 from isostep.lower.run import threads
+from isostep.lower.traffic import bytes_moved
 from isostep.program import trace
 
 SIZES = ("24x1000000", "1000x1000")
 OURS = ("numpy:fused", "numpy:reference")
 #: Rounds stop when a contender has been measured this often, or for this many seconds.
 ROUNDS, SECONDS = 25, 12.0
-
-
-def bytes_moved(rule: isostep.BoundRule, dtype: str = "float32") -> int:
-    """Bytes per element that a fused step loads and stores, summed over its passes."""
-    layout = Layout(trace(rule), dtype)
-    loads = [
-        {n.attrs[0] for n in layout.elements(s) if n.op == "input"} for s in range(layout.stages)
-    ]
-    loads[-1].add("p")
-    return (sum(map(len, loads)) + len(layout.written)) * np.dtype(dtype).itemsize
 
 
 def ours(path: str, rule: isostep.BoundRule) -> Contender:
@@ -154,7 +144,7 @@ def main() -> int:
             rule, peers = PEERS[name]
             contenders = [ours(p, rule) for p in OURS] + peers
             times = measure(contenders, count, elements)
-            per_element = bytes_moved(rule)
+            per_element = bytes_moved(trace(rule)) or 0  # every rule here is fused
             rows.append(
                 {
                     "rule": name,

@@ -1,13 +1,18 @@
 """The command line: what it prints, as text and as JSON, and that an error is one line and exit code 2."""
 
 import json
+import os
+import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 import isostep
-from isostep import cli
+from isostep import cli, commands
+from isostep.backends.numpy import NumpyReference
+from isostep.commands import common, completion, doctor
 
 
 def run(*words):
@@ -36,27 +41,50 @@ def failed(capsys, *words):
 def test_list_from_the_shell():
     code, out, err = run("list")
     assert (code, err) == (0, "")
-    assert [line.split()[0] for line in out.splitlines()] == isostep.rules()
-    assert ["addsign", "2017", "sign"] in [line.split()[:3] for line in out.splitlines()]
+    head, ruler, *lines = out.splitlines()
+    assert head.split() == [*"name year family state bytes fused dialects title".split()]
+    assert set(ruler) == {"-", " "}
+    assert [line.split()[0] for line in lines] == isostep.rules()
+    (line,) = (x for x in lines if x.startswith("addsign "))
+    assert line.split()[:6] == ["addsign", "2017", "sign", "m", "20", "yes"]
 
 
 def test_list_takes_a_pattern(capsys):
     out = printed(capsys, "list", "*sign")
-    assert [line.split()[0] for line in out.splitlines()] == ["addsign", "powersign"]
+    assert {"addsign", "powersign"} <= {line.split()[0] for line in out.splitlines()[2:]}
 
 
 def test_list_as_json(capsys):
     rows = json.loads(printed(capsys, "list", "--json"))
     assert [r["name"] for r in rows] == isostep.rules()
-    (row,) = (r for r in rows if r["name"] == "addsign")
-    assert row == {
+    found = {r["name"]: r for r in rows}
+    assert found["addsign"] == {
         "name": "addsign",
         "year": 2017,
         "family": "sign",
         "title": isostep.definition("addsign").doc.splitlines()[0].rstrip("."),
         "paper": "Bello et al., Neural Optimizer Search with Reinforcement Learning",
         "arxiv": "1709.07417",
+        "state": ["m"],
+        "bytes_per_element": 20,  # p, g, m in; p, m out
+        "not_fused": None,
+        "dialects": [],
     }
+    assert found["adam"]["dialects"] == ["torch", "paper", "keras", "optax"]
+    assert found["adam"]["bytes_per_element"] == 28
+    # g and the previous g for the hypergradient; then p, g in and p, g out.
+    assert found["sgd_hd"]["bytes_per_element"] == 24
+    assert found["muon"]["bytes_per_element"] is None
+    assert found["muon"]["not_fused"] == "it works on axes or matrices (matmul, transpose)"
+
+
+@pytest.mark.whole
+def test_list_asks_the_paths(capsys):
+    (row,) = json.loads(printed(capsys, "list", "addsign", "--paths", "--json"))
+    paths = row["paths"]
+    assert (paths["numpy:fused"], paths["numpy:reference"]) == ("fused", "generic")
+    assert (paths["torch:foreach"], paths["jax:jit"]) == ("foreach", "jit")
+    assert "numpy:fused" in printed(capsys, "list", "addsign", "--paths").splitlines()[0]
 
 
 def test_show_has_everything(capsys):
@@ -84,6 +112,12 @@ def test_show_as_json(capsys):
     }
     assert found["program"] == str(isostep.program(isostep.rule("adam", amsgrad=True)))
     assert found["doc"] == isostep.definition("adam").doc
+    assert found["follows"].startswith("Kingma, Ba, ")
+    assert "amsgrad in torch" in found["departs"]
+    assert found["formula"].lstrip().startswith("g <- g + weight_decay * p")
+    assert found["lr_unit"].startswith("parameter units per step")
+    assert found["values"]["betas"] == [0.9, 0.999]
+    assert found["bytes_per_element"] == 36  # amsgrad's third array too
 
 
 def test_settings_are_values_or_words(capsys):
@@ -129,11 +163,191 @@ def test_the_version():
             ("show", "sgd", "--set", "beta=1"),
             "sgd has no hyperparameter 'beta'; it has lr, momentum, dampening, weight_decay, nesterov",
         ),
+        (
+            ("diff", "adam"),
+            "diff takes another rule or --dialects A,B; try isostep diff adam sgd",
+        ),
+        (
+            ("diff", "adam", "--dialects", "torch"),
+            "--dialects must be two of adam's dialects (torch, paper, keras, optax), got 'torch'",
+        ),
+        (
+            ("diff", "sgd", "--dialects", "a,b"),
+            "--dialects must be two of sgd's dialects (none), got 'a,b'",
+        ),
+        (
+            ("diff", "lamb", "powersign", "--set", "momentum=1"),
+            "neither rule has the hyperparameter 'momentum'; they have lr, betas, eps, weight_decay, "
+            "beta, base, sign_internal_decay",
+        ),
         (("show", "adam", "--t", "0"), "--t must be an integer >= 1, got 0"),
     ],
 )
 def test_errors_are_one_line(capsys, words, text):
     assert failed(capsys, *words) == f"isostep: {text}"
+
+
+def test_values_may_be_schedules(capsys):
+    word = "sign_internal_decay=LinearInternalDecay(T_max=10)"
+    found = json.loads(printed(capsys, "show", "addsign", "--set", word, "--json"))
+    assert found["values"]["sign_internal_decay"] == "LinearInternalDecay(T_max=10)"
+    assert failed(capsys, "show", "addsign", "--set", "lr=print(1)").startswith(
+        "isostep: 'print(1)' is not a schedule; known: "
+    )
+    word = "lr=LinearInternalDecay(0)"
+    assert failed(capsys, "show", "addsign", "--set", word).startswith(
+        "isostep: LinearInternalDecay: T_max must be a finite number >= 1, got 0"
+    )
+
+
+def test_diff_of_two_dialects(capsys):
+    out = printed(capsys, "diff", "adam", "--dialects", "torch,keras")
+    lines = out.splitlines()
+    assert lines[0].split() == ["adam", "torch", "adam", "keras"]
+    assert any("sqrt(exp_avg_sq_new) / v" in x and " | " in x for x in lines)
+    found = json.loads(printed(capsys, "diff", "adam", "--dialects", "torch,keras", "--json"))
+    assert found["equal"] is False
+    for side, dialect in (("left", "torch"), ("right", "keras")):
+        program = str(isostep.program(isostep.rule("adam", dialect=dialect)))
+        assert found[side]["program"] == program
+        column = 1 + (side == "right")
+        assert "\n".join(r[column] for r in found["lines"] if r[column]) == program
+
+
+def test_diff_of_two_rules(capsys):
+    words = ("diff", "sgd", "sgd_hd", "--set", "momentum=0.5", "--set", "hypergrad_lr=0.5")
+    found = json.loads(printed(capsys, *words, "--json"))
+    assert found["left"]["state"] == found["right"]["state"] == ["momentum_buffer"]
+    assert "sum_group" not in found["left"]["program"]
+    assert "sum_group" in found["right"]["program"]
+    same = json.loads(printed(capsys, "diff", "adamw", "adamw", "--json"))
+    assert same["equal"] is True
+    assert {mark for mark, _, _ in same["lines"]} == {" "}
+
+
+def test_doctor_from_the_shell():
+    code, out, err = run("doctor", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found["packages"]["isostep"]["version"] == isostep.__version__
+    assert found["paths"]["numpy:reference"] == {"runs": True, "why": "took a step"}
+    assert set(found) == {"packages", "paths", "python", "machine", "threads", "gpu", "kernels"}
+
+
+ABSENT = "torch jax jaxlib cupy numba llvmlite safetensors matplotlib sklearn rich ml_dtypes"
+WITHOUT = f"""
+import sys
+sys.modules.update(dict.fromkeys({ABSENT.split()!r}))  # importing any of them is an error
+from isostep.cli import main
+code = [main(words) for words in (["doctor"], ["doctor", "--json"], ["list", "--json"], ["show", "adam"])]
+sys.exit(max(code))
+"""
+
+
+def test_looking_needs_numpy_alone():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
+    assert "no" in rows["numpy:fused"].split()[1:2]
+    assert "needs the package 'numba', which is not installed" in rows["numpy:fused"]
+    assert rows["numpy:reference"].split()[1] == "yes"
+    assert rows["threads"].endswith("no fused steps on the CPU without numba")
+
+
+def test_doctor_is_calm_where_nothing_is_installed(capsys, monkeypatch):
+    def broken():
+        raise ImportError("no such module")
+
+    known = {n: f for n, f in doctor.families().items() if n == "numpy"} | {"other": broken}
+    monkeypatch.setattr(sys.modules["isostep.backend"], "families", lambda: known)
+    monkeypatch.setattr(doctor, "families", lambda: known)
+    monkeypatch.setattr(doctor, "version", lambda name: None)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    out = printed(capsys, "doctor")
+    rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert rows["torch"].split()[1:3] == ["not", "installed"]
+    assert "cannot be loaded: no such module" in rows["other"]
+    assert "no NVIDIA driver here" in rows["gpu"]
+
+
+def test_doctor_says_what_is_wrong(monkeypatch):
+    class Wrong(NumpyReference):
+        def step(self, rule, params, grads, state):
+            return params, state
+
+    assert doctor.trial(Wrong) == "took a wrong step: [1.0, 2.0]"
+    assert doctor.trial(lambda: 1 / 0) == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([""], None),
+        (["sh"], ["show"]),
+        (["show", "power"], ["powersign"]),
+        (["show", "adam", "--so"], ["--source"]),
+        (["show", "adam", "--source", "p"], ["program"]),
+        (["diff", "sgd", "sgd_"], ["sgd_hd"]),
+        (["completion", ""], ["bash", "fish", "zsh"]),
+        (["nonsense", ""], []),
+    ],
+)
+def test_what_a_word_may_become(words, expected):
+    found = completion.candidates(commands.parser(), words)
+    if expected is None:
+        expected = sorted(next(iter(completion._positional(commands.parser()))).choices)
+    assert found == expected
+
+
+SHELLS = {
+    "bash": "COMP_WORDS=(isostep show add); COMP_CWORD=2; _isostep; printf '%s\\n' ${COMPREPLY[@]}",
+    "fish": "complete -C 'isostep show add'",
+    # zsh completes only at a prompt: what the function adds is printed instead.
+    "zsh": "compdef() { }; compadd() { shift; print -l $@ }; words=(isostep show add); CURRENT=3; _isostep",
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_in_a_shell(shell, tmp_path):
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    wrapper = tmp_path / "isostep"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -m isostep.cli "$@"\n')
+    wrapper.chmod(0o755)
+    stub = completion.SCRIPTS[shell]
+    if shell == "zsh":
+        stub = stub.replace("compdef _isostep isostep", "")
+        text = f"{SHELLS[shell].partition('words=')[0]}\n{stub}\nwords={SHELLS[shell].partition('words=')[2]}"
+    else:
+        text = f"{stub}\n{SHELLS[shell]}"
+    quiet = {"bash": ["--norc"], "fish": ["--no-config"], "zsh": ["-f"]}[shell]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [shell, *quiet, "-c", text], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.stderr == ""
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["addsign"]
+
+
+def test_every_command_has_an_example_that_parses(capsys):
+    (action,) = completion._positional(commands.parser())
+    for name, command in action.choices.items():
+        example = command.epilog.removeprefix("Example: ")
+        if example.startswith("isostep "):
+            words = shlex.split(example.partition("|")[0])
+            assert words[1] == name
+            commands.parser().parse_args(words[1:])
+
+
+def test_a_table_on_a_terminal_is_richs(capsys, monkeypatch):
+    pytest.importorskip("rich", reason="isostep[cli] is not installed")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    common.print_table(["name", "[b]"], [["one", "[red]two"]])
+    out = capsys.readouterr().out
+    assert "[red]two" in out
+    assert "─" in out
 
 
 def test_errors_from_the_shell_have_exit_code_2():
@@ -145,6 +359,8 @@ def test_errors_from_the_shell_have_exit_code_2():
     code, out, err = run("frobnicate")
     assert (code, out) == (2, "")
     assert "invalid choice: 'frobnicate'" in err
+    assert err.count("\n") == 1
+    assert err.endswith("; see 'isostep --help'\n")
 
 
 def test_a_reader_that_stops_early_is_no_error():

@@ -19,7 +19,7 @@ SOURCES = Path(isostep.__file__).parent
 TOMLS = [*sorted(ROOT.glob("packages/*/pyproject.toml")), ROOT / "conformance" / "pyproject.toml"]
 FRAMEWORKS = {
     *("torch", "triton", "jax", "jaxlib", "optax", "cupy", "tensorflow", "keras"),
-    *("numba", "llvmlite", "ml_dtypes"),
+    *("numba", "llvmlite", "ml_dtypes", "safetensors", "matplotlib", "sklearn", "rich"),
 }
 # The optional extras of core, each with the only files that may import it. That they are not imported
 # too early is what the other tests see, and what running core's tests without extras sees.
@@ -27,6 +27,7 @@ EXTRAS = {
     "numba": ["lower/*.py"],
     "llvmlite": ["lower/*.py"],
     "ml_dtypes": ["lower/*.py", "backends/*.py"],
+    "rich": ["commands/*.py"],
 }
 
 

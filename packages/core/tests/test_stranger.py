@@ -99,11 +99,10 @@ def test_the_rule_is_fused_and_takes_the_same_step(environment):
 
 
 def test_the_command_line_lists_and_shows_it(environment):
-    listed = run(environment, "-m", "isostep.cli", "list", "tanh*")
-    assert (
-        listed.split()
-        == "tanh_momentum 2026 sign Tanh momentum: steps whose size is bounded by lr".split()
-    )
+    (listed,) = json.loads(run(environment, "-m", "isostep.cli", "list", "tanh*", "--json"))
+    assert (listed["name"], listed["year"], listed["family"]) == ("tanh_momentum", 2026, "sign")
+    assert listed["title"] == "Tanh momentum: steps whose size is bounded by lr"
+    assert (listed["bytes_per_element"], listed["not_fused"]) == (20, None)
     shown = json.loads(run(environment, "-m", "isostep.cli", "show", "tanh_momentum", "--json"))
     assert shown["state"] == ["m"]
     assert [row["name"] for row in shown["hyper"]] == ["lr", "beta", "scale"]

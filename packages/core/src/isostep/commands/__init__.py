@@ -1,0 +1,63 @@
+"""The command line ``isostep``: one module a command, each tried with ``isostep COMMAND --help``.
+
+A command prints text, or with ``--json`` one JSON value. An error is one line (what, allowed, got, next step)
+on stderr and exit code 2. Nothing but NumPy is needed for the commands that only look; the others say which
+extra brings what they need.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import isostep
+from isostep.commands import catalogue, completion, diff, doctor
+from isostep.commands.common import Parser, UsageError
+from isostep.extras import MissingExtra
+
+#: What is the caller's to mend.
+ERRORS = (
+    UsageError,
+    MissingExtra,
+    isostep.RuleError,
+    isostep.DomainError,
+    isostep.BackendError,
+    isostep.FileError,
+    isostep.StepError,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:2] == ["complete", "--"]:  # a shell asks what the last word may become
+        print("\n".join(completion.candidates(parser(), words[2:] or [""])))
+        return 0
+    arguments = parser().parse_args(words)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except ERRORS as error:
+        print(f"isostep: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # `isostep show adam | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if error.filename is None:
+            raise
+        print(f"isostep: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+def parser() -> Parser:
+    """The commands and their arguments."""
+    top = Parser(prog="isostep", description="Optimizers, each specified once.")
+    top.add_argument("--version", action="version", version=isostep.__version__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (catalogue, diff, doctor, completion):
+        module.add(commands)
+    return top
+
+
+__all__ = ["UsageError", "main", "parser"]

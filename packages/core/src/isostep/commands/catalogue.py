@@ -1,0 +1,208 @@
+"""``isostep list`` and ``isostep show RULE``."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import re
+from typing import Any
+
+import isostep
+from isostep.backend import families
+from isostep.backend import family as find_family
+from isostep.commands.common import (
+    UsageError,
+    assignments,
+    at_least,
+    bind,
+    command,
+    completes,
+    print_json,
+    print_table,
+    rule_argument,
+    set_argument,
+    table,
+)
+from isostep.commands.sources import SOURCES
+from isostep.lower.numba_source import Layout
+from isostep.lower.traffic import bytes_moved
+from isostep.rule import BoundRule, Rule
+from isostep.state import COMPUTE_DTYPE
+
+
+def add(commands: Any) -> None:
+    """Add both commands."""
+    made = command(commands, "list", run_list, "the rules", "isostep list '*sign' --paths")
+    completes(
+        made.add_argument(
+            "pattern", nargs="?", default="*", help="a name with * and ? (default: all)"
+        ),
+        isostep.rules,
+    )
+    made.add_argument(
+        "--paths", action="store_true", help="ask every installed path how it runs the rule"
+    )
+    show = command(
+        commands,
+        "show",
+        run_show,
+        "one rule: formula, hyperparameters, sources, traced program",
+        "isostep show adam --set amsgrad=True --source numba",
+    )
+    rule_argument(show, "rule")
+    set_argument(show)
+    show.add_argument(
+        "--source", choices=sorted(SOURCES), help="print only this text of the traced rule"
+    )
+    show.add_argument("--dtype", choices=list(COMPUTE_DTYPE), default="float32", help="of a kernel")
+    show.add_argument("--t", type=int, default=1, help="the step, for rules whose steps differ")
+
+
+def run_list(arguments: argparse.Namespace) -> None:
+    """Print a line or JSON object for each rule that matches."""
+    names = fnmatch.filter(isostep.rules(), arguments.pattern)
+    if not names:
+        message = f"no rule matches {arguments.pattern!r}; known: {', '.join(isostep.rules())}"
+        raise UsageError(message)
+    rows = [row(isostep.definition(n)) for n in names]
+    if arguments.paths:
+        made = runnable()
+        for r in rows:
+            rule = bind(isostep.definition(r["name"]), {}, example=True)
+            r["paths"] = {name: path.path(rule) for name, path in made.items()}
+    if arguments.json:
+        print_json(rows)
+        return
+    head = ["name", "year", "family", "state", "bytes", "fused", "dialects", "title"]
+    if arguments.paths:
+        head[5:6] = list(rows[0]["paths"])
+    lines = []
+    for r in rows:
+        how = [p.partition(":")[0] for p in r["paths"].values()] if arguments.paths else None
+        lines.append(
+            [
+                r["name"],
+                str(r["year"] or ""),
+                r["family"],
+                ", ".join(r["state"]) or "none",
+                "" if r["bytes_per_element"] is None else str(r["bytes_per_element"]),
+                *(how or ["yes" if r["not_fused"] is None else "no"]),
+                ", ".join(r["dialects"]),
+                r["title"],
+            ]
+        )
+    print_table(head, lines)
+
+
+def runnable() -> dict[str, Any]:
+    """The paths that run here, by name."""
+    found = {}
+    for name in families():
+        try:
+            family = find_family(name)
+        except isostep.BackendError:
+            continue
+        for path in family.paths:
+            try:
+                backend = family.make(path)
+            except isostep.Unavailable:
+                continue
+            if hasattr(backend, "path"):
+                found[name if path == "default" else f"{name}:{path}"] = backend
+    return found
+
+
+def row(rule: Rule) -> dict[str, Any]:
+    """What ``list`` says of a rule: with its default hyperparameters."""
+    program = isostep.program(bind(rule, {}, example=True))
+    dialect = rule.hyper.get("dialect")
+    return {
+        "name": rule.name,
+        "year": rule.year,
+        "family": rule.family,
+        "title": rule.doc.splitlines()[0].rstrip(".") if rule.doc else "",
+        "paper": rule.paper,
+        "arxiv": rule.arxiv,
+        "state": list(program.state_names),
+        "bytes_per_element": bytes_moved(program),
+        "not_fused": Layout(program, "float32").obstacle,
+        "dialects": [str(o) for o in getattr(dialect, "options", ())],
+    }
+
+
+def run_show(arguments: argparse.Namespace) -> None:
+    """Print everything about one rule, or one text of it."""
+    definition = isostep.definition(arguments.rule)
+    bound = bind(definition, assignments(arguments.set), example=True)
+    at_least("--t", arguments.t, 1)
+    program = isostep.program(bound, t=arguments.t)
+    if arguments.source:
+        text = SOURCES[arguments.source](program, arguments.dtype)
+        if arguments.json:
+            print_json({"source": text})
+        else:
+            print(text.rstrip())
+        return
+    hyper = hyper_rows(definition)
+    moved = bytes_moved(program, "float32")
+    if arguments.json:
+        found = row(definition) | {
+            "hyper": hyper,
+            "state": list(bound.state_names),
+            "bytes_per_element": moved,
+            "values": {n: text_of(v) for n, v in bound.values.items()},
+            "doc": definition.doc,
+            **sections(definition.doc),
+            "program": str(program),
+        }
+        print_json(found)
+        return
+    print(definition.doc, "\n")
+    print(table(["name", "allowed", "default", "meaning"], [list(r.values()) for r in hyper]), "\n")
+    print(f"paper    {source_of(definition)}")
+    print(f"state    {', '.join(bound.state_names) or 'none'}")
+    print(f"moves    {f'{moved} bytes per float32 element' if moved else _unfused(bound)}\n")
+    print(program)
+
+
+def _unfused(bound: BoundRule) -> str:
+    return f"not fused: {Layout(isostep.program(bound), 'float32').obstacle}"
+
+
+def source_of(rule: Rule) -> str:
+    """Paper, year and arXiv number in one line."""
+    year = f" ({rule.year})" if rule.year else ""
+    number = f", https://arxiv.org/abs/{rule.arxiv}" if rule.arxiv else ""
+    return f"{rule.paper or 'none'}{year}{number}"
+
+
+def text_of(value: Any) -> Any:
+    """A hyperparameter's value as JSON can hold it."""
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return value if plain else list(value) if isinstance(value, tuple) else repr(value)
+
+
+def sections(doc: str) -> dict[str, str]:
+    """A rule's docstring by its parts: ``formula`` (above the first heading), ``follows``, ``departs``, ..."""
+    found: dict[str, list[str]] = {"formula": []}
+    key = "formula"
+    for line in doc.splitlines()[1:]:
+        heading = re.match(r"(Follows|Departs|Also[^:]*|[\w ]*unit)\s*:\s*(.*)", line)
+        if heading:
+            key = heading[1].lower().replace(" ", "_")
+            line = heading[2]
+        found.setdefault(key, []).append(line)
+    return {k: "\n".join(v).strip("\n") for k, v in found.items()}
+
+
+def hyper_rows(definition: Rule) -> list[dict[str, str]]:
+    """Name, allowed values, default and meaning of every hyperparameter."""
+    return [
+        {
+            "name": name,
+            "allowed": domain.describe(),
+            "default": repr(domain.default),
+            "meaning": str(getattr(domain, "doc", "")),
+        }
+        for name, domain in definition.hyper.items()
+    ]

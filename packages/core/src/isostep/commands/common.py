@@ -1,0 +1,165 @@
+"""What the commands share: arguments, rules from words, tables and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import isostep
+from isostep.domains import REQUIRED
+from isostep.rule import BoundRule, Rule
+
+
+class UsageError(ValueError):
+    """Arguments that the command cannot take."""
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        text = message.replace("argument ", "", 1)
+        self.exit(2, f"isostep: {text}; see '{self.prog} --help'\n")
+
+
+def command(
+    commands: Any, name: str, run: Callable[..., Any], about: str, example: str, more: str = ""
+) -> Parser:
+    """A command with ``--json``, its help and an example."""
+    made: Parser = commands.add_parser(
+        name,
+        help=about,
+        description=f"{about[0].upper()}{about[1:]}.{' ' if more else ''}{more}",
+        epilog=f"Example: {example}",
+    )
+    made.set_defaults(run=run)
+    made.add_argument("--json", action="store_true", help="print JSON")
+    return made
+
+
+def completes(action: argparse.Action, values: Callable[[], Sequence[str]]) -> None:
+    """Let shell completion offer these values for an argument."""
+    action.complete = values  # type: ignore[attr-defined]
+
+
+def rule_argument(to: Parser, name: str, **more: Any) -> None:
+    """A positional argument that is a rule's name."""
+    completes(to.add_argument(name, **{"help": "a rule's name", **more}), isostep.rules)
+
+
+def set_argument(to: Parser) -> None:
+    """``--set NAME=VALUE``, as often as wanted."""
+    to.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter"
+    )
+
+
+def assignments(words: Sequence[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` words as values: literals as Python has them, ``Name(...)`` a schedule, else text."""
+    found: dict[str, Any] = {}
+    for text in words:
+        name, equals, value = text.partition("=")
+        if not equals:
+            message = f"--set takes NAME=VALUE, got {text!r}"
+            raise UsageError(message)
+        found[name] = literal(value)
+    return found
+
+
+def literal(text: str) -> Any:
+    """A number, tuple, True, None; a call of one of isostep's schedules; or the text itself, such as a dialect."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        return text
+    if isinstance(tree, ast.Call):
+        return _schedule(tree, text)
+    try:
+        return ast.literal_eval(tree)
+    except ValueError:
+        return text
+
+
+def _schedule(tree: ast.Call, text: str) -> Any:
+    """``Name(1, a=2, b=[Other(3)])`` with Name in isostep.schedules; nothing else is evaluated."""
+    known = getattr(isostep.schedules, "__all__", ())
+    name = tree.func.id if isinstance(tree.func, ast.Name) else ""
+    if name not in known:
+        message = f"{text!r} is not a schedule; known: {', '.join(sorted(known))}"
+        raise UsageError(message)
+    try:
+        args = [_inner(a, text) for a in tree.args]
+        given = {k.arg or "": _inner(k.value, text) for k in tree.keywords}
+        return getattr(isostep.schedules, name)(*args, **given)
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        raise UsageError(message) from None
+
+
+def _inner(tree: ast.expr, text: str) -> Any:
+    if isinstance(tree, ast.Call):
+        return _schedule(tree, text)
+    if isinstance(tree, ast.List | ast.Tuple):
+        return [_inner(e, text) for e in tree.elts]
+    return ast.literal_eval(tree)
+
+
+def bind(definition: Rule, given: dict[str, Any], *, example: bool = False) -> BoundRule:
+    """A rule with the values given; ``example``: required numbers that are not given become 1."""
+    missing = {n: 1.0 for n, d in definition.hyper.items() if d.default is REQUIRED}
+    return definition.bind(**((missing if example else {}) | given))
+
+
+def at_least(name: str, value: float, low: float) -> None:
+    """An option's number must not be below ``low``."""
+    if not value >= low:
+        kind = "an integer" if isinstance(value, int) else "a number"
+        message = f"{name} must be {kind} >= {low:g}, got {value}"
+        raise UsageError(message)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on stdout; what is not finite becomes null."""
+    print(json.dumps(finite(value), indent=2))
+
+
+def finite(value: Any) -> Any:
+    """NaN and infinities, which JSON has not, as None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text under a ruled head."""
+    widths = [max(len(r[k]) for r in [head, *rows]) for k in range(len(head) - 1)]
+    lines = [head, ["-" * len(h) for h in head], *rows]
+    return "\n".join(
+        "  ".join([*(c.ljust(w) for c, w in zip(line, widths, strict=False)), line[-1]]).rstrip()
+        for line in lines
+    )
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """The table: in rich's form on a terminal where rich is installed, as plain text elsewhere."""
+    if sys.stdout.isatty():
+        try:
+            from rich.box import SIMPLE_HEAD
+            from rich.console import Console
+            from rich.table import Table
+        except ModuleNotFoundError:
+            pass
+        else:
+            made = Table(*head, box=SIMPLE_HEAD, pad_edge=False)
+            for row in rows:
+                made.add_row(*row)
+            Console(markup=False, emoji=False).print(made)
+            return
+    print(table(head, rows))
