@@ -40,19 +40,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Choice, Pair, Real
 from isostep.rule import Rule
 
 
-def rms(x: Any) -> Any:
-    """The root of the mean square of a whole array."""
-    return nm.sqrt(nm.sum(x * x) / nm.size(x))
-
-
 def init(p: Any, /) -> tuple[Any, Any, Any]:
     """Factors for matrices, the average for vectors; what an array has no use for is a 0-d zero."""
-    zeros = nm.where(nm.isfinite(p), 0.0 * nm.abs(p), 0.0)
+    zeros = parts.zeros(p)
     none = nm.sum(zeros)
     if p.ndim < 2:
         return none, none, zeros
@@ -94,9 +89,9 @@ def update(
         else:
             root = nm.sqrt(nm.maximum(r / nm.maximum(level, eps1) * c, eps1 * eps1))
     direction = g / root
-    step = nm.maximum(rms(p), eps2) * nm.minimum(lr, 1 / nm.sqrt(t))
-    u = -(step / nm.maximum(rms(direction) / d, 1.0)) * direction
-    return (u - (lr * weight_decay) * p if weight_decay else u), r, c, v
+    step = nm.maximum(parts.rms(p), eps2) * nm.minimum(lr, 1 / nm.sqrt(t))
+    u = -(step / nm.maximum(parts.rms(direction) / d, 1.0)) * direction
+    return parts.decoupled(p, u, lr, weight_decay), r, c, v
 
 
 RULE = Rule(
@@ -117,9 +112,7 @@ RULE = Rule(
             doc="eps1, against division by zero, and eps2, the smallest parameter scale",
         ),
         "d": Real(1.0, low=1, cases=(1.25,), doc="clipping threshold of the update's RMS"),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="decoupled weight decay"
-        ),
+        "weight_decay": parts.weight_decay(),
         "dialect": Choice("torch", options=("torch", "paper"), doc="where eps1 stands"),
     },
     family="adafactor",

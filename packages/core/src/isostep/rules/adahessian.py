@@ -21,10 +21,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Real
 from isostep.rule import Rule
-from isostep.rules import adam
 
 
 def update(
@@ -43,13 +42,11 @@ def update(
     hessian_power: Any,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
-    b1, b2 = betas
-    m = b1 * m + (1 - b1) * g
-    v = b2 * v + (1 - b2) * (hessian_diag * hessian_diag)
-    c1, c2 = nm.one_minus_pow(b1, t), nm.one_minus_pow(b2, t)
-    d = nm.pow(nm.sqrt(v) / nm.sqrt(c2), hessian_power) + eps
-    u = -(lr / c1) * m / d
-    return (u - (lr * weight_decay) * p if weight_decay else u), m, v
+    m = parts.average(m, g, betas[0])
+    v = parts.average(v, hessian_diag * hessian_diag, betas[1])
+    c1, c2 = parts.corrections(betas, t)
+    u = -(lr / c1) * m / (nm.pow(parts.root(v, c2), hessian_power) + eps)
+    return parts.decoupled(p, u, lr, weight_decay), m, v
 
 
 RULE = Rule(
@@ -58,12 +55,10 @@ RULE = Rule(
     inputs=("hessian_diag",),
     state=("exp_avg", "exp_hessian_diag_sq"),
     hyper={
-        "lr": Real(0.15, low=0, doc="learning rate"),
-        "betas": adam.RULE.hyper["betas"],
-        "eps": Real(1e-4, low=0, cases=(1e-3,), doc="added to the denominator"),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="decoupled weight decay"
-        ),
+        "lr": parts.lr(0.15),
+        "betas": parts.betas(0.9, 0.999),
+        "eps": parts.eps(1e-4),
+        "weight_decay": parts.weight_decay(),
         "hessian_power": Real(1.0, low=0, high=1, cases=(0.6,), doc="exponent of the denominator"),
     },
     family="second order",

@@ -35,24 +35,18 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from isostep import nm
-from isostep.domains import Choice, Flag, Pair, Real
+from isostep import nm, parts
+from isostep.domains import Choice, Flag
 from isostep.rule import Rule
-
-
-def moments(g: Any, m: Any, v: Any, betas: tuple[Any, Any]) -> tuple[Any, Any]:
-    """The running averages of the gradient and of its square."""
-    b1, b2 = betas
-    return b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * (g * g)
 
 
 def torch_step(
     m: Any, v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any
 ) -> tuple[Any, Any]:
     """Bias-corrected, eps outside; amsgrad keeps the maximum of v as it is."""
-    c1, c2 = (nm.one_minus_pow(b, t) for b in betas)
+    c1, c2 = parts.corrections(betas, t)
     top = v if top is None else nm.maximum(top, v)
-    return (-lr / c1) * m / (nm.sqrt(top) / nm.sqrt(c2) + eps), top
+    return (-lr / c1) * m / (parts.root(top, c2) + eps), top
 
 
 def paper_step(
@@ -69,7 +63,7 @@ def keras_step(
     m: Any, v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any
 ) -> tuple[Any, Any]:
     """Both corrections in the scalar, so eps is the paper's eps hat."""
-    c1, c2 = (nm.one_minus_pow(b, t) for b in betas)
+    c1, c2 = parts.corrections(betas, t)
     top = v if top is None else nm.maximum(top, v)
     return (-lr * nm.sqrt(c2) / c1) * m / (nm.sqrt(top) + eps), top
 
@@ -78,7 +72,7 @@ def optax_step(
     m: Any, v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any
 ) -> tuple[Any, Any]:
     """Bias-corrected before the maximum, which is what amsgrad then stores."""
-    c1, c2 = (nm.one_minus_pow(b, t) for b in betas)
+    c1, c2 = parts.corrections(betas, t)
     top = v / c2 if top is None else nm.maximum(top, v / c2)
     return (-lr / c1) * m / (nm.sqrt(top) + eps), top
 
@@ -91,7 +85,7 @@ def step(
 ) -> tuple[Any, ...]:
     """Adam without decay: u and the new state, which has amsgrad's maximum if that came in."""
     *tops, t = top_t
-    m, v = moments(g, m, v, betas)
+    m, v = parts.moments(g, m, v, betas)
     u, top = STEPS[dialect](m, v, tops[0] if tops else None, t, lr=lr, betas=betas, eps=eps)
     return (u, m, v, top) if tops else (u, m, v)
 
@@ -109,12 +103,9 @@ def update(
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     coupled = dialect != "keras"
-    if weight_decay and coupled:
-        g = g + weight_decay * p
+    g = parts.coupled(p, g, weight_decay, when=coupled)
     u, *state = step(g, *state_t, lr=lr, betas=betas, eps=eps, dialect=dialect)
-    if weight_decay and not coupled:
-        u = u - (lr * weight_decay) * p
-    return u, *state
+    return parts.decoupled(p, u, lr, weight_decay, when=not coupled), *state
 
 
 def state(h: SimpleNamespace) -> tuple[str, ...]:
@@ -127,16 +118,10 @@ RULE = Rule(
     update=update,
     state=state,
     hyper={
-        "lr": Real(1e-3, low=0, doc="learning rate"),
-        "betas": Pair(
-            Real(0.9, low=0, high=1, high_open=True),
-            Real(0.999, low=0, high=1, high_open=True),
-            doc="decay rates of the running averages of the gradient and of its square",
-        ),
-        "eps": Real(1e-8, low=0, cases=(1e-3,), doc="added to the denominator"),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="weight decay, coupled but in keras"
-        ),
+        "lr": parts.lr(1e-3),
+        "betas": parts.betas(0.9, 0.999),
+        "eps": parts.eps(1e-8),
+        "weight_decay": parts.weight_decay(doc="weight decay, coupled but in keras"),
         "amsgrad": Flag(False, doc="divide by the largest average of squares so far"),
         "dialect": Choice("torch", options=tuple(STEPS), doc="whose formula where they differ"),
     },

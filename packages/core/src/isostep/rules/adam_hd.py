@@ -31,11 +31,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Choice, Real
 from isostep.rule import Rule
 from isostep.rules import adam
-from isostep.rules.sgd_hd import decayed
 
 DIALECTS = {"paper": "paper", "original": "keras"}  # which of adam.py's steps is meant
 
@@ -57,7 +56,7 @@ def measure(
     step = adam.STEPS[DIALECTS[dialect]]
     # lr = -1: the direction that is subtracted.
     previous, _ = step(m, v, None, nm.maximum(t - 1, 1), lr=-1.0, betas=betas, eps=eps)
-    return {"h": decayed(p, g, weight_decay) * previous}
+    return {"h": parts.coupled(p, g, weight_decay) * previous}
 
 
 def advance(
@@ -82,7 +81,7 @@ def update(
     dialect: str,
 ) -> tuple[Any, ...]:
     """See the module's equations."""
-    g = decayed(p, g, weight_decay)
+    g = parts.coupled(p, g, weight_decay)
     return adam.step(g, m, v, t, lr=lr, betas=betas, eps=eps, dialect=DIALECTS[dialect])
 
 
@@ -95,12 +94,10 @@ RULE = Rule(
     sequential=lambda h: h.dialect == "original",
     state=("exp_avg", "exp_avg_sq"),
     hyper={
-        "lr": Real(1e-3, low=0, doc="learning rate of the first step"),
-        "betas": adam.RULE.hyper["betas"],
-        "eps": adam.RULE.hyper["eps"],
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="coupled weight decay (L2 penalty)"
-        ),
+        "lr": parts.lr(1e-3, "learning rate of the first step"),
+        "betas": parts.betas(0.9, 0.999),
+        "eps": parts.eps(1e-8),
+        "weight_decay": parts.weight_decay(doc=parts.COUPLED),
         "hypergrad_lr": Real(1e-8, low=0, cases=(1e-3,), doc="learning rate of the learning rate"),
         "dialect": Choice(
             "paper", options=tuple(DIALECTS), doc="one lr per step, or the authors' code"

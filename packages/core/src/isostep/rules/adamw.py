@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep.domains import Real
+from isostep import parts
 from isostep.rule import Rule
 from isostep.rules import adam
 
@@ -54,9 +54,7 @@ RULE = Rule(
     state=adam.state,
     hyper={
         **adam.RULE.hyper,
-        "weight_decay": Real(
-            1e-2, low=0, zero_is_static=True, cases=(0.1,), doc="decoupled weight decay"
-        ),
+        "weight_decay": parts.weight_decay(1e-2),
     },
     family="adam",
     year=2017,

@@ -22,8 +22,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
-from isostep.domains import Real
+from isostep import parts
 from isostep.rule import Rule
 from isostep.rules import adam
 
@@ -34,12 +33,9 @@ def update(
     """See the module's equations."""
     # lr = -1 makes Adam's update, which is subtracted, the plain ratio.
     r, m, v = adam.step(g, m, v, t, lr=-1.0, betas=betas, eps=eps, dialect="paper")
-    if weight_decay:
-        r = r + weight_decay * p
-    size_p, size_r = nm.sqrt(nm.sum(p * p)), nm.sqrt(nm.sum(r * r))
-    # Compared with == so that a NaN norm stays NaN; the divisor is made safe before the choice.
-    neither = nm.logical_or(size_p == 0, size_r == 0)
-    trust = nm.where(neither, 1.0, size_p / nm.where(size_r == 0, 1.0, size_r))
+    r = parts.coupled(p, r, weight_decay)
+    size_p, size_r = parts.norm(p), parts.norm(r)
+    trust = parts.quotient_or_one(size_p, size_r)
     return -(lr * trust) * r, m, v
 
 
@@ -48,12 +44,10 @@ RULE = Rule(
     update=update,
     state=("exp_avg", "exp_avg_sq"),
     hyper={
-        "lr": Real(1e-3, low=0, doc="learning rate"),
-        "betas": adam.RULE.hyper["betas"],
-        "eps": Real(1e-6, low=0, cases=(1e-3,), doc="added to the denominator"),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="decay inside the trust ratio"
-        ),
+        "lr": parts.lr(1e-3),
+        "betas": parts.betas(0.9, 0.999),
+        "eps": parts.eps(1e-6),
+        "weight_decay": parts.weight_decay(doc="decay inside the trust ratio"),
     },
     family="adam",
     year=2019,

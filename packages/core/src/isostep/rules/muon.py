@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from isostep import parts
 from isostep.domains import Choice, Flag, Integer, Pair, Real
 from isostep.matrix import newton_schulz
 from isostep.rule import Rule
@@ -52,8 +53,8 @@ def update(
     adjust_lr_fn: str | None,
 ) -> tuple[Any, Any]:
     """See the module's equations."""
-    b = momentum * b + (1 - momentum) * g
-    d = momentum * b + (1 - momentum) * g if nesterov else b
+    b = parts.average(b, g, momentum)
+    d = parts.average(b, g, momentum) if nesterov else b
     o = newton_schulz(d, ns_coefficients, ns_steps, eps)
     rows, columns = p.shape
     if adjust_lr_fn == "match_rms_adamw":
@@ -61,7 +62,7 @@ def update(
     else:
         scale = math.sqrt(max(1.0, rows / max(columns, 1)))
     u = -(lr * scale) * o
-    return (u - (lr * weight_decay) * p if weight_decay else u), b
+    return parts.decoupled(p, u, lr, weight_decay), b
 
 
 RULE = Rule(
@@ -69,13 +70,9 @@ RULE = Rule(
     update=update,
     state=("momentum_buffer",),
     hyper={
-        "lr": Real(1e-3, low=0, doc="learning rate", unit="spectral norm per step"),
-        "weight_decay": Real(
-            0.1, low=0, zero_is_static=True, cases=(0.2,), doc="decoupled weight decay"
-        ),
-        "momentum": Real(
-            0.95, low=0, high=1, high_open=True, doc="decay rate of the running average"
-        ),
+        "lr": parts.lr(1e-3, unit="spectral norm per step"),
+        "weight_decay": parts.weight_decay(0.1, case=0.2),
+        "momentum": parts.decay_rate(0.95),
         "nesterov": Flag(True, doc="Nesterov momentum"),
         "ns_coefficients": Pair(
             Real(3.4445), Real(-4.7750), Real(2.0315), doc="a, b, c of the Newton-Schulz iteration"

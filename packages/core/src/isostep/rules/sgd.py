@@ -26,7 +26,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Flag, Real
 from isostep.rule import Rule
 
@@ -57,8 +57,7 @@ def update(
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     *buffer, t = buffer_t
-    if weight_decay:
-        g = g + weight_decay * p
+    g = parts.coupled(p, g, weight_decay)
     d, state = descent(
         g, tuple(buffer), t, momentum=momentum, dampening=dampening, nesterov=nesterov
     )
@@ -80,7 +79,7 @@ RULE = Rule(
     update=update,
     state=lambda h: ("momentum_buffer",) if h.momentum else (),
     hyper={
-        "lr": Real(1e-3, low=0, doc="learning rate"),
+        "lr": parts.lr(1e-3),
         "momentum": Real(0.0, low=0, zero_is_static=True, cases=(0.85,), doc="momentum factor"),
         "dampening": Real(
             0.0,
@@ -89,9 +88,7 @@ RULE = Rule(
             zero_is_static=True,
             doc="part of the gradient kept out of the momentum",
         ),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="coupled weight decay (L2 penalty)"
-        ),
+        "weight_decay": parts.weight_decay(doc=parts.COUPLED),
         "nesterov": Flag(False, doc="Nesterov momentum"),
     },
     check=check,

@@ -26,20 +26,16 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+from isostep import parts
 from isostep.domains import Real
 from isostep.rule import Rule
 from isostep.rules import sgd
 
 
-def decayed(p: Any, g: Any, weight_decay: Any) -> Any:
-    """The gradient with coupled weight decay. Adam-HD shares it."""
-    return g + weight_decay * p if weight_decay else g
-
-
 def measure(p: Any, g: Any, /, *state_t: Any, weight_decay: Any) -> dict[str, Any]:
     """The products whose sum over the group is <g_t, d_{t-1}>; d is zero before the first step."""
     *_, previous, _t = state_t
-    return {"h": decayed(p, g, weight_decay) * previous}
+    return {"h": parts.coupled(p, g, weight_decay) * previous}
 
 
 def advance(
@@ -62,7 +58,7 @@ def update(
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     *state, t = state_t
-    g = decayed(p, g, weight_decay)
+    g = parts.coupled(p, g, weight_decay)
     d, buffer = sgd.descent(
         g, tuple(state[:1]), t, momentum=momentum, dampening=dampening, nesterov=nesterov
     )
@@ -85,7 +81,7 @@ RULE = Rule(
     group={"lr": lambda h: h.lr},
     state=state,
     hyper={
-        "lr": Real(1e-3, low=0, doc="learning rate of the first step"),
+        "lr": parts.lr(1e-3, "learning rate of the first step"),
         "hypergrad_lr": Real(1e-6, low=0, cases=(1e-3,), doc="learning rate of the learning rate"),
         **{n: d for n, d in sgd.RULE.hyper.items() if n != "lr"},
     },

@@ -1,0 +1,116 @@
+"""What rules share, as small functions: running averages, bias corrections, weight decay, norms, first states.
+
+The first half is the arithmetic that a rule's ``update`` and ``init`` call, the second half declares the
+hyperparameters that go with it. A rule keeps its own equations; what is here is the same in all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from isostep import nm
+from isostep.domains import Pair, Real
+
+
+def average(old: Any, new: Any, beta: Any) -> Any:
+    """The running average of ``new`` with decay rate ``beta``."""
+    return beta * old + (1 - beta) * new
+
+
+def moments(g: Any, m: Any, v: Any, betas: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The running averages of the gradient and of its square."""
+    return average(m, g, betas[0]), average(v, g * g, betas[1])
+
+
+def corrected(old: Any, new: Any, beta: Any, t: Any) -> Any:
+    """The bias-corrected running average itself: a mean over t steps that forgets at the rate ``beta``."""
+    weight = (1 - beta) / nm.one_minus_pow(beta, t)
+    return (1 - weight) * old + weight * new
+
+
+def corrections(betas: tuple[Any, ...], t: Any) -> tuple[Any, ...]:
+    """What running averages from zero have to be divided by after t steps: 1 - beta**t for each."""
+    return tuple(nm.one_minus_pow(beta, t) for beta in betas)
+
+
+def root(v: Any, correction: Any) -> Any:
+    """The root of a bias-corrected average. Two roots, so that no division comes before the scalar's own."""
+    return nm.sqrt(v) / nm.sqrt(correction)
+
+
+def coupled(p: Any, g: Any, weight_decay: Any, *, when: bool = True) -> Any:
+    """The gradient with L2 penalty. ``when``, as in ``decoupled``: a static choice of the rule's."""
+    return g + weight_decay * p if weight_decay and when else g
+
+
+def decoupled(p: Any, u: Any, lr: Any, weight_decay: Any, *, when: bool = True) -> Any:
+    """The update beside a weight decay times lr that passes through no average."""
+    return u - (lr * weight_decay) * p if weight_decay and when else u
+
+
+def norm(x: Any) -> Any:
+    """The Euclidean norm of a whole array."""
+    return nm.sqrt(nm.sum(x * x))
+
+
+def rms(x: Any) -> Any:
+    """The root of the mean square of a whole array."""
+    return nm.sqrt(nm.sum(x * x) / nm.size(x))
+
+
+def quotient_or_one(x: Any, y: Any) -> Any:
+    """x / y of two norms, and 1 where either is zero: a layer of zeros can still move.
+
+    Compared with == so that a NaN norm stays NaN; the divisor is made safe before the choice.
+    """
+    neither = nm.logical_or(x == 0, y == 0)
+    return nm.where(neither, 1.0, x / nm.where(y == 0, 1.0, y))
+
+
+def zeros(p: Any) -> Any:
+    """An array like p of positive zeros, also where p is infinite or NaN. For ``init``."""
+    return nm.where(nm.isfinite(p), 0.0 * nm.abs(p), 0.0)
+
+
+def filled(p: Any, value: Any) -> Any:
+    """An array like p with one value everywhere. For ``init``."""
+    return zeros(p) + value
+
+
+def copied(p: Any) -> Any:
+    """An array of its own with the values of p. For ``init``."""
+    return 1.0 * p
+
+
+# Hyperparameters. The values of ``cases`` are what conformance uses in place of a neutral default.
+
+#: What a weight decay is called in a rule's table.
+COUPLED, DECOUPLED = "coupled weight decay (L2 penalty)", "decoupled weight decay"
+
+
+def lr(default: float, doc: str = "learning rate", **options: Any) -> Real:
+    """A learning rate."""
+    return Real(default, low=0, doc=doc, **options)
+
+
+def decay_rate(default: float, doc: str = "decay rate of the running average") -> Real:
+    """The decay rate of a running average: in [0, 1)."""
+    return Real(default, low=0, high=1, high_open=True, doc=doc)
+
+
+def betas(
+    *defaults: float,
+    doc: str = "decay rates of the running averages of the gradient and of its square",
+) -> Pair:
+    """The decay rates of several running averages."""
+    return Pair(*(decay_rate(beta, doc="") for beta in defaults), doc=doc)
+
+
+def eps(default: float, doc: str = "added to the denominator", **options: Any) -> Real:
+    """A small number that keeps a division finite, large in conformance's cases."""
+    return Real(default, low=0, doc=doc, **{"cases": (1e-3,), **options})
+
+
+def weight_decay(default: float = 0.0, doc: str = DECOUPLED, case: float = 0.1) -> Real:
+    """A weight decay; without one a program carries nothing of it."""
+    return Real(default, low=0, zero_is_static=True, cases=(case,), doc=doc)
