@@ -386,7 +386,7 @@ import hashlib, sys
 import numpy as np
 import isostep
 from isostep import pieces
-from isostep.lower import run
+from isostep.lower import bins, run
 
 assert run.threads() == int(sys.argv[1])
 backend = isostep.backend("numpy:fused")
@@ -394,7 +394,7 @@ used = []
 submit = run.ThreadPoolExecutor.submit
 run.ThreadPoolExecutor.submit = lambda self, *a, **k: used.append(1) or submit(self, *a, **k)
 rng = np.random.default_rng(0)
-shapes = [(3, run.CHUNK + 7), (run.CHUNK + 1,), (700, 90), (5, 3)]
+shapes = [(3, bins.CHUNK + 7), (bins.CHUNK + 1,), (700, 90), (5, 3)]
 params = [rng.normal(size=s).astype("float32") for s in shapes]
 rounds = [[rng.normal(size=s).astype("float32") for s in shapes] for _ in range(2)]
 for rule in (
@@ -431,7 +431,7 @@ def test_the_number_of_threads_does_not_change_bits():
 
 
 def test_arrays_of_many_chunks_have_the_reference_s_bits(fused):
-    from isostep.lower.run import CHUNK
+    from isostep.lower.bins import CHUNK
 
     params, rounds = problem("float32", [(2 * CHUNK + 17,), (CHUNK,), (3, CHUNK - 1), (5,)])
     compare(fused, EXACT[4], params, rounds[:2])

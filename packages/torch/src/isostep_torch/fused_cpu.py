@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from isostep.lower.fused import FusedBackend
+from isostep.lower.cpu import FusedCPU
 from isostep_torch.loop import TorchLoop
 
 
-class TorchFused(FusedBackend, TorchLoop):
+class TorchFused(FusedCPU, TorchLoop):
     """One pass per stage over all tensors of the CPU; tensors elsewhere take the generic path so far."""
 
     name = "torch:fused"

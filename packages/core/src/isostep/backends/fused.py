@@ -9,10 +9,10 @@ import numpy as np
 
 from isostep.backends.numpy import NumpyReference
 from isostep.lower.addresses import addresses
-from isostep.lower.fused import FusedBackend
+from isostep.lower.cpu import FusedCPU
 
 
-class NumpyFused(FusedBackend, NumpyReference):
+class NumpyFused(FusedCPU, NumpyReference):
     """The Numba kernels on NumPy arrays; bit for bit the reference, but for exp and the order of sums."""
 
     name = "numpy:fused"

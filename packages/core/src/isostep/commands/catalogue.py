@@ -24,7 +24,7 @@ from isostep.commands.common import (
     table,
 )
 from isostep.commands.sources import SOURCES
-from isostep.lower.numba_source import Layout
+from isostep.lower.layout import Layout
 from isostep.lower.traffic import bytes_moved
 from isostep.rule import BoundRule, Rule
 from isostep.state import COMPUTE_DTYPE

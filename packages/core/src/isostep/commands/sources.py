@@ -9,7 +9,8 @@ from isostep.program import Program
 
 
 def _numba(program: Program, dtype: str) -> str:
-    from isostep.lower.numba_source import Layout, source
+    from isostep.lower.layout import Layout
+    from isostep.lower.numba_source import source
 
     obstacle = Layout(program, dtype).obstacle
     if obstacle:

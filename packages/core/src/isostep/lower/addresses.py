@@ -1,4 +1,4 @@
-"""Where arrays lie in memory, for a whole list at once, and whether any two of them share it."""
+"""Where NumPy arrays lie in memory, for a whole list at once."""
 
 from __future__ import annotations
 
@@ -44,24 +44,3 @@ def _header_is_known() -> bool:
 
 
 addresses = _by_header if _header_is_known() else _by_interface
-
-
-def overlap(
-    written: np.ndarray, written_bytes: np.ndarray, read: np.ndarray, read_bytes: np.ndarray
-) -> bool:
-    """Whether a written array shares memory with another written or read one (empty arrays share nothing)."""
-    live, seen = written_bytes > 0, read_bytes > 0
-    starts, ends = written[live], (written + written_bytes)[live]
-    order = np.argsort(starts, kind="stable")
-    starts, ends = starts[order], ends[order]
-    if (starts[1:] < ends[:-1]).any():
-        return True
-    first, last = read[seen], (read + read_bytes)[seen]
-    before = (
-        np.searchsorted(starts, last, "left") - 1
-    )  # the last written array that begins before the end
-    return (
-        bool(((before >= 0) & (ends[np.maximum(before, 0)] > first)).any())
-        if len(starts)
-        else False
-    )

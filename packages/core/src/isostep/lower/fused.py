@@ -1,14 +1,15 @@
-"""Fused steps on the CPU for any framework whose arrays have addresses: plans over lists of arrays.
+"""Fused steps for any framework whose arrays have addresses: plans over lists of arrays.
 
-``FusedBackend`` is mixed into an ``ArrayBackend``; a framework adds how to find its arrays' addresses. NumPy's is in
-``isostep.backends.fused``, torch's in ``isostep_torch.fused_cpu``.
+``FusedBackend`` checks, plans and keeps the plan from step to step. What runs is the subclass's ``launch``: Numba
+kernels on the CPU (``lower.cpu``), kernels of a device (``lower.executor``). A framework's own backend adds how to
+find its arrays' addresses.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import is_
 from typing import Any
@@ -16,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from isostep.execute import ArrayBackend
-from isostep.lower.addresses import overlap
-from isostep.lower.numba_source import layout
-from isostep.lower.run import Bin, Step
+from isostep.lower.bins import Bin
+from isostep.lower.layout import layout
+from isostep.lower.overlap import overlap
 from isostep.program import trace
 from isostep.rule import BoundRule
 from isostep.state import State, StepError, aligned, as_list, check_inputs, check_rule, check_state
@@ -28,7 +29,7 @@ def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:
     return len(a) == len(b) and all(map(is_, a, b))
 
 
-class _Slot:
+class Slot:
     """The arrays of one name in a bin: where they lie, and contiguous stand-ins for those that are strided."""
 
     def __init__(self, arrays: list[Any], backend: FusedBackend | None) -> None:
@@ -50,12 +51,12 @@ class _Slot:
 
 
 @dataclass(eq=False)
-class _Part:
+class Part:
     """A bin with its arrays: slot k of the pointer table holds ``slots[k]``."""
 
     bin: Bin
     members: list[int]
-    slots: list[_Slot]
+    slots: list[Slot]
     table: np.ndarray
 
     def place(self, k: int, arrays: list[Any], backend: FusedBackend) -> None:
@@ -65,7 +66,7 @@ class _Part:
             own = self.bin.layout.slots[k] in self.bin.program.state_names
             if own or backend.stays_put or (backend.addresses(arrays) == slot.addresses).all():
                 return
-        slot = self.slots[k] = _Slot(arrays, backend)
+        slot = self.slots[k] = Slot(arrays, backend)
         slot.addresses = backend.addresses(arrays) if not backend.stays_put else None
         self.table[:, k] = backend.addresses(slot.used)
 
@@ -78,15 +79,16 @@ class _Part:
 
 
 @dataclass(eq=False)
-class _Plan:
+class Plan:
     """What stays the same from step to step: the key says when it does."""
 
     key: tuple[Any, ...]
     params: list[np.ndarray]
     states: list[np.ndarray]
-    parts: list[_Part]
+    parts: list[Part]
     group_dtype: np.dtype
     given: list[np.ndarray] = field(default_factory=list)
+    runner: Any = None  # what ``launch`` has made for these arrays and wants to keep
 
 
 class FusedBackend(ArrayBackend):
@@ -100,6 +102,19 @@ class FusedBackend(ArrayBackend):
     def reachable(self, array: Any) -> bool:
         """Whether the array lies in memory that this process's threads can read."""
         return True
+
+    @abstractmethod
+    def launch(
+        self,
+        plan: Plan,
+        hypers: Sequence[tuple[int, Mapping[str, Any]]],
+        group_hyper: tuple[int, Mapping[str, Any]],
+        group: dict[str, Any],
+    ) -> dict[str, Any]:
+        """All passes of one step over a plan's arrays; the new group values that are not yet in place.
+
+        ``hypers[kind]`` = (t, values) for every step count there is, ``group_hyper`` the group's own.
+        """
 
     @abstractmethod
     def addressable(self, array: Any) -> bool:
@@ -138,30 +153,28 @@ class FusedBackend(ArrayBackend):
         now = (state.group_t + 1, rule.at(state.group_t + 1))
         with self.quiet():
             for plan in plans:
-                group = self._launch(rule, plan, state, group, now)
-            for n in group if active else ():
-                dtype = plans[0].group_dtype.name
-                state.group[n] = self.scalar(float(group[n]), dtype, state.group[n])
+                group |= self._step(rule, plan, state, group, now)
+            for n, value in group.items():
+                if value is not state.group[n]:
+                    dtype = plans[0].group_dtype.name
+                    state.group[n] = self.scalar(float(value), dtype, state.group[n])
         for i in active:
             state.t[i] += 1
         state.group_t += bool(active)
         return params, state
 
-    def _launch(
-        self, rule: BoundRule, plan: _Plan, state: State, group: dict[str, Any], now: Any
+    def _step(
+        self, rule: BoundRule, plan: Plan, state: State, group: dict[str, Any], now: Any
     ) -> dict[str, Any]:
         counts = sorted({state.t[i] + 1 for part in plan.parts for i in part.members})
-        hypers = [(t, rule.at(t)) for t in counts]
         for part in plan.parts:
             for slot in part.slots:
                 slot.fetch()
-        bins = [(part.bin, part.table) for part in plan.parts]
-        typed = {n: plan.group_dtype.type(float(v)) for n, v in group.items()}
-        group = Step(bins, hypers, now, typed, plan.group_dtype).run()
+        new = self.launch(plan, [(t, rule.at(t)) for t in counts], now, group)
         for part in plan.parts:
             for name in part.bin.layout.written:
                 part.slots[part.bin.layout.slots.index(name)].store()
-        return group
+        return new
 
     def _plan(
         self,
@@ -171,7 +184,7 @@ class FusedBackend(ArrayBackend):
         state: State,
         active: list[int],
         given: list[list[Any]],
-    ) -> _Plan:
+    ) -> Plan:
         """The plan for these arrays, from the last step if nothing that it depends on has changed."""
         counts = [state.t[i] + 1 for i in active]
         kinds = {t: k for k, t in enumerate(sorted(set(counts)))}
@@ -179,7 +192,7 @@ class FusedBackend(ArrayBackend):
         pattern = tuple(kinds[t] for t in counts) if len(kinds) > 1 else ()
         key = (rule.structure(), tuple(active), pattern, tuple(phases.values()))
         states = [a for d in state.arrays for a in d.values()]
-        plan: _Plan | None = state.plan
+        plan: Plan | None = state.plan
         now = [v[i] for v in given for i in active]
         if (
             plan is None
@@ -192,7 +205,7 @@ class FusedBackend(ArrayBackend):
                 rule, arrays, active, [kinds[t] for t in counts], [phases[t] for t in counts]
             )
             dtype = np.dtype(self._dtype_of_group(state.group, [arrays[i] for i in active]))
-            plan = state.plan = _Plan(key, list(arrays), states, parts, dtype)
+            plan = state.plan = Plan(key, list(arrays), states, parts, dtype)
         elif not _same(plan.given, now):
             self._check_given(rule, params, given, active)
         elif self.stays_put:
@@ -254,7 +267,7 @@ class FusedBackend(ArrayBackend):
         active: list[int],
         kinds: list[int],
         phases: list[Any],
-    ) -> list[_Part]:
+    ) -> list[Part]:
         by_program: dict[Any, list[int]] = defaultdict(list)
         for where, i in enumerate(active):
             by_program[phases[where], self.dtype(arrays[i])].append(where)
@@ -267,5 +280,5 @@ class FusedBackend(ArrayBackend):
             )
             count = len(bin.layout.slots)
             table = np.zeros((len(members), count), np.int64)
-            parts.append(_Part(bin, members, [_Slot([], None) for _ in range(count)], table))
+            parts.append(Part(bin, members, [Slot([], None) for _ in range(count)], table))
         return parts

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from isostep.lower import numba_support
-from isostep.lower.numba_source import Layout, source
+from isostep.lower.numba_source import source
 from isostep.program import Program
 
 _LOCK = threading.Lock()
@@ -77,6 +77,3 @@ def _write(file: str, text: str) -> Path:
         return path
     message = f"no folder for generated kernels can be written; set ISOSTEP_CACHE_DIR (tried {cache_folder()})"
     raise OSError(message)
-
-
-__all__ = ["Layout", "cache_folder", "kernels"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from isostep.lower.numba_source import Layout
+from isostep.lower.layout import Layout
 from isostep.program import Program
 
 

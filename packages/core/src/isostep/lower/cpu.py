@@ -1,0 +1,27 @@
+"""Fused steps on the CPU: core's Numba kernels on any arrays whose addresses are known.
+
+NumPy's backend is ``isostep.backends.fused``, torch's ``isostep_torch.fused_cpu``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from isostep.lower.fused import FusedBackend, Plan
+from isostep.lower.run import Step
+
+
+class FusedCPU(FusedBackend):
+    """One pass per stage by Numba kernels, on as many threads as pay."""
+
+    def launch(
+        self,
+        plan: Plan,
+        hypers: Sequence[tuple[int, Mapping[str, Any]]],
+        group_hyper: tuple[int, Mapping[str, Any]],
+        group: dict[str, Any],
+    ) -> dict[str, Any]:
+        typed = {n: plan.group_dtype.type(float(v)) for n, v in group.items()}
+        bins = [(part.bin, part.table) for part in plan.parts]
+        return Step(bins, hypers, group_hyper, typed, plan.group_dtype).run()

@@ -1,0 +1,259 @@
+"""A step on a device: tables, launches and their order, whatever the device is.
+
+``Device`` is all that a framework has to offer: buffers, uploads, and compiled kernels. ``DeviceBackend`` is the
+backend's half: checks and plans are those of ``lower.fused``, what is launched is described in ``lower.device``.
+Nothing here waits for the device. Once a plan is made, a step allocates nothing, uploads the scalars that have
+changed (and addresses, if arrays have moved) and launches.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from isostep import scalars
+from isostep.lower import device
+from isostep.lower.bins import Bin
+from isostep.lower.device import Kernel, Kernels, kernels
+from isostep.lower.fused import FusedBackend, Part, Plan
+
+#: A compiled kernel: ``launch(blocks, arguments)``, arguments being buffers and integers in the kernel's order.
+Launch = Callable[[int, Sequence[Any]], None]
+
+
+class Device(ABC):
+    """What the executor asks of a framework. All of it is asynchronous, in the order of the current stream."""
+
+    @abstractmethod
+    def buffer(self, count: int, dtype: str) -> Any:
+        """A one-dimensional buffer of int64 or float64, contents undefined; ``buffer[a:b]`` must be a view of it."""
+
+    @abstractmethod
+    def upload(self, buffer: Any, values: np.ndarray) -> None:
+        """Copy host values into a buffer of their size; the host array may be changed as soon as this returns."""
+
+    @abstractmethod
+    def compile(self, kernels: Kernels) -> Mapping[str, Launch]:
+        """The kernels by name: one per stage (``Kernel.name``), ``reduce`` and ``commit``. Cached by the device.
+
+        A stage's kernel is asked for one block per row of chunks, and may run on fewer; ``reduce`` gets exactly
+        one block per array and one more, ``commit`` one.
+        """
+
+
+class DeviceBackend(FusedBackend):
+    """A backend whose fused passes are a device's kernels."""
+
+    device: Device
+
+    def launch(
+        self,
+        plan: Plan,
+        hypers: Sequence[tuple[int, Mapping[str, Any]]],
+        group_hyper: tuple[int, Mapping[str, Any]],
+        group: dict[str, Any],
+    ) -> dict[str, Any]:
+        if plan.runner is None:
+            plan.runner = Runner(self.device, plan.parts, plan.group_dtype.name, len(hypers))
+        places = self.addresses([group[n] for n in plan.runner.group_names])
+        plan.runner.upload([part.table for part in plan.parts], hypers, group_hyper, places)
+        plan.runner.launch()
+        return {}  # the kernels have written the group's state where it is
+
+
+class Runner:
+    """The tables of one list of arrays on a device, and the launches of a step over them."""
+
+    def __init__(self, device: Device, parts: Sequence[Part], group_dtype: str, kinds: int) -> None:
+        self.device = device
+        self.bins = [part.bin for part in parts]
+        self.kernels = [kernels(b.program, b.dtype, group_dtype) for b in self.bins]
+        compiled = [device.compile(k) for k in self.kernels]
+        self.tables = _Tables(device, self.bins, self.kernels, kinds)
+        self.launches: list[tuple[Launch, int, list[Any]]] = []
+        for stage in range(max(len(k.stages) for k in self.kernels)):
+            self._plan_stage(stage, compiled)
+        self.group_names = self.kernels[0].group_names
+        if self.group_names:
+            arguments = [self.tables.buffers[n] for n in device_arguments("commit")]
+            self.launches.append((compiled[0]["commit"], 1, arguments))
+
+    def _plan_stage(self, stage: int, compiled: list[Mapping[str, Launch]]) -> None:
+        tables = self.tables
+        of_bin = [k.stages[stage] if stage < len(k.stages) else None for k in self.kernels]
+        rows = _Rows(self.device, self.bins, self.kernels, of_bin, tables)
+        for b, kernel in enumerate(of_bin):
+            if kernel is not None and rows.counts[b]:
+                arguments = tables.arguments(kernel, b, rows)
+                self.launches.append((compiled[b][kernel.name], rows.counts[b], arguments))
+        columns = max(len(k.sums) for k in of_bin if k is not None)
+        if columns:
+            given = tables.buffers | rows.buffers | tables.part(stage)
+            given |= {"arrays": tables.arrays, "width": tables.width, "columns": columns}
+            arguments = [given[n] for n in device_arguments("reduce")]
+            self.launches.append((compiled[0]["reduce"], tables.arrays + 1, arguments))
+
+    def upload(
+        self,
+        tables: Sequence[np.ndarray],
+        hypers: Sequence[tuple[int, Mapping[str, Any]]],
+        group_hyper: tuple[int, Mapping[str, Any]],
+        group: np.ndarray,
+    ) -> None:
+        """Bring the tables up to date: addresses, the scalars of this step, where the group's state lies."""
+        self.tables.write("table", _with_alignment(np.concatenate(tables)))
+        self.tables.write("group", group)
+        found = []
+        for k in self.kernels:
+            own = [scalars.evaluate(k.program, h, t) for t, h in hypers] if k.scalars else []
+            found += [float(values[n]) for values in own for n in k.scalars]
+        for k in self.kernels:
+            if k.shared:
+                t, hyper = group_hyper
+                values = scalars.evaluate(k.program, hyper, t, scope="group")
+                found += [float(values[n]) for n in k.shared]
+        self.tables.write("numbers", np.array(found))
+
+    def launch(self) -> None:
+        """All passes of a step, in order. No host value enters here: a stream may capture it."""
+        for kernel, blocks, arguments in self.launches:
+            kernel(blocks, arguments)
+
+
+def device_arguments(name: str) -> tuple[str, ...]:
+    """The arguments of the kernels that know no rule."""
+    return {"reduce": device.REDUCE, "commit": device.COMMIT}[name]
+
+
+class _Tables:
+    """The buffers that all stages share. Numbers of arrays are those of the whole step, bin after bin."""
+
+    def __init__(
+        self, device: Device, bins: Sequence[Bin], kernels: Sequence[Kernels], kinds: int
+    ) -> None:
+        self.device = device
+        counts = [len(b.shapes) for b in bins]
+        self.arrays = sum(counts)
+        self.first = [0, *np.cumsum(counts).tolist()]
+        self.stages = max(len(k.stages) for k in kernels)
+        self.width = max(k.width for k in kernels)
+        facts = [_facts(b, k.axis) for b, k in zip(bins, kernels, strict=True)]
+        self.units = [
+            int(f[:, 3].sum()) if k.unit_sums else 0 for f, k in zip(facts, kernels, strict=True)
+        ]
+        self.kept: dict[str, np.ndarray] = {}
+        self.buffers: dict[str, Any] = {}
+        sizes = {
+            "table": self.arrays * (len(kernels[0].slots) + 1),
+            "facts": self.arrays * len(_FACTS),
+            "group": len(kernels[0].group_names),
+            "group_new": len(kernels[0].group_names),
+            "sums": self.stages * self.arrays * self.width,
+            "totals": self.stages * self.width,
+            "numbers": sum(kinds * len(k.scalars) + len(k.shared) for k in kernels),
+        }
+        for name, size in sizes.items():
+            self.buffers[name] = device.buffer(size, _DTYPES.get(name, "float64"))
+        self.write("facts", np.concatenate(facts))
+        # Scalars of every bin, then the group's of every bin; sums over units bin by bin.
+        numbers, place = self.buffers["numbers"], 0
+        self.own: list[dict[str, Any]] = [{} for _ in kernels]
+        for name, rows in (("scalars", kinds), ("shared", 1)):
+            for own, k in zip(self.own, kernels, strict=True):
+                size = rows * len(getattr(k, name))
+                own[name] = numbers[place : place + size]
+                place += size
+        for own, k, units in zip(self.own, kernels, self.units, strict=True):
+            own["unit_sums"] = device.buffer(units * len(k.unit_sums), "float64")
+        for b, own in enumerate(self.own):
+            own["lead"] = int(b == 0)
+
+    def write(self, name: str, values: np.ndarray) -> None:
+        """Upload a table unless the device has these values already."""
+        known = self.kept.get(name)
+        values = np.ascontiguousarray(values).ravel()
+        if len(values) and (known is None or known.tobytes() != values.tobytes()):
+            self.device.upload(self.buffers[name], values)
+            self.kept[name] = values
+
+    def part(self, stage: int) -> dict[str, Any]:
+        """Where a stage's own sums and totals go."""
+        size = self.arrays * self.width
+        return {
+            "sums": self.buffers["sums"][stage * size : (stage + 1) * size],
+            "totals": self.buffers["totals"][stage * self.width : (stage + 1) * self.width],
+        }
+
+    def arguments(self, kernel: Kernel, b: int, rows: _Rows) -> list[Any]:
+        """The arguments of one launch."""
+        first, last = rows.first[b], rows.first[b + 1]
+        given = self.buffers | self.own[b]
+        given["chunks"] = rows.buffers["chunks"][first * 4 : last * 4]
+        given["partials"] = rows.buffers["partials"][first * self.width : last * self.width]
+        given |= {"count": last - first, "arrays": self.arrays, "width": self.width}
+        return [given[n] for n in kernel.arguments]
+
+
+class _Rows:
+    """How one stage is cut into rows, over all bins; and the spans of rows of each array, for ``reduce``."""
+
+    def __init__(
+        self,
+        device: Device,
+        bins: Sequence[Bin],
+        kernels: Sequence[Kernels],
+        of_bin: Sequence[Kernel | None],
+        tables: _Tables,
+    ) -> None:
+        rows = [
+            _rows(b, k.axis, kernel.grid, first) if kernel else np.zeros((0, 4), np.int64)
+            for b, k, kernel, first in zip(bins, kernels, of_bin, tables.first, strict=False)
+        ]
+        self.counts = [len(r) for r in rows]
+        self.first = [0, *np.cumsum(self.counts).tolist()]
+        every = np.concatenate(rows)
+        self.buffers = {"chunks": device.buffer(every.size, "int64")}
+        device.upload(self.buffers["chunks"], every.ravel())
+        sums = any(k.sums for k in of_bin if k)
+        self.buffers["partials"] = device.buffer(
+            len(every) * tables.width if sums else 0, "float64"
+        )
+        if sums:
+            spans = np.searchsorted(every[:, 0], np.arange(tables.arrays + 1)).astype(np.int64)
+            self.buffers["spans"] = device.buffer(len(spans), "int64")
+            device.upload(self.buffers["spans"], spans)
+
+
+_FACTS, _DTYPES = device.FACT_COLUMNS, device.DTYPES
+
+
+def _facts(bin: Bin, axis: int | None) -> np.ndarray:
+    """What is known of each array, in the order of ``FACT_COLUMNS``."""
+    sizes = [int(np.prod(s, dtype=np.int64)) for s in bin.shapes]
+    own = np.array([(n, len(s)) for n, s in zip(sizes, bin.shapes, strict=True)], np.int64)
+    units = bin.facts.units(axis) if axis is not None else np.zeros((len(sizes), 3), np.int64)
+    return np.concatenate([own.reshape(-1, 2), units], axis=1)
+
+
+def _rows(bin: Bin, axis: int | None, grid: str, first: int) -> np.ndarray:
+    """The rows of one bin's launch: (array, start, stop, kind). An array's rows depend on its shape alone."""
+    found = []
+    for array, (size, _, inner, count, _) in enumerate(_facts(bin, axis).tolist()):
+        if grid == "units":
+            length = max(size // count, 1) if count else 1
+            # Neighbours belong to different units where inner is 1: rows wide enough for whole cache lines.
+            step, end = max(device.CHUNK // length, 1 if inner > 1 else 32), count
+        else:
+            step, end = device.CHUNK * max(1, -(-size // (device.CHUNK * device.MOST))), size
+        starts = range(0, end, step) if end else (0,)
+        found += [(first + array, i, min(i + step, end), bin.kinds[array]) for i in starts]
+    return np.array(found, np.int64).reshape(-1, 4)
+
+
+def _with_alignment(table: np.ndarray) -> np.ndarray:
+    """The table of addresses with a last column: whether all of a row's are multiples of 16."""
+    aligned = (table % 16 == 0).all(axis=1, keepdims=True)
+    return np.concatenate([table, aligned], axis=1)

@@ -1,0 +1,112 @@
+"""What every fused lowering of a program shares: its passes, what each reads and sums, where arrays have their slots.
+
+Nothing here depends on the language that is generated: ``lower.numba_source`` and ``lower.device`` build on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+from isostep.program import Program, ancestors
+from isostep.values import MAPS, Domain, Value
+
+#: Operations whose result is true or false, not a number.
+BOOLEAN = frozenset(("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "isfinite", "isnan"))
+SCALARS = (Domain.HOST, Domain.STEP)
+PER_ARRAY = (Domain.GROUP, Domain.ARRAY)
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """The arguments of one stage's kernel, column by column, and the sums that it returns."""
+
+    scalars: list[Value]
+    per_array: list[Value]
+    per_unit: list[Value]
+    sums: list[Value]
+    unit_sums: list[Value]
+    axis: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What a kernel is given, and where: slots of arrays, columns of scalars, of per-array and of unit values."""
+
+    program: Program
+    dtype: str
+
+    @cached_property
+    def slots(self) -> list[str]:
+        """The arrays in the pointer table: p, g, inputs and state, in this order."""
+        return ["p", "g", *self.program.input_names, *self.program.state_names]
+
+    @cached_property
+    def written(self) -> list[str]:
+        """The slots that the last stage stores to."""
+        return ["p", *self.program.stored]
+
+    @property
+    def stages(self) -> int:
+        return self.program.stages
+
+    @cached_property
+    def passes(self) -> tuple[Pass, ...]:
+        """What each stage's kernel is given and what it returns."""
+        return tuple(
+            Pass(
+                scalars=self.columns(s, *SCALARS),
+                per_array=self.columns(s, *PER_ARRAY),
+                per_unit=self.columns(s, Domain.UNIT),
+                sums=[r for r in self.program.reductions(s) if r.op != "sum_units"],
+                unit_sums=[r for r in self.program.reductions(s) if r.op == "sum_units"],
+                axis=next(iter(self.unit_axes(s)), None),
+            )
+            for s in range(self.stages)
+        )
+
+    def goals(self, stage: int) -> list[Value]:
+        """What a pass must have per element: the operands of its sums, and in the last one the outputs."""
+        sums = [r.args[0] for r in self.program.reductions(stage)]
+        return sums + (list(self.program.outputs.values()) if stage == self.stages - 1 else [])
+
+    def elements(self, stage: int) -> list[Value]:
+        """The per-element nodes of a pass, in order."""
+        outside = [n for n in self.program.live if n.domain is not Domain.ELEMENT]
+        needed = ancestors(self.goals(stage), stop=outside)
+        return [n for n in self.program.live if n in needed and n.domain is Domain.ELEMENT]
+
+    def columns(self, stage: int, *domains: Domain) -> list[Value]:
+        """The values of these domains that a pass reads, in order."""
+        reads = {a for n in self.elements(stage) for a in n.args} | set(self.goals(stage))
+        return [
+            n for n in self.program.live if n in reads and n.domain in domains and n.op != "const"
+        ]
+
+    @cached_property
+    def obstacle(self) -> str | None:
+        """Why this program cannot be fused, in words; None if it can."""
+        if self.program.generic:
+            odd = (
+                {n.op for n in self.program.live if n.domain is Domain.TENSOR}
+                - set(MAPS)
+                - {"input", "sum"}
+            )
+            if not odd and self.program.nested:
+                return "it sums values that are sums themselves or the same for the whole array"
+            return f"it works on axes or matrices ({', '.join(sorted(odd))})"
+        axes = {a for s in range(self.stages) for a in self.unit_axes(s)}
+        return f"it reduces over units of several axes ({sorted(axes)})" if len(axes) > 1 else None
+
+    def unit_axes(self, stage: int) -> list[int]:
+        """The unit axes that a pass reads or reduces over."""
+        nodes = self.columns(stage, Domain.UNIT) + [
+            r for r in self.program.reductions(stage) if r.op == "sum_units"
+        ]
+        return sorted({n.axis for n in nodes if n.axis is not None})
+
+
+@cache
+def layout(program: Program, dtype: str) -> Layout:
+    """The layout of a program for one dtype; worked out once."""
+    return Layout(program, dtype)
