@@ -50,7 +50,7 @@ Two further kernels know no rule. ``reduce`` (arguments ``REDUCE``) runs after a
 group, with ``arrays + 1`` blocks: block a < arrays adds rows spans[a] to spans[a + 1] of partials into sums[a], the
 last one all rows into totals, for the first ``columns`` columns, in an order that depends on nothing but the
 number of rows. (``sums`` and ``totals`` are given at this stage's part.) ``commit`` (arguments ``COMMIT``), one
-block, writes group_new to the addresses of the group's state once everybody has read the old one.
+block, writes the ``values`` values of group_new to the addresses of the group's state once all have read the old.
 
 Rounding is fixed here and not in the writers. ``compute`` is the dtype of all arithmetic on arrays, ``group_dtype``
 that of values of the group (``of_group``: domain GROUP, or a scalar of scope "group"); float64 tables are rounded
@@ -76,7 +76,7 @@ ARGUMENTS = (
     "count", "arrays", "width", "lead",
 )  # fmt: skip
 REDUCE = ("partials", "spans", "sums", "totals", "arrays", "width", "columns")
-COMMIT = ("group", "group_new")
+COMMIT = ("group", "group_new", "values")
 FACT_COLUMNS = ("size", "ndim", "inner", "count", "base")
 #: The element type of each argument that is a buffer; the others are integers.
 DTYPES = {

@@ -71,14 +71,15 @@ class Runner:
         self.device = device
         self.bins = [part.bin for part in parts]
         self.kernels = [kernels(b.program, b.dtype, group_dtype) for b in self.bins]
-        compiled = [device.compile(k) for k in self.kernels]
-        self.tables = _Tables(device, self.bins, self.kernels, kinds)
+        compiled = [on.compile(k) for k in self.kernels]
+        self.tables = _Tables(on, self.bins, self.kernels, kinds)
         self.launches: list[tuple[Launch, int, list[Any]]] = []
         for stage in range(max(len(k.stages) for k in self.kernels)):
             self._plan_stage(stage, compiled)
         self.group_names = self.kernels[0].group_names
         if self.group_names:
-            arguments = [self.tables.buffers[n] for n in device_arguments("commit")]
+            given = self.tables.buffers | {"values": len(self.group_names)}
+            arguments = [given[n] for n in device.COMMIT]
             self.launches.append((compiled[0]["commit"], 1, arguments))
 
     def _plan_stage(self, stage: int, compiled: list[Mapping[str, Launch]]) -> None:
@@ -93,7 +94,7 @@ class Runner:
         if columns:
             given = tables.buffers | rows.buffers | tables.part(stage)
             given |= {"arrays": tables.arrays, "width": tables.width, "columns": columns}
-            arguments = [given[n] for n in device_arguments("reduce")]
+            arguments = [given[n] for n in device.REDUCE]
             self.launches.append((compiled[0]["reduce"], tables.arrays + 1, arguments))
 
     def upload(
@@ -123,18 +124,13 @@ class Runner:
             kernel(blocks, arguments)
 
 
-def device_arguments(name: str) -> tuple[str, ...]:
-    """The arguments of the kernels that know no rule."""
-    return {"reduce": device.REDUCE, "commit": device.COMMIT}[name]
-
-
 class _Tables:
     """The buffers that all stages share. Numbers of arrays are those of the whole step, bin after bin."""
 
     def __init__(
-        self, device: Device, bins: Sequence[Bin], kernels: Sequence[Kernels], kinds: int
+        self, on: Device, bins: Sequence[Bin], kernels: Sequence[Kernels], kinds: int
     ) -> None:
-        self.device = device
+        self.device = on
         counts = [len(b.shapes) for b in bins]
         self.arrays = sum(counts)
         self.first = [0, *np.cumsum(counts).tolist()]
@@ -148,7 +144,7 @@ class _Tables:
         self.buffers: dict[str, Any] = {}
         sizes = {
             "table": self.arrays * (len(kernels[0].slots) + 1),
-            "facts": self.arrays * len(_FACTS),
+            "facts": self.arrays * len(device.FACT_COLUMNS),
             "group": len(kernels[0].group_names),
             "group_new": len(kernels[0].group_names),
             "sums": self.stages * self.arrays * self.width,
@@ -156,7 +152,7 @@ class _Tables:
             "numbers": sum(kinds * len(k.scalars) + len(k.shared) for k in kernels),
         }
         for name, size in sizes.items():
-            self.buffers[name] = device.buffer(size, _DTYPES.get(name, "float64"))
+            self.buffers[name] = on.buffer(size, device.DTYPES.get(name, "float64"))
         self.write("facts", np.concatenate(facts))
         # Scalars of every bin, then the group's of every bin; sums over units bin by bin.
         numbers, place = self.buffers["numbers"], 0
@@ -167,7 +163,7 @@ class _Tables:
                 own[name] = numbers[place : place + size]
                 place += size
         for own, k, units in zip(self.own, kernels, self.units, strict=True):
-            own["unit_sums"] = device.buffer(units * len(k.unit_sums), "float64")
+            own["unit_sums"] = on.buffer(units * len(k.unit_sums), "float64")
         for b, own in enumerate(self.own):
             own["lead"] = int(b == 0)
 
@@ -202,7 +198,7 @@ class _Rows:
 
     def __init__(
         self,
-        device: Device,
+        on: Device,
         bins: Sequence[Bin],
         kernels: Sequence[Kernels],
         of_bin: Sequence[Kernel | None],
@@ -215,19 +211,14 @@ class _Rows:
         self.counts = [len(r) for r in rows]
         self.first = [0, *np.cumsum(self.counts).tolist()]
         every = np.concatenate(rows)
-        self.buffers = {"chunks": device.buffer(every.size, "int64")}
-        device.upload(self.buffers["chunks"], every.ravel())
+        self.buffers = {"chunks": on.buffer(every.size, "int64")}
+        on.upload(self.buffers["chunks"], every.ravel())
         sums = any(k.sums for k in of_bin if k)
-        self.buffers["partials"] = device.buffer(
-            len(every) * tables.width if sums else 0, "float64"
-        )
+        self.buffers["partials"] = on.buffer(len(every) * tables.width if sums else 0, "float64")
         if sums:
             spans = np.searchsorted(every[:, 0], np.arange(tables.arrays + 1)).astype(np.int64)
-            self.buffers["spans"] = device.buffer(len(spans), "int64")
-            device.upload(self.buffers["spans"], spans)
-
-
-_FACTS, _DTYPES = device.FACT_COLUMNS, device.DTYPES
+            self.buffers["spans"] = on.buffer(len(spans), "int64")
+            on.upload(self.buffers["spans"], spans)
 
 
 def _facts(bin: Bin, axis: int | None) -> np.ndarray:
