@@ -704,7 +704,7 @@ def test_a_spoiled_source_in_the_cache_is_written_anew(tmp_path):
 
 
 def test_the_cache_folder_is_what_the_environment_says(monkeypatch, tmp_path):
-    from isostep.lower.kernels import cache_folder
+    from isostep.lower.cache import cache_folder
 
     monkeypatch.setenv("ISOSTEP_CACHE_DIR", str(tmp_path / "a"))
     assert cache_folder() == tmp_path / "a"

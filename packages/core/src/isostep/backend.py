@@ -54,12 +54,16 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Family:
-    """The paths of one framework, best first: name -> factory. ``gaps`` are what a path does not do (support.py)."""
+    """The paths of one framework, best first: name -> factory. ``gaps`` are what a path does not do (support.py).
+
+    ``by_name`` are paths that only run when they are named: for tests, never somebody's best path.
+    """
 
     name: str
     paths: Mapping[str, Callable[[], Any]]
     needs: Mapping[str, str] = field(default_factory=dict)
     gaps: Callable[[], list[Any]] = list
+    by_name: tuple[str, ...] = ()
 
     def make(self, path: str) -> Any:
         """The backend of one path; ``Unavailable`` if it cannot run here."""
@@ -106,7 +110,7 @@ def backend(name: str) -> Any:
         except Unavailable as error:
             raise BackendError(str(error)) from None
     reasons = []
-    for each in found.paths:
+    for each in (p for p in found.paths if p not in found.by_name):
         try:
             return found.make(each)
         except Unavailable as error:

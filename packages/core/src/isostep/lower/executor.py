@@ -67,8 +67,8 @@ class DeviceBackend(FusedBackend):
 class Runner:
     """The tables of one list of arrays on a device, and the launches of a step over them."""
 
-    def __init__(self, device: Device, parts: Sequence[Part], group_dtype: str, kinds: int) -> None:
-        self.device = device
+    def __init__(self, on: Device, parts: Sequence[Part], group_dtype: str, kinds: int) -> None:
+        self.device = on
         self.bins = [part.bin for part in parts]
         self.kernels = [kernels(b.program, b.dtype, group_dtype) for b in self.bins]
         compiled = [on.compile(k) for k in self.kernels]

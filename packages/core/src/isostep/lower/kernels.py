@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from types import ModuleType
 
 from isostep.lower import numba_support
+from isostep.lower.cache import kept
 from isostep.lower.numba_source import source
 from isostep.program import Program
 
 _LOCK = threading.Lock()
 _LOADED: dict[tuple[int, str], tuple[Program, ModuleType]] = {}
-
-
-def cache_folder() -> Path:
-    """Where generated kernels are kept: ``ISOSTEP_CACHE_DIR``, or the user's cache folder."""
-    named = os.environ.get("ISOSTEP_CACHE_DIR")
-    if named:
-        return Path(named)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "isostep"
 
 
 def kernels(program: Program, dtype: str) -> ModuleType:
@@ -47,7 +37,12 @@ def _load(text: str, name: str) -> ModuleType:
     module_name = f"isostep_kernel_{stem}_{digest}"
     if module_name in sys.modules:
         return sys.modules[module_name]
-    path = _write(f"{module_name}.py", text)
+    path = kept(
+        "numba",
+        f"{module_name}.py",
+        lambda file: _write(file, text),
+        good=lambda file: file.read_text() == text,
+    )
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -57,23 +52,5 @@ def _load(text: str, name: str) -> ModuleType:
     return module
 
 
-def _write(file: str, text: str) -> Path:
-    """The source in the cache folder, written atomically; in a temporary folder where that is not possible."""
-    for folder in (
-        cache_folder() / "numba",
-        Path(tempfile.gettempdir()) / f"isostep-{os.getuid()}" / "numba",
-    ):
-        path = folder / file
-        try:
-            if path.exists() and path.read_text() == text:
-                return path
-            folder.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
-            with os.fdopen(handle, "w") as f:
-                f.write(text)
-            os.replace(temporary, path)
-        except OSError:
-            continue
-        return path
-    message = f"no folder for generated kernels can be written; set ISOSTEP_CACHE_DIR (tried {cache_folder()})"
-    raise OSError(message)
+def _write(file: Path, text: str) -> None:
+    file.write_text(text)
