@@ -49,4 +49,15 @@ class CupyGeneric(ArrayBackend):
         return self._cupy.array(number, dtype=dtype)
 
 
-family = Family("cupy", {"generic": CupyGeneric}, gaps=gaps)
+def _host() -> Any:
+    from isostep_cupy.host import CupyRawHost
+
+    return CupyRawHost()
+
+
+family = Family(
+    "cupy",
+    {"generic": CupyGeneric, "raw(host)": _host},
+    gaps=gaps,
+    by_name=("raw(host)",),
+)

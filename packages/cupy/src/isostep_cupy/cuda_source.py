@@ -1,0 +1,377 @@
+"""Programs as CUDA C: one ``__global__`` function per stage, over all arrays of a list.
+
+``lower.device`` says what a kernel is; here it becomes text. What the text is built from is ``kernels.h``, which
+``unit`` puts in its place. Nothing here needs CuPy or a device: the same text is compiled by NVRTC and, for tests,
+by a C++ compiler (``isostep_cupy.host``).
+"""
+
+from __future__ import annotations
+
+import textwrap
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+
+from isostep.listing import identifiers, lines
+from isostep.lower.device import (
+    DTYPES,
+    FACT_COLUMNS,
+    Given,
+    Kernel,
+    Kernels,
+    is_bool,
+    kernels,
+    of_group,
+)
+from isostep.program import Program
+from isostep.values import FACTS, MAPS, Value
+
+#: The types of arrays' elements and of arithmetic.
+TYPES = {"float64": "double", "float32": "float", "float16": "float16", "bfloat16": "bfloat16"}
+#: Where C's text differs from the listing's.
+TEXT = {
+    "where": "({} ? {} : {})",
+    "and": "({} && {})",
+    "or": "({} || {})",
+    "not": "(!{})",
+    "abs": "fabs({})",
+    "pow": "pow({}, {})",
+    "isfinite": "is_finite({})",
+    "isnan": "is_nan({})",
+}
+INCLUDE = '#include "kernels.h"'
+_WORDS = """
+    alignas asm auto bool break case catch char class const constexpr continue default delete do double else enum
+    explicit export extern false float for friend goto if inline int long mutable namespace new operator private
+    protected public register return short signed sizeof static struct switch template this throw true try typedef
+    typename union unsigned using virtual void volatile while and or not xor bitand bitor compl
+    int64 real group_real stored float16 bfloat16 widen narrow infinity not_a_number is_nan is_finite sign maximum
+    minimum sqrt cbrt exp expm1 log log1p sin cos tanh floor fabs pow atan2 LANES Pack Share load store quotient
+    unit_of element_of array_at lanes_left sum_of_block sum_of_lanes share_units reduce commit to_bits from_bits asm host
+    threadIdx blockIdx blockDim gridDim row array start stop kind wide i n lane first share unit length r
+    size ndim inner units base gamma j0 j1 jn y0 y1 yn
+""".split()
+
+
+def source(kernels: Kernels) -> str:
+    """The text of all kernels of a program; ``kernels.h`` is named, not contained."""
+    return _Writer(kernels).text()
+
+
+@cache
+def header(name: str = "kernels.h") -> str:
+    """The text of a header of this package."""
+    return files("isostep_cupy").joinpath(name).read_text(encoding="utf-8")
+
+
+def unit(text: str) -> str:
+    """A source with its header in place: what compilers are given."""
+    return text.replace(INCLUDE, header())
+
+
+def show(program: Program, dtype: str) -> str:
+    """The text for ``isostep show RULE --source cuda``."""
+    return source(kernels(program, dtype))
+
+
+class _Writer:
+    """Writes one program's kernels."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        self.kernels, self.program = kernels, kernels.program
+        self.mixed = kernels.group_dtype != kernels.compute
+        slots = [f"{n}{_id(s)}{m}" for s in kernels.slots for n, m in (("at_", ""), ("", "_lanes"))]
+        self.names = identifiers(
+            self.program, (*_WORDS, *DTYPES, *slots, "count", "arrays", "width", "lead")
+        )
+
+    def text(self) -> str:
+        k = self.kernels
+        count = len(k.stages)
+        head = [
+            f"// {self.program.name}, {k.dtype}: {count} kernel{'s' if count > 1 else ''}. "
+            "Generated from the rule by isostep.",
+            f"#define STORED {TYPES[k.dtype]}",
+            f"#define REAL {TYPES[k.compute]}",
+            f"#define GROUP_REAL {TYPES[k.group_dtype]}",
+            INCLUDE,
+        ]
+        for stage in k.stages:
+            head += ["", *(self._units(stage) if stage.grid == "units" else self._chunks(stage))]
+        return "\n".join(head) + "\n"
+
+    # Values
+
+    def _literal(self, number: float | bool, dtype: str) -> str:
+        if isinstance(number, bool):
+            return "true" if number else "false"
+        with np.errstate(over="ignore"):
+            x = np.dtype(dtype).type(number)
+        if np.isnan(x):
+            return "not_a_number()"
+        if np.isinf(x):
+            return "infinity()" if x > 0 else "(-infinity())"
+        text = np.format_float_positional(x, trim="0") if 1e-4 <= abs(x) < 1e6 else str(x)
+        text = "0.0" if x == 0 else text
+        text += "f" if dtype == "float32" else ""
+        return f"(-{text.lstrip('-')})" if np.signbit(x) else text
+
+    def _dtype_of(self, node: Value) -> str:
+        return self.kernels.group_dtype if of_group(node) else self.kernels.compute
+
+    def _type(self, node: Value) -> str:
+        return "bool" if is_bool(node) else "group_real" if of_group(node) else "real"
+
+    def _operand(self, node: Value, user: Value | None, text: str) -> str:
+        """A node's text where ``user`` reads it (None: an output), in the user's dtype."""
+        dtype = self.kernels.compute if user is None else self._dtype_of(user)
+        if node.op == "const":
+            return self._literal(node.attrs[0], dtype)
+        if self.mixed and of_group(node) and dtype == self.kernels.compute and not is_bool(node):
+            return f"real({text})"
+        return text
+
+    def _render(self, node: Value, text: dict[Value, str]) -> str:
+        if node.op == "const":
+            return self._literal(node.attrs[0], self.kernels.compute)
+        if node.op in FACTS:
+            return self._fact(node)
+        operands = [self._operand(a, node, text[a]) for a in node.args]
+        return TEXT.get(node.op, MAPS[node.op].text).format(*operands)
+
+    def _fact(self, node: Value) -> str:
+        if node.op == "eps":
+            return self._literal(float(np.finfo(self.kernels.compute).eps), self.kernels.compute)
+        if node.op == "unit_size":
+            return f"(real){_fact('size')} / (real)({_fact('count')} > 0 ? {_fact('count')} : 1)"
+        return f"(real){_fact(node.op)}"
+
+    def _text(self, node: Value) -> str:
+        return self._operand(node, None, self.names[node])
+
+    def _declare(self, nodes: list[Value]) -> list[str]:
+        by_name = {self.names[n]: n for n in nodes}
+        found = lines(self.program, nodes, self.names, self._render)
+        return [f"const {self._type(by_name[line.partition(' = ')[0]])} {line};" for line in found]
+
+    def _given(self, kernel: Kernel, *tables: str) -> list[str]:
+        """Declarations of the values that are read from these tables."""
+        found = []
+        for node, place in kernel.given.items():
+            if place.table in tables:
+                text, kind = self._place(place), self._type(node)
+                value = f"{text} != 0" if kind == "bool" else f"({kind}){text}"
+                value = text if place.table == "group" else value
+                found.append(f"const {kind} {self.names[node]} = {value};")
+        return found
+
+    def _place(self, place: Given) -> str:
+        k = place.column
+        stage = f"{place.stage} * " if place.stage != 1 else ""
+        return {
+            "scalars": f"scalars[kind * {len(self.kernels.scalars)} + {k}]",
+            "shared": f"shared[{k}]",
+            "group": f"*(const group_real *)group[{k}]",
+            "totals": f"totals[{stage}width + {k}]" if place.stage else f"totals[{k}]",
+            "sums": f"sums[({stage}arrays + array) * width + {k}]"
+            if place.stage
+            else f"sums[array * width + {k}]",
+            "unit_sums": f"unit_sums[unit * {len(self.kernels.unit_sums)} + {k}]",
+        }[place.table]
+
+    # Kernels
+
+    def _head(self, kernel: Kernel) -> list[str]:
+        read = (
+            {*kernel.arguments}
+            - {"partials", "group_new"}
+            - ({"unit_sums"} if kernel.unit_sums else set())
+        )
+        parameters = [
+            f"{'const ' if a in read else ''}{'int64' if DTYPES[a] == 'int64' else 'double'} *{a}"
+            if a in DTYPES
+            else f"int64 {a}"
+            for a in kernel.arguments
+        ]
+        sums = ", ".join(self.names[r] for r in (*kernel.sums, *kernel.unit_sums))
+        stored = ", ".join(n for n in self.kernels.slots if n in self._stored(kernel))
+        ends = f"sums {sums}" if sums else f"stores {stored}"
+        count = len(self.kernels.stages)
+        return [
+            f"// Pass {kernel.stage + 1} of {count}: {ends}.",
+            f'extern "C" __global__ void {kernel.name}(',
+            *_wrapped(parameters),
+            ") {",
+        ]
+
+    def _of_block(self, kernel: Kernel) -> list[str]:
+        """Values of the group, computed once per block, and their new state."""
+        out = self._given(kernel, "shared", "group", "totals")
+        out += self._declare(kernel.group)
+        if kernel.group_outputs:
+            out.append("if (lead && blockIdx.x == 0 && threadIdx.x == 0) {")
+            for k, node in enumerate(kernel.group_outputs):
+                const = (
+                    self._literal(node.attrs[0], self.kernels.group_dtype)
+                    if node.op == "const"
+                    else ""
+                )
+                out.append(f"    group_new[{k}] = {const or self.names[node]};")
+            out.append("}")
+        return out
+
+    def _of_row(self, kernel: Kernel) -> list[str]:
+        slots, stride = self.kernels.slots, len(self.kernels.slots) + 1
+        touched = {*kernel.inputs, *self._stored(kernel)}
+        return [
+            "const int64 array = chunks[4 * row], start = chunks[4 * row + 1], stop = chunks[4 * row + 2];",
+            *(["const int64 kind = chunks[4 * row + 3];"] if "scalars" in kernel.arguments else []),
+            *(
+                f"stored *const at_{_id(s)} = array_at(table[array * {stride} + {k}]);"
+                for k, s in enumerate(slots)
+                if s in touched
+            ),
+            *self._given(kernel, "scalars", "sums"),
+            *self._declare(kernel.array),
+        ]
+
+    def _stored(self, kernel: Kernel) -> set[str]:
+        return {*kernel.stores, *(["p"] if kernel.update is not None else [])}
+
+    def _unit_facts(self) -> list[str]:
+        return [
+            f"const int64 inner = {_fact('inner')}, units = {_fact('count')}, base = {_fact('base')};"
+        ]
+
+    def _rows(self, kernel: Kernel, body: list[str]) -> list[str]:
+        """A kernel around the body of its loop over rows."""
+        return [
+            *self._head(kernel),
+            *_indent(self._of_block(kernel)),
+            "    for (int64 row = blockIdx.x; row < count; row += gridDim.x) {",
+            *_indent(body, 2),
+            "    }",
+            "}",
+        ]
+
+    def _sum(self, node: Value) -> str:
+        return f"_{self.names[node]}"  # no value of the rule's begins with _
+
+    def _partials(self, kernel: Kernel) -> list[str]:
+        out = []
+        for node, k in kernel.sums.items():
+            out.append(f"{self._sum(node)} = sum_of_block({self._sum(node)});")
+            out.append(f"if (threadIdx.x == 0) partials[row * width + {k}] = {self._sum(node)};")
+        return out
+
+    def _chunks(self, kernel: Kernel) -> list[str]:
+        """A kernel over contiguous elements, ``LANES`` at a time."""
+        stride = len(self.kernels.slots) + 1
+        stored = self._stored(kernel)
+        inside = [
+            *(
+                f"const real {self._element(s, n)} = {_id(s)}_lanes[lane];"
+                for s, n in kernel.inputs.items()
+            )
+        ]
+        if kernel.reads_units:
+            inside.append("const int64 unit = base + unit_of(i + lane, inner, units);")
+        inside += self._given(kernel, "unit_sums") + self._declare(kernel.unit)
+        inside += self._declare(kernel.element)
+        inside += [f"if (lane < n) {self._sum(r)} += {self._text(r.args[0])};" for r in kernel.sums]
+        inside += [f"{_id(s)}_lanes[lane] = {self._text(v)};" for s, v in kernel.stores.items()]
+        if kernel.update is not None:
+            p = self._element("p", kernel.inputs["p"])
+            inside.append(f"p_lanes[lane] = {p} + {self._text(kernel.update)};")
+        both = [s for s in self.kernels.slots if s in {*kernel.inputs, *stored}]
+        loop = [
+            "const int n = lanes_left(stop - i);",
+            f"real {', '.join(f'{_id(s)}_lanes[LANES]' for s in both)};" if both else "",
+            *(f"load({_id(s)}_lanes, at_{_id(s)} + i, n, wide);" for s in kernel.inputs),
+            "#pragma unroll",
+            "for (int lane = 0; lane < LANES; ++lane) {",
+            *_indent(inside),
+            "}",
+            *(f"store(at_{_id(s)} + i, {_id(s)}_lanes, n, wide);" for s in both if s in stored),
+        ]
+        return self._rows(
+            kernel,
+            [
+                *self._of_row(kernel),
+                f"const bool wide = table[array * {stride} + {stride - 1}];",
+                *(self._unit_facts() if kernel.reads_units else []),
+                *(f"double {self._sum(r)} = 0;" for r in kernel.sums),
+                "for (int64 i = start + LANES * threadIdx.x; i < stop; i += LANES * blockDim.x) {",
+                *_indent([x for x in loop if x]),
+                "}",
+                *self._partials(kernel),
+            ],
+        )
+
+    def _element(self, slot: str, node: Value | None) -> str:
+        return self.names[node] if node is not None else _id(slot)
+
+    def _units(self, kernel: Kernel) -> list[str]:
+        """A kernel over whole units, several at a time."""
+        inside = [
+            "const int64 i = element_of(r, first + share.slot, inner, units);",
+            *(
+                f"const real {self._element(s, n)} = widen(at_{_id(s)}[i]);"
+                for s, n in kernel.inputs.items()
+            ),
+            *self._declare(kernel.element),
+            *(
+                f"{self._sum(r)} += {self._text(r.args[0])};"
+                for r in (*kernel.sums, *kernel.unit_sums)
+            ),
+        ]
+        tile = [
+            "const int64 unit = base + first + share.slot;",
+            *(f"double {self._sum(r)} = 0;" for r in kernel.unit_sums),
+            "if (first + share.slot < stop) {",
+            *_indent([*self._given(kernel, "unit_sums"), *self._declare(kernel.unit)]),
+            "    for (int64 r = share.lane; r < length; r += share.lanes) {",
+            *_indent(inside, 2),
+            "    }",
+            "}",
+        ]
+        columns = len(self.kernels.unit_sums)
+        for r, k in kernel.unit_sums.items():
+            s = self._sum(r)
+            tile += [
+                f"{s} = sum_of_lanes({s}, share.lane, share.lanes, share.stride);",
+                f"if (share.lane == 0 && first + share.slot < stop) unit_sums[unit * {columns} + {k}] = {s};",
+            ]
+        return self._rows(
+            kernel,
+            [
+                *self._of_row(kernel),
+                *self._unit_facts(),
+                f"const int64 length = units > 0 ? {_fact('size')} / units : 0;",
+                "const Share share = share_units(inner, units, length);",
+                *(f"double {self._sum(r)} = 0;" for r in kernel.sums),
+                "for (int64 first = start; first < stop; first += share.slots) {",
+                *_indent(tile),
+                "}",
+                *self._partials(kernel),
+            ],
+        )
+
+
+def _wrapped(parameters: list[str]) -> list[str]:
+    """A list of parameters in lines of ordinary width, none of them broken."""
+    text = ", ".join(p.replace(" ", "~") for p in parameters)
+    return [f"    {line}".replace("~", " ") for line in textwrap.wrap(text, 100)]
+
+
+def _fact(name: str) -> str:
+    return f"facts[array * {len(FACT_COLUMNS)} + {FACT_COLUMNS.index(name)}]"
+
+
+def _id(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def _indent(block: list[str], levels: int = 1) -> list[str]:
+    return [line if line.startswith("#") else "    " * levels + line for line in block]

@@ -1,0 +1,136 @@
+"""``cupy:raw(host)``: the text of the CUDA kernels, compiled by the system's C++ compiler and run on NumPy arrays.
+
+For tests and for machines without a GPU: it proves the text and all that drives it, not its speed. ``host.h``
+stands in for CUDA: blocks in a loop, a block's threads in turn. Products and sums are not contracted here, so that
+results differ from the reference's by elementary functions and the order of sums alone; on a device they are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isostep import Unavailable
+from isostep.backends.numpy import NumpyReference
+from isostep.lower.cache import kept
+from isostep.lower.device import COMMIT, DTYPES, REDUCE, Kernels
+from isostep.lower.executor import Device, DeviceBackend, Launch
+from isostep_cupy.cuda_source import header, source, unit
+
+#: Threads of a block: few, because each has a stack of its own, yet enough to halve five times.
+THREADS = 32
+FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-w")
+
+
+def compiler() -> str:
+    """The C++ compiler: ``CXX``, or the first of the usual names; ``Unavailable`` if there is none."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    found = next((path for n in names if (path := shutil.which(n))), None)
+    if found is None or sys.platform == "win32":
+        message = f"cupy:raw(host) needs a C++ compiler for Unix; tried {', '.join(names)}"
+        raise Unavailable(message)
+    return found
+
+
+class HostDevice(Device):
+    """NumPy buffers and compiled loops."""
+
+    def __init__(self) -> None:
+        self.compiler = compiler()
+        self._compiled: dict[Kernels, Mapping[str, Launch]] = {}
+
+    def buffer(self, count: int, dtype: str) -> np.ndarray:
+        return np.empty(count, dtype)
+
+    def upload(self, buffer: np.ndarray, values: np.ndarray) -> None:
+        buffer[...] = values
+
+    def compile(self, kernels: Kernels) -> Mapping[str, Launch]:
+        found = self._compiled.get(kernels)
+        if found is None:
+            found = self._compiled[kernels] = self._load(kernels)
+        return found
+
+    def _load(self, kernels: Kernels) -> Mapping[str, Launch]:
+        arguments = {k.name: k.arguments for k in kernels.stages}
+        barriers = {k.name: bool(k.sums or k.unit_sums) for k in kernels.stages}
+        every = arguments | {"reduce": REDUCE, "commit": COMMIT}
+        text = "\n".join(
+            [header("host.h"), unit(source(kernels)), *(_entry(n, a) for n, a in every.items())]
+        )
+        library = ctypes.CDLL(str(self._built(kernels.program.name, text)))
+        return {
+            name: _launcher(getattr(library, f"run_{name}"), barriers.get(name, name == "reduce"))
+            for name in every
+        }
+
+    def _built(self, name: str, text: str) -> Path:
+        """The compiled text, from the cache folder if it is there."""
+        key = f"{self.compiler} {FLAGS} {text}"
+        digest = hashlib.sha256(key.encode()).hexdigest()[:20]
+        stem = "".join(c if c.isalnum() else "_" for c in name)[:60]
+
+        def build(path: Path) -> None:
+            command = [self.compiler, *FLAGS, "-x", "c++", "-", "-o", str(path), "-lm"]
+            done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+            if done.returncode:
+                message = f"{self.compiler} cannot compile the kernels of {name}:\n{done.stderr}"
+                raise RuntimeError(message)
+
+        return kept("host", f"{stem}_{digest}.so", build)
+
+
+def _entry(name: str, arguments: Sequence[str]) -> str:
+    """A function that a launch calls: the arguments come as one list of integers."""
+    types = {"int64": "int64 *", "float64": "double *"}
+    given = (
+        f"({types[DTYPES[a]] if a in DTYPES else 'int64'})a[{k}]" for k, a in enumerate(arguments)
+    )
+    return (
+        f'extern "C" void run_{name}(int64 blocks, int64 threads, int barriers, const int64 *a) {{\n'
+        f"    host::run(blocks, threads, barriers, [a] {{ {name}({', '.join(given)}); }});\n}}"
+    )
+
+
+def _launcher(function: Any, barriers: bool) -> Launch:
+    function.argtypes = (ctypes.c_int64, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p)
+    function.restype = None
+
+    def launch(blocks: int, arguments: Sequence[Any]) -> None:
+        given = [a if isinstance(a, int) else address(a) for a in arguments]
+        values = np.array(given, np.int64)
+        function(blocks, THREADS, barriers, address(values))
+
+    return launch
+
+
+def address(array: np.ndarray) -> int:
+    """Where an array's first element is."""
+    return int(array.__array_interface__["data"][0])
+
+
+class CupyRawHost(DeviceBackend, NumpyReference):
+    """The CUDA kernels' text on NumPy arrays."""
+
+    name = "cupy:raw(host)"
+
+    def __init__(self) -> None:
+        self.device = HostDevice()
+
+    def addressable(self, array: Any) -> bool:
+        return isinstance(array, np.ndarray) and array.flags.c_contiguous
+
+    def stand_in(self, array: Any) -> np.ndarray:
+        return np.empty(np.shape(array), array.dtype)
+
+    def addresses(self, arrays: Sequence[Any]) -> np.ndarray:
+        return np.fromiter(map(address, arrays), np.int64, len(arrays))

@@ -1,0 +1,168 @@
+// What generated kernels are built from. STORED, REAL and GROUP_REAL are defined by the generated text: the type of
+// an array's elements, of arithmetic on them, and of the group's values.
+//
+// The same text is compiled by NVRTC and, behind host.h, by a C++ compiler: it includes nothing and uses no
+// intrinsics but where __CUDACC__ says so. Blocks have a power of two of threads, at most 1024.
+
+typedef long long int64;
+typedef REAL real;
+typedef GROUP_REAL group_real;
+
+// Halves are bits; they are widened at a load and rounded to nearest even at a store.
+struct float16 { unsigned short bits; };
+struct bfloat16 { unsigned short bits; };
+typedef STORED stored;
+
+#ifdef __CUDACC__
+__device__ __forceinline__ unsigned to_bits(float x) { return __float_as_uint(x); }
+__device__ __forceinline__ float from_bits(unsigned x) { return __uint_as_float(x); }
+#else
+__device__ __forceinline__ unsigned to_bits(float x) { unsigned b; __builtin_memcpy(&b, &x, 4); return b; }
+__device__ __forceinline__ float from_bits(unsigned b) { float x; __builtin_memcpy(&x, &b, 4); return x; }
+#endif
+
+__device__ __forceinline__ double widen(double x) { return x; }
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ float widen(bfloat16 x) { return from_bits((unsigned)x.bits << 16); }
+__device__ __forceinline__ float widen(float16 x) {
+#ifdef __CUDACC__
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
+    return wide;
+#else
+    const unsigned sign = (unsigned)(x.bits & 0x8000) << 16, magnitude = (unsigned)(x.bits & 0x7fff) << 13;
+    const float scaled = from_bits(magnitude) * from_bits(0x77800000);  // times 2**112; right for denormals too
+    return from_bits((magnitude >= 0x0f800000 ? magnitude | 0x7f800000 : to_bits(scaled)) | sign);
+#endif
+}
+
+__device__ __forceinline__ void narrow(double x, double &to) { to = x; }
+__device__ __forceinline__ void narrow(float x, float &to) { to = x; }
+__device__ __forceinline__ void narrow(float x, bfloat16 &to) {
+    const unsigned b = to_bits(x);
+    to.bits = x != x ? 0x7fc0 | (b >> 16 & 0x8000) : (b + 0x7fff + (b >> 16 & 1)) >> 16;
+}
+__device__ __forceinline__ void narrow(float x, float16 &to) {
+#ifdef __CUDACC__
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(x));
+#else
+    const unsigned b = to_bits(x), sign = b >> 16 & 0x8000, a = b & 0x7fffffff;
+    const unsigned normal = (a + 0xc8000fff + (a >> 13 & 1)) >> 13;
+    const unsigned small = to_bits(from_bits(a) + 0.5f) - 0x3f000000;  // the sum is rounded at 2**-24
+    const unsigned finite = a < 0x477ff000 ? (a < 0x38800000 ? small : normal) : 0x7c00;
+    to.bits = (x != x ? 0x7e00 : finite) | sign;
+#endif
+}
+
+// Functions that C has not, or has otherwise. NaN goes through all of them.
+__device__ __forceinline__ real infinity() { return (real)from_bits(0x7f800000); }
+__device__ __forceinline__ real not_a_number() { return (real)from_bits(0x7fc00000); }
+template <class T> __device__ __forceinline__ bool is_nan(T x) { return x != x; }
+template <class T> __device__ __forceinline__ bool is_finite(T x) { return x - x == 0; }
+template <class T> __device__ __forceinline__ T sign(T x) { return x > 0 ? T(1) : x < 0 ? T(-1) : x - x; }
+template <class T> __device__ __forceinline__ T maximum(T x, T y) { return x >= y || x != x ? x : y; }
+template <class T> __device__ __forceinline__ T minimum(T x, T y) { return x <= y || x != x ? x : y; }
+
+// As many neighbours as fit 16 bytes are loaded, computed and stored together.
+constexpr int LANES = 16 / sizeof(stored);
+struct alignas(16) Pack { stored lane[LANES]; };
+
+__device__ __forceinline__ stored *array_at(int64 address) {
+    stored *array = (stored *)address;
+#ifdef __CUDACC__
+    __builtin_assume(__isGlobal(array));
+#endif
+    return array;
+}
+
+__device__ __forceinline__ int lanes_left(int64 left) { return left < LANES ? (int)left : LANES; }
+
+__device__ __forceinline__ void load(real (&to)[LANES], const stored *from, int n, bool wide) {
+    if (wide && n == LANES) {
+        const Pack pack = *(const Pack *)from;
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) to[lane] = widen(pack.lane[lane]);
+    } else {
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) to[lane] = lane < n ? widen(from[lane]) : real(0);
+    }
+}
+
+__device__ __forceinline__ void store(stored *to, const real (&from)[LANES], int n, bool wide) {
+    if (wide && n == LANES) {
+        Pack pack;
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) narrow(from[lane], pack.lane[lane]);
+        *(Pack *)to = pack;
+    } else {
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) if (lane < n) narrow(from[lane], to[lane]);
+    }
+}
+
+// Division of what is not negative; in 32 bits where both fit, which is several times as fast.
+__device__ __forceinline__ int64 quotient(int64 x, int64 y) {
+    return (x | y) >> 32 ? x / y : (int64)((unsigned)x / (unsigned)y);
+}
+
+// The unit of element i of an array, and where element r of unit u is.
+__device__ __forceinline__ int64 unit_of(int64 i, int64 inner, int64 units) {
+    const int64 run = quotient(i, inner);
+    return run - quotient(run, units) * units;
+}
+__device__ __forceinline__ int64 element_of(int64 r, int64 u, int64 inner, int64 units) {
+    const int64 run = quotient(r, inner);
+    return (run * units + u) * inner + (r - run * inner);
+}
+
+// The sum of x over threads lane = 0, 1, ... of `lanes` (a power of two), which stand `stride` apart, by halving: an
+// order that depends on nothing else. All threads of the block must come here; all `lanes` threads get the sum.
+__device__ inline double sum_of_lanes(double x, int lane, int lanes, int stride) {
+    __shared__ double part[1024];
+    const int thread = threadIdx.x;
+    part[thread] = x;
+    __syncthreads();
+    for (int half = lanes / 2; half > 0; half /= 2) {
+        if (lane < half) part[thread] += part[thread + half * stride];
+        __syncthreads();
+    }
+    const double sum = part[thread - lane * stride];
+    __syncthreads();
+    return sum;
+}
+
+__device__ inline double sum_of_block(double x) { return sum_of_lanes(x, threadIdx.x, blockDim.x, 1); }
+
+// How a block shares units of an array among its threads: `lanes` threads for each of `slots` units at a time.
+struct Share { int lanes, slots, lane, slot, stride; };
+__device__ inline Share share_units(int64 inner, int64 units, int64 length) {
+    const int threads = blockDim.x, thread = threadIdx.x;
+    if (inner > 1) {  // a unit's neighbours are neighbours in memory: threads run along the unit
+        int lanes = 1;
+        while (lanes < threads && 4 * lanes < length) lanes *= 2;
+        return Share{lanes, threads / lanes, thread % lanes, thread / lanes, 1};
+    }
+    int slots = 1;  // neighbours in memory are of different units: threads run across units
+    while (slots < threads && slots < 32 && slots < units) slots *= 2;
+    return Share{threads / slots, slots, thread / slots, thread % slots, slots};
+}
+
+// Sums over arrays and over the group from sums over rows; block `arrays` makes those over the group.
+extern "C" __global__ void reduce(
+    const double *partials, const int64 *spans, double *sums, double *totals, int64 arrays, int64 width, int64 columns
+) {
+    const bool all = blockIdx.x == arrays;
+    const int64 start = spans[all ? 0 : blockIdx.x], stop = spans[all ? arrays : blockIdx.x + 1];
+    double *const to = all ? totals : sums + blockIdx.x * width;
+    for (int64 column = 0; column < columns; ++column) {
+        double sum = 0;
+        for (int64 row = start + threadIdx.x; row < stop; row += blockDim.x) sum += partials[row * width + column];
+        sum = sum_of_block(sum);
+        if (threadIdx.x == 0) to[column] = sum;
+    }
+}
+
+// The group's new values go where its state is.
+extern "C" __global__ void commit(const int64 *group, const double *group_new, int64 values) {
+    for (int64 k = threadIdx.x; k < values; k += blockDim.x) *(group_real *)group[k] = (group_real)group_new[k];
+}
