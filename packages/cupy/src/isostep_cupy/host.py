@@ -28,7 +28,16 @@ from isostep_cupy.cuda_source import header, source, unit
 
 #: Threads of a block: few, because each has a stack of its own, yet enough to halve five times.
 THREADS = 32
-FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-w")
+FLAGS = (
+    "-std=c++17",
+    "-O2",
+    "-fPIC",
+    "-shared",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-strict-aliasing",
+    "-w",
+)
 
 
 def compiler() -> str:

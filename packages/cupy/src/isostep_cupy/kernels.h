@@ -65,21 +65,16 @@ template <class T> __device__ __forceinline__ T minimum(T x, T y) { return x <= 
 
 // As many neighbours as fit 16 bytes are loaded, computed and stored together.
 constexpr int LANES = 16 / sizeof(stored);
-struct alignas(16) Pack { stored lane[LANES]; };
+union Pack { uint4 word; stored lane[LANES]; };
 
-__device__ __forceinline__ stored *array_at(int64 address) {
-    stored *array = (stored *)address;
-#ifdef __CUDACC__
-    __builtin_assume(__isGlobal(array));
-#endif
-    return array;
-}
+__device__ __forceinline__ stored *array_at(int64 address) { return (stored *)address; }
 
 __device__ __forceinline__ int lanes_left(int64 left) { return left < LANES ? (int)left : LANES; }
 
 __device__ __forceinline__ void load(real (&to)[LANES], const stored *from, int n, bool wide) {
     if (wide && n == LANES) {
-        const Pack pack = *(const Pack *)from;
+        Pack pack;
+        pack.word = __ldcg((const uint4 *)from);  // global memory, past L1: nothing is read twice
 #pragma unroll
         for (int lane = 0; lane < LANES; ++lane) to[lane] = widen(pack.lane[lane]);
     } else {
@@ -93,7 +88,7 @@ __device__ __forceinline__ void store(stored *to, const real (&from)[LANES], int
         Pack pack;
 #pragma unroll
         for (int lane = 0; lane < LANES; ++lane) narrow(from[lane], pack.lane[lane]);
-        *(Pack *)to = pack;
+        __stcg((uint4 *)to, pack.word);
     } else {
 #pragma unroll
         for (int lane = 0; lane < LANES; ++lane) if (lane < n) narrow(from[lane], to[lane]);

@@ -23,7 +23,7 @@ from isostep.commands.common import (
     set_argument,
     table,
 )
-from isostep.commands.sources import SOURCES
+from isostep.commands import sources
 from isostep.lower.layout import Layout
 from isostep.lower.traffic import bytes_moved
 from isostep.rule import BoundRule, Rule
@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
     rule_argument(show, "rule")
     set_argument(show)
     show.add_argument(
-        "--source", choices=sorted(SOURCES), help="print only this text of the traced rule"
+        "--source", choices=sources.names(), help="print only this text of the traced rule"
     )
     show.add_argument("--dtype", choices=list(COMPUTE_DTYPE), default="float32", help="of a kernel")
     show.add_argument("--t", type=int, default=1, help="the step, for rules whose steps differ")
@@ -137,7 +137,7 @@ def run_show(arguments: argparse.Namespace) -> None:
     at_least("--t", arguments.t, 1)
     program = isostep.program(bound, t=arguments.t)
     if arguments.source:
-        text = SOURCES[arguments.source](program, arguments.dtype)
+        text = sources.text(arguments.source, program, arguments.dtype)
         if arguments.json:
             print_json({"source": text})
         else:

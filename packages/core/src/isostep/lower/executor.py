@@ -58,10 +58,16 @@ class DeviceBackend(FusedBackend):
     ) -> dict[str, Any]:
         if plan.runner is None:
             plan.runner = Runner(self.device, plan.parts, plan.group_dtype.name, len(hypers))
-        places = self.addresses([group[n] for n in plan.runner.group_names])
+        names = plan.runner.group_names
+        moved = {
+            n: self.scalar(float(group[n]), plan.group_dtype.name, plan.params[0])
+            for n in names
+            if not self.addressable(group[n])  # a scalar that came from another backend
+        }
+        places = self.addresses([(group | moved)[n] for n in names])
         plan.runner.upload([part.table for part in plan.parts], hypers, group_hyper, places)
         plan.runner.launch()
-        return {}  # the kernels have written the group's state where it is
+        return moved  # all other group state has been written where it is
 
 
 class Runner:

@@ -57,6 +57,11 @@ def source(program: Program, dtype: str) -> str:
     return Writer(Layout(program, dtype)).module()
 
 
+def show(program: Program, dtype: str) -> str:
+    """The text for ``isostep show RULE --source numba``."""
+    return source(program, dtype)
+
+
 class Writer:
     """Writes one module: header, then a function per stage."""
 
