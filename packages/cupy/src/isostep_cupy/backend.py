@@ -15,21 +15,25 @@ class CupyGeneric(ArrayBackend):
     """The generic path on the current device and stream; parameters and state change in place."""
 
     name = "cupy:generic"
-    dtypes = ("float64", "float32", "float16")  # CuPy has no arithmetic on bfloat16 arrays
+    dtypes: tuple[str, ...] = (
+        "float64",
+        "float32",
+        "float16",
+    )  # CuPy has no arithmetic on bfloat16 arrays
 
     def __init__(self) -> None:
         if importlib.util.find_spec("cupy") is None:
-            message = "cupy:generic needs the package 'cupy' (such as cupy-cuda13x), which is not installed"
+            message = f"{self.name} needs the package 'cupy' (such as cupy-cuda13x), which is not installed"
             raise Unavailable(message)
         import cupy
 
         try:
             count = cupy.cuda.runtime.getDeviceCount()
         except cupy.cuda.runtime.CUDARuntimeError as error:
-            message = f"cupy:generic needs a CUDA device: {error}"
+            message = f"{self.name} needs a CUDA device: {error}"
             raise Unavailable(message) from None
         if count == 0:
-            message = "cupy:generic needs a CUDA device, and there is none"
+            message = f"{self.name} needs a CUDA device, and there is none"
             raise Unavailable(message)
         self._cupy = cupy
 
@@ -49,6 +53,12 @@ class CupyGeneric(ArrayBackend):
         return self._cupy.array(number, dtype=dtype)
 
 
+def _raw() -> Any:
+    from isostep_cupy.raw import CupyRaw
+
+    return CupyRaw()
+
+
 def _host() -> Any:
     from isostep_cupy.host import CupyRawHost
 
@@ -57,7 +67,7 @@ def _host() -> Any:
 
 family = Family(
     "cupy",
-    {"generic": CupyGeneric, "raw(host)": _host},
+    {"raw": _raw, "generic": CupyGeneric, "raw(host)": _host},
     gaps=gaps,
     by_name=("raw(host)",),
 )

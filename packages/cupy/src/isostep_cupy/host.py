@@ -57,6 +57,9 @@ class HostDevice(Device):
         self.compiler = compiler()
         self._compiled: dict[Kernels, Mapping[str, Launch]] = {}
 
+    def __str__(self) -> str:
+        return f"cpu ({Path(self.compiler).name}, {THREADS} threads to a block)"
+
     def buffer(self, count: int, dtype: str) -> np.ndarray:
         return np.empty(count, dtype)
 
