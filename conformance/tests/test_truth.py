@@ -10,7 +10,7 @@ from isostep_conformance.bounds import Bounded, Num
 from isostep_conformance.budget import Expected
 from isostep_conformance.cases import Case, of_rule
 from isostep_conformance.formats import FORMATS, ulp
-from isostep_conformance.truth import run
+from isostep_conformance.truth import _stored, run
 
 F32 = FORMATS["float32"]
 ARITH = Bounded(F32)
@@ -99,3 +99,11 @@ def test_cases_hit_thresholds_exactly() -> None:
             hits += int(np.sum((after["m"] == 0) & (grads != 0)))
         assert shot.forced.exempt == 0
     assert hits > 5
+
+
+def test_what_has_shrunk_keeps_the_rounding_of_when_it_was_large() -> None:
+    one = np.array([1.0], np.float32)
+    peak = np.array([2.0**20])
+    assert _stored(num(1.0, e=10.0), one, F32, peak).e.tolist() == [0.125]  # an ulp of the peak
+    assert _stored(num(1.0, e=1e-3), one, F32, peak).e.tolist() == [1e-3]  # the rule forgot it
+    assert _stored(num(1.0, e=10.0), one, F32, np.array([np.inf])).e.tolist() == [2.0**-23]

@@ -200,10 +200,11 @@ def play(rule: BoundRule, script: Script) -> list[tuple[Snapshot, Snapshot]]:
 
 
 def _free(shot: Shot, carried: Any) -> tuple[Target, Any]:
-    """One step of the truth from its own state; ``carried`` is that state."""
+    """One step of the truth from its own state; ``carried`` is that state, and the largest that its values were."""
     items, group = shot.befores()
+    peaks: list[dict[str, Any]] = [{} for _ in (*items, group)]
     if carried is not None:
-        arrays, group = carried
+        arrays, group, peaks = carried
         for item, own in zip(items, arrays, strict=True):
             item.p = own[PARAMETER]
             item.state = {n: own[n] for n in item.state}
@@ -220,15 +221,31 @@ def _free(shot: Shot, carried: Any) -> tuple[Target, Any]:
     )
     target = _target(shot, (done, after_group), start, bounded=False)
     plain = shot.after
+    olds = [
+        *({PARAMETER: start.params[i], **start.state.arrays[i]} for i in range(len(done))),
+        start.state.group,
+    ]
+    peaks = [
+        {n: np.fmax(peak.get(n, 0.0), np.abs(v)) for n, v in old.items()}
+        for peak, old in zip(peaks, olds, strict=True)
+    ]
     stored = [
         {
-            n: _stored(a, {PARAMETER: plain.params[i], **plain.state.arrays[i]}[n], shot.form)
+            n: _stored(
+                a,
+                {PARAMETER: plain.params[i], **plain.state.arrays[i]}[n],
+                shot.form,
+                peaks[i][n],
+            )
             for n, a in one.arrays.items()
         }
         for i, one in enumerate(done)
     ]
-    kept = {n: _stored(v, plain.state.group[n], shot.form.compute) for n, v in after_group.items()}
-    return target, (stored, kept)
+    kept = {
+        n: _stored(v, plain.state.group[n], shot.form.compute, peaks[-1][n])
+        for n, v in after_group.items()
+    }
+    return target, (stored, kept, peaks)
 
 
 def _with_drift(target: Target, drift: dict[str, float]) -> Target:
@@ -241,13 +258,15 @@ def _with_drift(target: Target, drift: dict[str, float]) -> Target:
     return Target(arrays, group)
 
 
-def _stored(x: Num, plain: np.ndarray, form: Format) -> Num:
+def _stored(x: Num, plain: np.ndarray, form: Format, peak: Any) -> Num:
     """What the next step of a free run starts from, and how far off an honest backend may be by then.
 
     First-order bounds grow without limit over many steps. The plain rule's own drift says how far honest
-    arithmetic really is: twice what all but a tenth of its array stay below.
+    arithmetic really is: twice what all but a tenth of its array stay below. In ulps of the largest value that
+    the element has had (``peak``): a sum that has shrunk since still has the rounding of the time when it was large,
+    until the rule itself forgets it, which the first-order bound follows.
     """
-    spacing = ulp(x.v, form)
+    spacing = ulp(np.fmax(np.abs(x.v), np.where(np.isfinite(peak), peak, 0)), form)
     with np.errstate(all="ignore"):
         drift = np.abs(widen(plain, x.v.dtype) - x.v) / spacing
         usual = drift[np.isfinite(drift) & ~np.broadcast_to(x.f, x.v.shape)]
