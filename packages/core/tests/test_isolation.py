@@ -28,6 +28,7 @@ EXTRAS = {
     "llvmlite": ["lower/*.py"],
     "ml_dtypes": ["lower/*.py", "backends/*.py"],
     "rich": ["commands/*.py"],
+    "matplotlib": ["plot/*.py"],
 }
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import isostep.rules as _rule_files  # first, so that the function rules() below is not shadowed later
-from isostep import domains, nm, pieces, schedules
+from isostep import domains, nm, pieces, plot, schedules
 from isostep.backend import Backend, BackendError, Family, Unavailable, backend
 from isostep.domains import DomainError
 from isostep.execute import ArrayBackend
@@ -52,6 +52,7 @@ __all__ = [
     "load",
     "nm",
     "pieces",
+    "plot",
     "program",
     "rule",
     "rules",

@@ -6,6 +6,7 @@ import argparse
 import ast
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -20,7 +21,11 @@ class UsageError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """One whose errors are one line."""
+    """One whose errors are one line, and for which ``-0.5,1.4`` is a value."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
         text = message.replace("argument ", "", 1)
@@ -106,7 +111,43 @@ def _inner(tree: ast.expr, text: str) -> Any:
         return _schedule(tree, text)
     if isinstance(tree, ast.List | ast.Tuple):
         return [_inner(e, text) for e in tree.elts]
-    return ast.literal_eval(tree)
+    try:
+        return ast.literal_eval(tree)
+    except ValueError:
+        message = f"{text!r} must have numbers and schedules as arguments"
+        raise UsageError(message) from None
+
+
+def rules_of(text: str) -> list[BoundRule | str]:
+    """``sgd,adam(lr=0.1)``: a rule that is called is bound to these values, the others are names."""
+    try:
+        trees = ast.parse(f"[{text}]", mode="eval").body
+        assert isinstance(trees, ast.List)
+        return [_rule(tree, text) for tree in trees.elts]
+    except (SyntaxError, AssertionError):
+        message = f"rules must be like sgd,adam(lr=0.1,betas=(0.9,0.99)), got {text!r}"
+        raise UsageError(message) from None
+
+
+def _rule(tree: ast.expr, text: str) -> BoundRule | str:
+    if isinstance(tree, ast.Name):
+        return isostep.definition(tree.id).name
+    if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name) or tree.args:
+        raise SyntaxError(text)
+    given = {k.arg or "": _word(k.value, text) for k in tree.keywords}
+    return bind(isostep.definition(tree.func.id), given, example=True)
+
+
+def _word(tree: ast.expr, text: str) -> Any:
+    """A value; a bare name is a word, such as a dialect."""
+    if isinstance(tree, ast.Name):
+        return tree.id
+    if isinstance(tree, ast.Call):
+        return _schedule(tree, text)
+    try:
+        return ast.literal_eval(tree)
+    except ValueError:
+        raise SyntaxError(text) from None
 
 
 def bind(definition: Rule, given: dict[str, Any], *, example: bool = False) -> BoundRule:

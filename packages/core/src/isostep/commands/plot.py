@@ -1,0 +1,184 @@
+"""``isostep plot``: surfaces with the paths of rules, schedules, and what ``isostep train`` wrote."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import isostep
+from isostep.commands.common import (
+    Parser,
+    UsageError,
+    at_least,
+    command,
+    completes,
+    literal,
+    print_json,
+    rules_of,
+)
+from isostep.plot import SURFACES
+
+FORMATS = (".png", ".pdf", ".svg")
+
+
+def add(commands: Any) -> None:
+    """Add the command and its own commands."""
+    plot = commands.add_parser(
+        "plot",
+        help="paths over surfaces, schedules, results of training",
+        description="Draw paths over surfaces, schedules, or results of training.",
+        epilog="Example: isostep plot surface --rules sgd,adam -o paths.html",
+    )
+    kinds = plot.add_subparsers(dest="kind", required=True, metavar="KIND")
+    _add_surface(kinds)
+    for kind, about, example in (
+        (
+            "schedule",
+            "schedules over the steps",
+            "isostep plot schedule 'LinearInternalDecay(50)' --steps 100",
+        ),
+        (
+            "decay",
+            "the sign rules' internal decays",
+            "isostep plot decay --steps 100 -o decays.pdf",
+        ),
+    ):
+        made = command(kinds, kind, run_schedule, about, example)
+        made.add_argument(
+            "schedules",
+            nargs="+" if kind == "schedule" else "*",
+            metavar="NAME(ARGUMENTS)",
+            help="one of isostep.schedules with its arguments",
+        )
+        made.add_argument(
+            "--steps", type=int, default=100, help="how many steps (default: %(default)s)"
+        )
+        _output(made, f"{kind}.png", FORMATS)
+
+
+def _output(made: Parser, default: str, formats: tuple[str, ...]) -> None:
+    shown = ", ".join(f[1:] for f in formats)
+    made.add_argument(
+        "-o", "--out", type=Path, default=Path(default), help=f"{shown} (default: %(default)s)"
+    )
+    made.set_defaults(formats=formats)
+
+
+def _add_surface(kinds: Any) -> None:
+    made = command(
+        kinds,
+        "surface",
+        run_surface,
+        "the paths of rules over a surface of two variables",
+        "isostep plot surface --rules 'sgd,sgd(momentum=0.9),adam' --surface beale -o paths.html",
+        "A rule without a learning rate gets the one of a grid that ends lowest.",
+    )
+    completes(
+        made.add_argument(
+            "--rules",
+            default="sgd,adam,addsign",
+            metavar="A,B(lr=0.1)",
+            help="with values in parentheses (default: %(default)s)",
+        ),
+        isostep.rules,
+    )
+    made.add_argument(
+        "--surface", choices=list(SURFACES), default="rosenbrock", help="(default: %(default)s)"
+    )
+    made.add_argument("--start", metavar="X,Y", help="the first point (default: the surface's own)")
+    made.add_argument(
+        "--noise",
+        type=float,
+        default=0.0,
+        help="standard deviation of what is added to every gradient (default: %(default)s)",
+    )
+    made.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    made.add_argument("--steps", type=int, default=30, help="(default: %(default)s)")
+    made.add_argument("--3d", dest="three_d", action="store_true", help="draw it in 3-D")
+    _output(made, "surface.png", (*FORMATS, ".gif", ".html"))
+
+
+def target(arguments: argparse.Namespace) -> Path:
+    """The output file, its format checked and its folder made."""
+    out: Path = arguments.out
+    if out.suffix not in arguments.formats:
+        allowed = ", ".join(arguments.formats)
+        message = f"--out must end in one of {allowed}, got {str(out)!r}"
+        raise UsageError(message)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def report(arguments: argparse.Namespace, out: Path, found: dict[str, Any]) -> None:
+    """Say what was written, with the numbers in JSON."""
+    if arguments.json:
+        print_json({"file": str(out), **found})
+    else:
+        print(f"wrote {out}")
+
+
+def start_point(text: str | None) -> tuple[float, float] | None:
+    """``X,Y`` as two numbers."""
+    if text is None:
+        return None
+    value = literal(text)
+    pair = value if isinstance(value, tuple) else ()
+    if len(pair) != 2 or not all(
+        isinstance(v, int | float) and not isinstance(v, bool) for v in pair
+    ):
+        message = f"--start must be two numbers X,Y, got {text!r}"
+        raise UsageError(message)
+    return float(pair[0]), float(pair[1])
+
+
+def run_surface(arguments: argparse.Namespace) -> None:
+    """Draw the paths of some rules over a surface."""
+    from isostep.plot.figures import animation, figure
+    from isostep.plot.page import page
+
+    at_least("--steps", arguments.steps, 1)
+    at_least("--noise", arguments.noise, 0.0)
+    start, out = start_point(arguments.start), target(arguments)
+    how = {"start": start, "steps": arguments.steps}
+    how |= {"noise": arguments.noise, "seed": arguments.seed}
+    paths = [
+        isostep.plot.path(rule, arguments.surface, **how) for rule in rules_of(arguments.rules)
+    ]
+    if not paths:
+        message = "--rules must name at least one rule, such as --rules sgd,adam"
+        raise UsageError(message)
+    if out.suffix == ".html":
+        out.write_text(page(paths), encoding="utf-8")
+    elif out.suffix == ".gif":
+        animation(paths, out, three_d=arguments.three_d)
+    else:
+        figure(paths, three_d=arguments.three_d).savefig(out, dpi=130)
+    rows = [
+        {"rule": p.title, "points": p.points.tolist(), "losses": p.losses.tolist()} for p in paths
+    ]
+    report(arguments, out, {"surface": arguments.surface, "paths": rows})
+
+
+def run_schedule(arguments: argparse.Namespace) -> None:
+    """Draw schedules over the steps done."""
+    from isostep.plot.figures import curves
+
+    at_least("--steps", arguments.steps, 1)
+    out, steps = target(arguments), arguments.steps
+    default = (
+        f"LinearInternalDecay({steps})",
+        f"CosineInternalDecay({steps})",
+        f"RestartCosineInternalDecay({steps}, num_periods=4)",
+    )
+    found: dict[str, list[float]] = {}
+    for text in arguments.schedules or default:
+        schedule = literal(text)
+        if not callable(schedule):
+            message = (
+                f"{text!r} is not a schedule; call one of isostep.schedules, such as {default[0]!r}"
+            )
+            raise UsageError(message)
+        found[text] = [float(schedule(done)) for done in range(steps + 1)]
+    curves(found, xlabel="steps done", ylabel="value").savefig(out, dpi=130)
+    report(arguments, out, {"curves": found})

@@ -1,0 +1,193 @@
+"""Programs as JavaScript: what the teaching page runs in the reader's browser, in float64 like the reference.
+
+One function takes one step of one array without axes of its own (a vector): units and groups are then the array
+itself, so every program runs that works elementwise, on units, arrays or the group. Operations are the rule's, in
+its order; ``Math`` may differ from the C library in the last place of elementary functions.
+"""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+from isostep.domains import Pair
+from isostep.listing import identifiers, lines
+from isostep.program import UPDATE, Program, ancestors
+from isostep.rule import BoundRule
+from isostep.values import MAPS, REDUCTIONS, Domain, Graph, Value
+
+#: Where JavaScript's text differs from the listing's.
+TEXT = {
+    "pow": "Math.pow({}, {})",
+    "where": "({} ? {} : {})",
+    "and": "({} && {})",
+    "or": "({} || {})",
+    "not": "(!{})",
+    "eq": "({} === {})",
+    "ne": "({} !== {})",
+    "isfinite": "Number.isFinite({})",
+    "isnan": "Number.isNaN({})",
+    "maximum": "Math.max({}, {})",
+    "minimum": "Math.min({}, {})",
+    "atan2": "Math.atan2({}, {})",
+    **{
+        f: f"Math.{f}({{}})"
+        for f in ("abs", "sign", "sqrt", "cbrt", "exp", "expm1", "log", "log1p", "sin", "cos")
+    },
+    **{f: f"Math.{f}({{}})" for f in ("tanh", "floor")},
+    "size": "P.length",
+    "unit_size": "P.length",
+    "ndim": "1",
+    "eps": "Number.EPSILON",
+}
+#: Words of the language and the names that a step function uses itself.
+RESERVED = (
+    *("H", "T", "P", "G", "I", "S", "GROUP", "i", "Math", "Number", "Infinity", "NaN", "undefined"),
+    *("await", "break", "case", "catch", "class", "const", "continue", "debugger", "default", "delete"),
+    *("do", "else", "enum", "eval", "export", "extends", "false", "finally", "for", "function", "if"),
+    *("implements", "import", "in", "instanceof", "interface", "let", "new", "null", "package"),
+    *("private", "protected", "public", "return", "static", "super", "switch", "this", "throw", "true"),
+    *("try", "typeof", "var", "void", "while", "with", "yield", "arguments", "async", "of"),
+)  # fmt: skip
+
+
+class NoScript(ValueError):
+    """A program that has no form on a single vector; the text says why."""
+
+
+def number(value: float) -> str:
+    """A literal."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not math.isfinite(value):
+        return "NaN" if value != value else "Infinity" if value > 0 else "(-Infinity)"
+    text = repr(value)
+    return f"({text})" if text.startswith("-") else text
+
+
+def render(node: Value, text: dict[Value, str]) -> str:
+    """The right-hand side of one node."""
+    if node.op == "const":
+        return number(node.attrs[0])
+    pattern = TEXT.get(node.op) or MAPS[node.op].text
+    return pattern.format(*(text[a] for a in node.args))
+
+
+def step_function(program: Program, name: str = "") -> str:
+    """The text of ``function (H, T, P, G, I, S, GROUP)``: one step, P, S and GROUP changed in place.
+
+    H: hyperparameters of this step by their names in listings (``betas[0]``); T: the number of this step; P: the
+    parameter, G its gradient, arrays; I: extra inputs, S: state arrays, GROUP: the group's state, by name.
+
+    Raises:
+        NoScript: the program works on axes or matrices, or sums what is not per element.
+    """
+    if program.generic:
+        message = f"{program.name} works on axes or matrices, or sums sums: it has no form on a single vector"
+        raise NoScript(message)
+    return "\n".join(_Writer(program).function(name))
+
+
+class _Writer:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.names = identifiers(program, RESERVED)
+
+    def function(self, name: str) -> list[str]:
+        program, names = self.program, self.names
+        out = [f"function {name}(H, T, P, G, I, S, GROUP) {{"]
+        for n in program.live:
+            if n.op == "input" and n.domain < Domain.ELEMENT:
+                where = (
+                    "T"
+                    if n.attrs[0] == "t"
+                    else f"{'GROUP' if n.domain is Domain.GROUP else 'H'}[{n.attrs[0]!r}]"
+                )
+                out.append(f"    const {names[n]} = {where};")
+        scalars = [n for n in program.live if n.domain <= Domain.STEP]
+        out += [f"    const {line};" for line in self._lines(scalars)]
+        for stage in range(program.stages):
+            out += self._stage(stage)
+        for name, node in program.group_outputs.items():
+            out.append(f"    GROUP[{name!r}] = {self._text(node)};")
+        return [*out, "}"]
+
+    def _stage(self, stage: int) -> list[str]:
+        program, names = self.program, self.names
+        last = stage == program.stages - 1
+        between = [
+            n
+            for n in program.live
+            if Domain.STEP < n.domain < Domain.ELEMENT
+            and program.stage[n] == stage
+            and n.op not in REDUCTIONS
+        ]
+        out = [f"    const {line};" for line in self._lines(between)]
+        sums = program.reductions(stage)
+        out += [f"    let {names[r]} = 0;" for r in sums]
+        goals = [r.args[0] for r in sums] + (list(program.outputs.values()) if last else [])
+        outside = [n for n in program.live if n.domain is not Domain.ELEMENT]
+        needed = ancestors(goals, stop=outside)
+        nodes = [n for n in program.live if n in needed and n.domain is Domain.ELEMENT]
+        out.append("    for (let i = 0; i < P.length; i++) {")
+        for n in nodes:
+            if n.op == "input":
+                array = {"p": "P", "g": "G"}.get(n.attrs[0])
+                array = (
+                    array or f"{'I' if n.attrs[0] in program.input_names else 'S'}[{n.attrs[0]!r}]"
+                )
+                out.append(f"        const {names[n]} = {array}[i];")
+        out += [f"        const {line};" for line in self._lines(nodes)]
+        out += [f"        {names[r]} += {self._text(r.args[0])};" for r in sums]
+        if last:
+            for name, node in program.outputs.items():
+                if name in program.state_names:
+                    target = f"S[{name!r}][i] ="
+                else:
+                    target = "P[i] +=" if name == UPDATE else "P[i] ="
+                out.append(f"        {target} {self._text(node)};")
+        return [*out, "    }"]
+
+    def _lines(self, nodes: list[Value]) -> list[str]:
+        return lines(self.program, nodes, self.names, render)
+
+    def _text(self, node: Value) -> str:
+        return number(node.attrs[0]) if node.op == "const" else self.names[node]
+
+
+def group_start(rule: BoundRule) -> str:
+    """The text of ``function (H)``: the group's state before the first step."""
+    graph = Graph()
+
+    def symbol(name: str, value: Any, static: bool) -> Any:
+        return (
+            value
+            if static
+            else graph.node("input", attrs=(name,), domain=Domain.HOST, name=name, truth=True)
+        )
+
+    entries = []
+    for c in rule.components:
+        own: dict[str, Any] = {}
+        for n, d in c.part.hyper.items():
+            label, value = c.prefix + n, rule.values[c.prefix + n]
+            if isinstance(d, Pair):
+                own[n] = tuple(
+                    symbol(f"{label}[{i}]", v, p.is_static(v))
+                    for i, (p, v) in enumerate(zip(d.parts, value, strict=True))
+                )
+            else:
+                own[n] = symbol(label, value, d.is_static(value))
+        for n, make in c.part.group.items():
+            entries.append(f"{c.prefix + n!r}: {expression(make(SimpleNamespace(**own)))}")
+    return f"function (H) {{ return {{{', '.join(entries)}}}; }}"
+
+
+def expression(node: Any) -> str:
+    """A value with everything that it depends on as one expression; inputs are entries of ``H``."""
+    if not isinstance(node, Value):
+        return number(node)
+    if node.op == "input":
+        return f"H[{node.attrs[0]!r}]"
+    return render(node, {a: expression(a) for a in node.args})

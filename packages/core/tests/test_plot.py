@@ -1,0 +1,290 @@
+"""Surfaces, paths, figures and the page: the page's steps against the reference's, in Node."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import isostep
+from isostep import RuleError
+from isostep.domains import REQUIRED
+from isostep.lower.js_source import NoScript, step_function
+from isostep.plot import SURFACES, path, tuned
+from isostep.plot.page import page
+
+
+def bound(name, **more):
+    """A rule with its defaults, nothing neutral that has cases to say so, and a lr that moves."""
+    definition = isostep.definition(name)
+    given = {n: 0.05 for n, d in definition.hyper.items() if d.default is REQUIRED}
+    given |= {n: d.cases[0] for n, d in definition.hyper.items() if getattr(d, "cases", ())}
+    if "lr" in definition.hyper:
+        given["lr"] = 0.0002
+    if "hypergrad_lr" in definition.hyper:  # rosenbrock's gradients are large
+        given["hypergrad_lr"] = 1e-12
+    return definition.bind(**given | more)
+
+
+def on_a_vector(name):
+    """Whether a rule can be drawn: one array of one axis, and only its gradient."""
+    try:
+        path(bound(name), "quadratic", steps=1)
+        step_function(isostep.program(bound(name)))
+    except (RuleError, NoScript):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("surface", SURFACES.values(), ids=SURFACES)
+def test_gradients_and_minima(surface):
+    random = np.random.default_rng(0)
+    x, y = random.uniform(*surface.x, 50), random.uniform(*surface.y, 50)
+    h = 1e-6
+    gx, gy = surface.gradient(x, y)
+    near_x = (surface.value(x + h, y) - surface.value(x - h, y)) / (2 * h)
+    near_y = (surface.value(x, y + h) - surface.value(x, y - h)) / (2 * h)
+    size = np.maximum(1, np.abs(surface.value(x, y)))
+    assert np.max(np.abs(gx - near_x) / size) < 1e-7
+    assert np.max(np.abs(gy - near_y) / size) < 1e-7
+    for point in surface.minima:
+        assert abs(surface.value(*point)) < 1e-20
+        assert np.max(np.abs(surface.gradient(*point))) < 1e-9
+        near = np.array(point)[:, None] + 0.05 * random.standard_normal((2, 100))
+        assert np.all(surface.value(*near) > surface.value(*point))
+
+
+def test_a_path_is_the_rules_own_steps():
+    found = path(isostep.rule("sgd", lr=0.02, momentum=0.5), "beale", start=(1.0, 1.5), steps=8)
+    p, b = np.array([1.0, 1.5]), np.zeros(2)
+    for k in range(8):
+        b = 0.5 * b + np.array(SURFACES["beale"].gradient(*p))
+        p = p - 0.02 * b
+        assert np.allclose(found.points[k + 1], p, rtol=1e-14, atol=0)
+    assert found.points.shape == (9, 2)
+    assert found.losses[8] == SURFACES["beale"].value(*found.points[8])
+    assert found.title == "sgd(lr=0.02, momentum=0.5)"
+
+
+def test_noise_is_seeded_and_the_same_for_every_rule():
+    def moved(rule, **more):
+        points = path(rule, "quadratic", steps=3, noise=0.5, **more).points
+        return np.diff(points, axis=0)
+
+    sgd = isostep.rule("sgd", lr=1e-9)
+    assert np.array_equal(moved(sgd, seed=1), moved(sgd, seed=1))
+    assert not np.array_equal(moved(sgd, seed=1), moved(sgd, seed=2))
+    twice = moved(isostep.rule("sgd", lr=2e-9), seed=1)
+    assert np.allclose(twice, 2 * moved(sgd, seed=1), rtol=1e-4)
+
+
+def test_a_name_gets_a_learning_rate_that_ends_low():
+    found = path("sgd", "quadratic", steps=25)
+    assert found.rule.values["lr"] == tuned(
+        isostep.rule("sgd"), "quadratic", steps=25
+    ).values["lr"]  # fmt: skip
+    for lr in (0.01, 0.05, 0.2, 0.5):
+        other = path(isostep.rule("sgd", lr=lr), "quadratic", steps=25)
+        assert not other.losses[-1] < found.losses[-1]
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: path("sgd", "hill"), "unknown surface 'hill'; known: quadratic, rosenbrock, "),
+        (lambda: path("adahessian"), "adahessian needs hessian_diag beside the gradient, which a "),
+        (lambda: path("muon"), "muon cannot be drawn on a surface: muon: params[0] must have 2 "),
+    ],
+)
+def test_errors(call, text):
+    with pytest.raises(RuleError, match=re.escape(text)):
+        call()
+
+
+def script_of(text):
+    return re.search(r"<script>\n(.*)</script>", text, flags=re.DOTALL)[1]
+
+
+def node(text, program, given):
+    """What a JavaScript expression about the page prints as JSON."""
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    code = f"{script_of(text)}\nconst given = {json.dumps(given)};\n"
+    code += f"console.log(JSON.stringify({program}));"
+    done = subprocess.run(["node", "-"], input=code, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def close(found, points):
+    """The largest difference, in parts of the size of the path."""
+    found = np.array([[np.nan if v is None else v for v in row] for row in found], np.float64)
+    return np.max(np.abs(found - points)) / max(1.0, np.max(np.abs(points)))
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+def test_the_page_takes_the_references_steps(surface):
+    """Every rule that works on a vector, 30 steps with noise, to 1e-12."""
+    names = [n for n in isostep.rules() if on_a_vector(n)]
+    assert {"sgd", "adam", "addsign", "powersign", "lamb", "sgd_hd", "adam_hd"} <= set(names)
+    rules = [bound(n) for n in names]
+    decay = isostep.schedules.CosineInternalDecay(20, num_periods=1.5)
+    rules.append(isostep.rule("powersign", lr=0.0002, sign_internal_decay=decay))
+    rules.append(
+        isostep.compose(
+            isostep.pieces.clip_by_global_norm(max_norm=5.0),
+            isostep.rule("sgd_hd", lr=0.0002, momentum=0.5, hypergrad_lr=1e-9),
+            isostep.pieces.lookahead(k=3, alpha=0.5),  # two kinds of steps
+        )
+    )
+    paths = [path(r, surface, steps=30, noise=0.5, seed=4) for r in rules]
+    assert all(np.all(np.isfinite(p.points)) for p in paths)
+    found = node(page(paths), "isostep.rules.map((r) => isostep.run(r, {}).points)", None)
+    for p, points in zip(paths, found, strict=True):
+        assert close(points, p.points) < 1e-12, p.title
+
+
+def test_sliders_move_what_they_say():
+    start = {"steps": 12, "noise": 0.0, "seed": 7}
+    first = [
+        isostep.rule("sgd", lr=0.01),
+        isostep.rule("adam", lr=0.1),
+        isostep.rule("sgd_hd", lr=0.01, hypergrad_lr=1e-6),
+        isostep.rule("sgd", lr=0.01, momentum=0.5, nesterov=True),
+    ]
+    settings = {"lr": 0.003, "momentum": 0.75, "noise": 0.25}
+    text = page([path(r, "himmelblau", **start) for r in first])
+    found = node(text, "isostep.rules.map((r) => isostep.run(r, given).points)", settings)
+    then = [
+        isostep.rule("sgd", lr=0.003, momentum=0.75),
+        isostep.rule("adam", lr=0.003, betas=(0.75, 0.999)),
+        isostep.rule("sgd_hd", lr=0.003, momentum=0.75, hypergrad_lr=1e-6),
+        isostep.rule("sgd", lr=0.003, momentum=0.75, nesterov=True),
+    ]
+    for rule, points in zip(then, found, strict=True):
+        expected = path(rule, "himmelblau", **start | {"noise": 0.25}).points
+        assert close(points, expected) < 1e-12, rule
+    zero = node(text, "isostep.run(isostep.rules[0], given).points", {"momentum": 0, "lr": 0.02})
+    plain = path(isostep.rule("sgd", lr=0.02), "himmelblau", **start).points
+    assert close(zero, plain) < 1e-12
+
+
+def test_the_page_is_one_file_that_loads_nothing():
+    text = page([path(isostep.rule("sgd", lr=0.01), "quadratic", steps=3)])
+    assert "default-src 'none'" in text
+    assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", text)
+    assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+    assert "/*" not in re.sub(r"/\*.*?\*/", "", text.split("<script>")[0])
+    assert not re.search(r"/\*[A-Z]+\*/", text)  # every place is filled
+
+
+def test_matrices_have_no_script():
+    with pytest.raises(NoScript, match="works on axes or matrices"):
+        step_function(isostep.program(isostep.rule("muon")))
+
+
+def run(*words):
+    command = [sys.executable, "-m", "isostep.cli", "plot", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_files_open(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="isostep[plot] is not installed")
+    from isostep import cli
+
+    def made(name, *words):
+        out = tmp_path / "new" / name
+        code = cli.main(["plot", "surface", "--steps", "4", "-o", str(out), "--json", *words])
+        assert code == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["file"] == str(out)
+        return out, found
+
+    from PIL import Image
+
+    png, found = made("a.png", "--rules", "sgd(lr=0.01),adam(lr=0.1)", "--start", "-0.5,1.4")
+    assert [p["rule"] for p in found["paths"]] == ["sgd(lr=0.01)", "adam(lr=0.1)"]
+    assert found["paths"][0]["points"][0] == [-0.5, 1.4]
+    assert np.shape(found["paths"][0]["points"]) == (5, 2)
+    with Image.open(png) as image:
+        image.load()
+        assert min(image.size) > 400
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 50
+    three, _ = made("b.png", "--rules", "sgd(lr=0.01)", "--3d")
+    assert three.read_bytes() != png.read_bytes()
+    pdf, _ = made("a.pdf", "--rules", "sgd(lr=0.01)", "--surface", "rastrigin")
+    assert pdf.read_bytes()[:5] == b"%PDF-"
+    assert pdf.read_bytes().rstrip().endswith(b"%%EOF")
+    gif, _ = made("a.gif", "--rules", "sgd(lr=0.01)", "--noise", "1.0")
+    with Image.open(gif) as image:
+        assert (image.format, image.n_frames) == ("GIF", 5)
+        frames = {image.seek(k) or image.convert("RGB").tobytes() for k in range(5)}
+        assert len(frames) == 5
+
+
+def test_schedules_are_drawn(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="isostep[plot] is not installed")
+    from isostep import cli
+
+    out = tmp_path / "d.svg"
+    word = "LinearInternalDecay(10)"
+    assert cli.main(["plot", "schedule", word, "--steps", "20", "-o", str(out), "--json"]) == 0
+    curve = json.loads(capsys.readouterr().out)["curves"][word]
+    assert curve == [max(0.0, (10 - k) / 10) for k in range(21)]
+    assert "<svg" in out.read_text()
+    assert cli.main(["plot", "decay", "-o", str(out)]) == 0
+    assert capsys.readouterr().out == f"wrote {out}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("surface --rules nope", "unknown rule 'nope'; known: "),
+        ("surface --rules sgd(lr=-1)", "sgd: lr must be >= 0, got -1"),
+        ("surface --rules sgd(", "rules must be like sgd,adam(lr=0.1,betas=(0.9,0.99)), got 'sgd('"),
+        ("surface --start 1", "--start must be two numbers X,Y, got '1'"),
+        ("surface --steps 0", "--steps must be an integer >= 1, got 0"),
+        ("surface --noise -1", "--noise must be a number >= 0, got -1.0"),
+        ("surface -o a.bmp", "--out must end in one of .png, .pdf, .svg, .gif, .html, got 'a.bmp'"),
+        ("schedule 3", "'3' is not a schedule; call one of isostep.schedules, such as "),
+        ("schedule Nope(3)", "'Nope(3)' is not a schedule; known: "),
+        ("surface --surface hill", "--surface: invalid choice: 'hill' (choose from "),
+    ],
+)  # fmt: skip
+def test_errors_of_the_command_are_one_line(words, text, capsys, tmp_path, monkeypatch):
+    from isostep import cli
+
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = cli.main(["plot", *words.split()])
+    except SystemExit as left:
+        code = left.code
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert err.startswith(f"isostep: {text}")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_from_the_shell(tmp_path):
+    out = tmp_path / "p.html"
+    code, text, err = run("surface", "--rules", "sgd(lr=0.01)", "--steps", "2", "-o", str(out))
+    assert (code, text, err) == (0, f"wrote {out}\n", "")
+    assert out.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_without_matplotlib_the_error_names_the_command(capsys, monkeypatch, tmp_path):
+    from isostep import cli
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    words = ["plot", "surface", "--rules", "sgd(lr=0.01)", "-o", str(tmp_path / "a.png")]
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err == (
+        "isostep: isostep.plot needs the package 'matplotlib'; pip install 'isostep[plot]'\n"
+    )
+    words[-1] = str(tmp_path / "a.html")  # the page needs none
+    assert cli.main(words) == 0
