@@ -189,7 +189,7 @@ class ArrayBackend(ABC):
         all_inputs = {n: aligned(rule, n, params, inputs[n]) for n in rule.input_names}
         active = [i for i, g in enumerate(all_grads) if g is not None]
         self._check_given(rule, params, [all_grads, *all_inputs.values()], active)
-        hypers: dict[int, tuple[Mapping[str, Any], tuple[int, ...]]] = {}
+        hypers: dict[Any, tuple[Mapping[str, Any], tuple[int, ...]]] = {}
         work: list[Item | None] = []
         for i, p in enumerate(arrays):
             if all_grads[i] is None:
@@ -197,7 +197,7 @@ class ArrayBackend(ABC):
                 continue
             t = state.t[i] + 1
             if t not in hypers:
-                hypers[t] = (rule.at(t), rule.phase(t))
+                hypers[t] = self._at(rule, t)
             wide = self.compute_dtype(p)
             work.append(
                 Item(
@@ -211,6 +211,10 @@ class ArrayBackend(ABC):
                 )
             )
         return work
+
+    def _at(self, rule: BoundRule, t: Any) -> tuple[Mapping[str, Any], tuple[int, ...]]:
+        """The hyperparameters and the phase of step t."""
+        return rule.at(t), rule.phase(t)
 
     def _check_state_arrays(self, rule: BoundRule, arrays: list[Any], state: State) -> None:
         """State arrays must fit their parameters; those that a rule's init makes have shapes of their own."""
@@ -290,14 +294,19 @@ class ArrayBackend(ABC):
             new_params[i] = self.write(arrays[i], new.pop("p"))
             for n, v in new.items():
                 new_state[i][n] = self.write(state.arrays[i][n], v)
-        counts = [t + (item is not None) for t, item in zip(state.t, work, strict=True)]
+        moved = [item is not None for item in work]
         if not self.in_place:
+            counts = [t + m for t, m in zip(state.t, moved, strict=True)]
             after = State(state.rule, counts, new_state, group, state.group_t + stepped)
             return self._rebuild(params, new_params), after
-        state.t[:] = counts
-        state.group.update(group)
-        state.group_t += stepped
+        self._count(state, moved, group)
         return params, state
+
+    def _count(self, state: State, moved: Sequence[bool], group: dict[str, Any]) -> None:
+        """Write what a step in place did to the counts and to the group's values."""
+        state.t[:] = [t + m for t, m in zip(state.t, moved, strict=True)]
+        state.group.update(group)
+        state.group_t += any(moved)
 
     @staticmethod
     def _rebuild(params: Any, values: list[Any]) -> Any:

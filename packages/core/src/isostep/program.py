@@ -126,6 +126,8 @@ def ancestors(roots: Iterable[Value], *, stop: Iterable[Value] = ()) -> set[Valu
     return found
 
 
+#: The shape that a rule which looks at it is traced for where none is given.
+EXAMPLE = (4, 3)
 _CACHE: dict[Any, Program] = {}
 _LOCK = threading.Lock()
 
@@ -142,13 +144,13 @@ def trace(
         phase = rule.phase(1)
     key: tuple[Any, ...] = (rule.structure(), phase)
     with _LOCK:
-        found = _CACHE.get(key) or _CACHE.get((*key, shape))
+        found = _CACHE.get(key) or _CACHE.get((*key, EXAMPLE if shape is None else shape))
     if found is not None:
         return found
     try:
         program = _trace(rule, phase, None)
     except NeedsShape:
-        shape = shape if shape is not None else (4, 3)
+        shape = shape if shape is not None else EXAMPLE
         key = (*key, shape)
         with _LOCK:
             if (found := _CACHE.get(key)) is not None:

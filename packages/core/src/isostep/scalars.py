@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from isostep.program import Program
@@ -20,6 +20,11 @@ def flat(hyper: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def on_host(op: str, *args: Any) -> Any:
+    """An operation on Python numbers, in float64."""
+    return MAPS[op].host(*args)
+
+
 def evaluate(
     program: Program,
     hyper: Mapping[str, Any],
@@ -27,11 +32,13 @@ def evaluate(
     *,
     scope: str = "array",
     upto: Domain = Domain.STEP,
+    call: Callable[..., Any] = on_host,
 ) -> dict[Value, Any]:
     """The value of every scalar node of one scope, up to and including a domain.
 
     ``hyper`` are the values of this step (``BoundRule.at``), ``t`` the number of this step. With ``upto=HOST``
-    only what does not change from step to step is evaluated, for backends that take t on the device.
+    only what does not change from step to step is evaluated, for backends that take t on the device. A backend
+    whose t or hyperparameters are arrays gives ``call(op, *args)``, which takes them.
     """
     numbers = flat(hyper)
     found: dict[Value, Any] = {}
@@ -43,7 +50,7 @@ def evaluate(
         elif node.op == "input":
             found[node] = t if node.attrs[0] == "t" else numbers[node.attrs[0]]
         else:
-            found[node] = MAPS[node.op].host(*(found[a] for a in node.args))
+            found[node] = call(node.op, *(found[a] for a in node.args))
     return found
 
 

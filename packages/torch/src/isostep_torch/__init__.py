@@ -16,12 +16,15 @@ from typing import Any
 import isostep
 from isostep.rule import BoundRule
 from isostep.version import VERSION as __version__
+from isostep_torch.classes import camel_case, optimizer_class
 from isostep_torch.foreach import TorchForeach
 from isostep_torch.loop import TorchLoop
-from isostep_torch.optimizer import Optimizer, camel_case, optimizer_class
+from isostep_torch.optimizer import Optimizer
+from isostep_torch.sparse_adam import SparseAdam
 
 __all__ = [
     "Optimizer",
+    "SparseAdam",
     "TorchForeach",
     "TorchLoop",
     "__version__",

@@ -14,11 +14,12 @@ import torch
 
 from isostep import nm, scalars
 from isostep.interpret import Interpreter, Task
-from isostep.program import UPDATE, trace
+from isostep.program import UPDATE, Program, trace
 from isostep.rule import BoundRule
-from isostep.state import State
 from isostep.values import MAPS, REDUCTIONS, Domain, Value
+from isostep_torch.calls import call, double
 from isostep_torch.loop import TorchLoop
+from isostep_torch.traced import TracedLoop, group_scalars, values_at
 
 _BIG = {torch.float64: 2.0**1023, torch.float32: 2.0**127}
 
@@ -80,7 +81,7 @@ def apply(op: str, *operands: Any) -> Any:
             return list(_reversed_sub(x, y))
     count = len(lists[0])
     rows = [x if isinstance(x, list) else [x] * count for x in operands]
-    return [nm.call(op, *each) for each in zip(*rows, strict=True)]
+    return [call(op, *each) for each in zip(*rows, strict=True)]
 
 
 class _Lists(Interpreter):
@@ -121,7 +122,7 @@ class _Lists(Interpreter):
         if node.op in MAPS:
             operands = [self._fit(self._value(a, task), a, node, task) for a in node.args]
             if not any(isinstance(x, list) for x in operands):
-                return [nm.call(node.op, *operands)] * len(task.arrays["p"])
+                return [call(node.op, *operands)] * len(task.arrays["p"])
             return apply(node.op, *operands)
         if node.op in REDUCTIONS:
             operand = self._value(node.args[0], task)
@@ -131,9 +132,11 @@ class _Lists(Interpreter):
         return [float(getattr(nm, node.op)(p, *node.attrs)) for p in task.arrays["p"]]
 
     def _fit(self, value: Any, operand: Value, user: Value, task: Task) -> Any:
-        if isinstance(value, torch.Tensor) and user.domain > Domain.GROUP:
-            return [self.cast(value, task.dtype)] * len(task.arrays["p"])
-        return value
+        """A scalar tensor as a list: one number for all arrays, or (1-d) one for each."""
+        if not isinstance(value, torch.Tensor) or user.domain <= Domain.GROUP:
+            return value
+        wide = value if value.dtype is torch.bool else self.cast(value, task.dtype)
+        return list(wide.unbind()) if value.ndim else [wide] * len(task.arrays["p"])
 
     def _total(self, k: int) -> Any:
         if k not in self.sums:
@@ -154,48 +157,44 @@ class TorchForeach(TorchLoop):
     def path(self, rule: BoundRule) -> str:
         return "generic: it works on axes or matrices" if trace(rule).generic else "foreach"
 
-    def step(
-        self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
-    ) -> tuple[Any, State]:
-        if not isinstance(rule, BoundRule) or trace(rule).generic:
-            return super().step(rule, params, grads, state, **inputs)
-        work = self.prepare(rule, params, grads, state, inputs)
-        given = [None if item is None else {"p": item.p, **item.state} for item in work]
-        active = [i for i, item in enumerate(work) if item is not None]
-        group = dict(state.group)
-        with self.quiet():
-            for run in [[i] for i in active] if rule.sequential else [active] if active else []:
-                group = self._run_lists(rule, work, run, group, state.group_t + 1)
-            return self._commit(params, state, work, given, group, bool(active))
-
-    def _run_lists(
-        self, rule: BoundRule, work: list[Any], run: list[int], group: dict[str, Any], group_t: int
-    ) -> dict[str, Any]:
-        bins: dict[Any, list[int]] = defaultdict(list)
-        for i in run:
-            item = work[i]
-            bins[item.t, item.phase, item.p.dtype, item.p.device].append(i)
+    def _run(self, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
+        if trace(rule).generic:
+            return super()._run(rule, items, group, t)
+        bins: dict[Any, list[Any]] = defaultdict(list)
+        for item in items:
+            count = None if isinstance(item.t, torch.Tensor) else item.t
+            bins[count, item.phase, item.p.dtype, item.p.device].append(item)
         tasks, members = [], list(bins.values())
-        for where in members:
-            first = work[where[0]]
-            program = trace(rule, first.phase)
+        for same in members:
+            program = trace(rule, same[0].phase)
             arrays = {
-                "p": [work[i].p for i in where],
-                "g": [work[i].g for i in where],
-                **{n: [work[i].inputs[n] for i in where] for n in rule.input_names},
-                **{n: [work[i].state[n] for i in where] for n in rule.state_names},
+                "p": [item.p for item in same],
+                "g": [item.g for item in same],
+                **{n: [item.inputs[n] for item in same] for n in rule.input_names},
+                **{n: [item.state[n] for item in same] for n in rule.state_names},
             }
-            known = scalars.evaluate(program, first.hyper, first.t)
-            tasks.append(Task(program, arrays, dict(known), self.dtype(first.p)))
-        shared: dict[Value, Any] = {}
-        for program in {id(t.program): t.program for t in tasks}.values():
-            found = scalars.evaluate(program, rule.at(group_t), group_t, scope="group")
-            shared |= {n: v for n, v in found.items() if n.scope == "group"}
-        dtype = self._dtype_of_group(group, [work[i].p for i in run])
+            tasks.append(
+                Task(program, arrays, _scalars(rule, program, same), self.dtype(same[0].p))
+            )
+        shared = group_scalars((k.program for k in tasks), self._at(rule, t)[0], t)
+        dtype = self._dtype_of_group(group, [item.p for item in items])
         lists = _Lists(tasks, group, shared, dtype, self.cast)
-        for task, where in zip(tasks, members, strict=True):
-            found_lists = lists.outputs(task)
-            for k, i in enumerate(where):
-                work[i].u = nm.overwrite(found_lists["p"][k])
-                work[i].state = {n: found_lists[n][k] for n in rule.state_names}
+        for task, same in zip(tasks, members, strict=True):
+            found = lists.outputs(task)
+            for k, item in enumerate(same):
+                item.u = nm.overwrite(found["p"][k])
+                item.state = {n: found[n][k] for n in rule.state_names}
         return lists.group_outputs()
+
+
+def _scalars(rule: BoundRule, program: Program, items: list[Any]) -> dict[Value, Any]:
+    """The scalars of arrays of one kind: numbers, or vectors of one for each array where counts are tensors."""
+    first = items[0]
+    if not isinstance(first.t, torch.Tensor):
+        return scalars.evaluate(program, first.hyper, first.t, call=call)
+    t = double(torch.stack([item.t for item in items]))
+    return scalars.evaluate(program, values_at(rule, t), t, call=call)
+
+
+class TracedForeach(TorchForeach, TracedLoop):
+    """``torch:foreach`` with counts and hyperparameters as tensors; rules with axes or matrices as ``TracedLoop``."""

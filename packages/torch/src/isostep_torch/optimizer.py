@@ -1,42 +1,52 @@
 """Rules as ``torch.optim.Optimizer`` classes.
 
-One class serves all rules: a subclass per rule only carries its name, signature and docstring. A parameter group
-holds the rule's hyperparameters under their own names, so schedulers and per-group settings work as they do with
-torch.optim, and ``state[p]`` holds ``step`` and the rule's state arrays, so state dicts are interchangeable.
+One class serves all rules: a subclass per rule (``isostep_torch.classes``) only carries its name, signature and
+docstring. A parameter group holds the rule's hyperparameters under their own names, so schedulers and per-group
+settings work as they do with torch.optim, and ``state[p]`` holds ``step`` and the rule's state arrays, so state
+dicts are interchangeable.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
-import isostep
 from isostep.rule import BoundRule, Rule
-from isostep.state import State, StepError
-from isostep_torch.foreach import TorchForeach
-from isostep_torch.loop import TorchLoop
+from isostep.state import State
+from isostep_torch import checkpoint, paths, storage
+from isostep_torch.paths import OPTIONS, check_options
+from isostep_torch.traced import Held
 
-#: Options that every class has, beside its rule's hyperparameters: name -> default.
-OPTIONS: dict[str, Any] = {
-    "maximize": False,
-    "foreach": None,
-    "capturable": False,
-    "differentiable": False,
-    "fused": None,
-}
 #: Where a group keeps what its rule shares between parameters (a learned learning rate), if it does.
 SHARED = "shared"
+
+
+@dataclass
+class _Known:
+    """A group's state as backends take it, kept while parameters and ``self.state`` are what the step left."""
+
+    params: list[Any]
+    state: State
+    names: tuple[str, ...]
+    plain: bool
 
 
 class Optimizer(torch.optim.Optimizer):
     """A rule, or a composition of pieces and a rule, as a torch optimizer.
 
-    ``maximize`` ascends. ``fused`` and ``foreach`` ask for a path (True) or forbid it (False); with neither,
-    CPU tensors take the fused path and others foreach. ``capturable`` and ``differentiable`` are not offered yet.
+    ``maximize`` ascends. ``fused`` and ``foreach`` ask for a path (True) or forbid it (False); with neither, CPU
+    tensors take the fused path and others foreach. ``capturable`` keeps step counts (and a learning rate that is a
+    tensor) on the device and reads nothing from it, so that a CUDA graph can hold the step. ``differentiable`` lets
+    autograd through the step, to tensors given as hyperparameters too. For half-precision parameters:
+    ``master_weights`` (a float32 copy is stepped), ``kahan`` (a second half-precision array keeps what the
+    parameter cannot hold) or ``stochastic_rounding`` (of parameters and state, by ``rounding_seed``; see
+    ``isostep_torch.rounding``). ``state_dtype`` is the dtype of state arrays, else the parameter's.
+
+    Complex parameters are pairs of reals. A sparse gradient steps the rows that it names, if the rule works element
+    by element.
     """
 
     definition: ClassVar[Rule | None] = None
@@ -54,77 +64,76 @@ class Optimizer(torch.optim.Optimizer):
             message = f"{rule.name}: unknown option {unknown[0]!r}; it has {', '.join(OPTIONS)}"
             raise TypeError(message)
         chosen = OPTIONS | options
-        _check_options(rule.name, chosen)
+        check_options(rule.name, chosen)
         self._template = rule
         self._forget()
-        super().__init__(params, {**rule.values, **given, **chosen})
+        super().__init__(params, {**rule.values, **given, **chosen, "rule": rule.name})
 
     def _forget(self) -> None:
-        """Drop what is only a shortcut: bound rules and states by group, backends by name."""
-        self._bound: dict[int, tuple[tuple[Any, ...], BoundRule]] = {}
-        self._states: dict[int, tuple[list[Any], State, tuple[str, ...]]] = {}
-        self._steps: dict[
-            Any, torch.Tensor
-        ] = {}  # the step counts as this optimizer published them
-        self._backends: dict[str, Any] = {}
+        """Drop what is only a shortcut: bound rules, states and backends."""
+        self._bound: dict[tuple[int, bool], tuple[tuple[Any, ...], BoundRule]] = {}
+        self._known: dict[int, _Known] = {}
+        self._steps: dict[Any, torch.Tensor] = {}  # the counts as this optimizer published them
+        self._places: dict[Any, int] = {}  # of parameters, counted through all groups
+        self._backends: dict[Any, Any] = {}
+        self._loading: Mapping[str, Any] | None = None  # the state dict that is being loaded
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_template": self._template}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        loading = getattr(self, "_loading", None)
         self._forget()
         super().__setstate__(state)
-        for (
-            group
-        ) in self.param_groups:  # a state dict of torch.optim's class lacks what only we have
+        for group in self.param_groups:  # torch.optim's state dicts lack what only we have
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
+        if loading is not None:
+            self._take_arrays(loading)
+
+    def _take_arrays(self, saved: Mapping[str, Any]) -> None:
+        """The saved arrays again, from the state dict itself: torch has cast them to the parameter's dtype."""
+        keys = (key for group in saved["param_groups"] for key in group["params"])
+        for group in self.param_groups:
+            for p, key in zip(group["params"], keys, strict=False):
+                own = saved["state"].get(key) or {}
+                self.state[p].update(
+                    checkpoint.arrays_of(group, p, self._template_names(group), own)
+                )
+
+    def _template_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return self._rule_of(group).state_names
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its hyperparameters are checked at once."""
+        """Add a group; its hyperparameters and options are checked at once."""
         super().add_param_group(param_group)
         try:
             self._rule_of(param_group)
-            _check_options(self._template.name, param_group)
+            check_options(self._template.name, param_group)
         except Exception:
             self.param_groups.pop()
             raise
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict of this rule, ours or torch.optim's; an error leaves the optimizer as it was."""
-        shapes = [tuple(p.shape) for g in self.param_groups for p in g["params"]]
-        free = {
-            n
-            for c in self._template.components
-            if c.part.init is not None
-            for n in self._template.state_of(c)
-        }
-        wanted = set(self._template.state_names)
-        order = [i for g in state_dict["param_groups"] for i in g["params"]]
-        for place, key in enumerate(order):
-            own = state_dict["state"].get(key)
-            if not own or place >= len(shapes):
-                continue
-            missing = wanted - free - set(own)
-            if missing:
-                message = (
-                    f"{self._template.name}: state of parameter {place} has {sorted(set(own) - {'step'})}, "
-                    f"expected {sorted(wanted)}; it was saved by another rule or setting"
-                )
-                raise ValueError(message)
-            for n in wanted - free:
-                shape = tuple(own[n].shape)
-                if shape != shapes[place]:
-                    message = (
-                        f"{self._template.name}: state {n} of parameter {place} has shape {shape}, expected "
-                        f"{shapes[place]}; it was saved for another model"
-                    )
-                    raise ValueError(message)
-        super().load_state_dict(state_dict)
+        """Load a state dict of this rule, ours or torch.optim's; an error leaves the optimizer as it was.
+
+        Raises:
+            ValueError: it was saved by another rule, or for parameters of other names or shapes. Hooks run first.
+        """
+
+        def look(_: Any, saved: dict[str, Any]) -> None:
+            checkpoint.check(self._template, self.param_groups, saved)
+            self._loading = saved
+
+        last = self.register_load_state_dict_pre_hook(look)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
+            self._loading = None
 
     # One step.
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, **inputs: Mapping[Any, Any]) -> Any:
         """One step; ``closure`` recomputes the loss, which is returned.
 
@@ -136,199 +145,175 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            self._step_group(group, inputs)
+            with torch.set_grad_enabled(bool(group["differentiable"])):
+                self._step_group(group, inputs)
         return loss
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether ``GradScaler`` may leave unscaling and skipping to the step, where they cost no synchronisation."""
+        everything = (p.device.type == "cpu" for g in self.param_groups for p in g["params"])
+        return all(g["capturable"] for g in self.param_groups) or all(everything)
+
     def _step_group(self, group: dict[str, Any], inputs: Mapping[str, Mapping[Any, Any]]) -> None:
-        rule = self._rule_of(group)
         params = [
             p for p in group["params"] if p.grad is not None or "step" in self.state.get(p, {})
         ]
         grads = [p.grad for p in params]
         if not any(g is not None for g in grads):
             return
-        for g in grads:
-            if g is not None and g.is_sparse:
-                message = f"{rule.name}: sparse gradients are not taken yet; use sparse=False"
-                raise StepError(message)
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        if found_inf is not None and not group["capturable"] and found_inf.item():
+            return  # on the CPU: see _step_supports_amp_scaling
+        if scale is not None:
+            inverse = scale.double().reciprocal().float()  # as GradScaler.unscale_ takes it
+            grads = [None if g is None else g * inverse.to(g.device) for g in grads]
         if group["maximize"]:
             grads = [None if g is None else -g for g in grads]
+        rule = self._rule_of(group, paths.traced(group))
         backend = self._backend_of(group, params)
-        state = self._state_of(rule, group, params, backend)
+        known = self._known_of(rule, group, params, backend)
         given = {n: [v.get(p) for p in params] for n, v in inputs.items()}
-        backend.step(rule, params, grads, state, **given)
-        self._publish(group, params, grads, state)
+        if group["capturable"]:
+            backend.found_inf = found_inf
+        if known.plain and not any(g is not None and g.is_sparse for g in grads):
+            backend.step(rule, params, grads, known.state, **given)
+        else:
+            self._step_opened(group, rule, backend, known.state, params, grads, given)
+        self._publish(group, params, grads, known.state)
 
-    def _rule_of(self, group: dict[str, Any]) -> BoundRule:
-        """The rule with this group's hyperparameters, which schedulers change from step to step."""
-        values = tuple(
-            v.item() if isinstance(v := group[n], torch.Tensor) else v
-            for n in self._template.domains
+    def _step_opened(
+        self,
+        group: dict[str, Any],
+        rule: BoundRule,
+        backend: Any,
+        state: State,
+        params: list[Any],
+        grads: list[Any],
+        inputs: dict[str, list[Any]],
+    ) -> None:
+        """A step of tensors that are not stored as rules see them; see ``isostep_torch.storage``."""
+        if any(g is not None and g.is_sparse for g in grads):
+            storage.check_rows(rule)
+        active = [i for i, g in enumerate(grads) if g is not None]
+        opened = []
+        for i in active:
+            p = params[i]
+            extra = {n: self.state[p][n] for n in storage.extra_names(group, p)}
+            own = {n: v[i] for n, v in inputs.items()}
+            noise = (group["rounding_seed"], state.t[i] + 1, self._places[p])
+            opened.append(
+                storage.open_tensors(group, p, grads[i], own, state.arrays[i], extra, noise)
+            )
+        given = {n: [o.inputs[n] for o in opened] for n in inputs}
+        inner = State(
+            state.rule,
+            [state.t[i] for i in active],
+            [o.arrays for o in opened],
+            state.group,
+            state.group_t,
+            state.plan,
         )
-        known = self._bound.get(id(group))
+        backend.step(rule, [o.p for o in opened], [o.g for o in opened], inner, **given)
+        for o in opened:
+            o.close()
+        for i, t in zip(active, inner.t, strict=True):
+            state.t[i] = t
+        state.group_t, state.plan = inner.group_t, inner.plan
+
+    def _rule_of(self, group: dict[str, Any], traced: bool = False) -> BoundRule:
+        """The rule with this group's hyperparameters, which schedulers change from step to step.
+
+        ``traced``: tensors stay tensors, else they are read.
+        """
+        values = tuple(_hyper(group[n], traced) for n in self._template.domains)
+        known = self._bound.get((id(group), traced))
         if known is None or known[0] != values:
             bound = self._template.replace(**dict(zip(self._template.domains, values, strict=True)))
-            known = self._bound[id(group)] = (values, bound)
+            known = self._bound[id(group), traced] = (values, bound)
         return known[1]
 
-    def _state_of(
+    def _known_of(
         self, rule: BoundRule, group: dict[str, Any], params: list[Any], backend: Any
-    ) -> State:
-        """The group's state as backends take it; kept while parameters and ``self.state`` are what it left."""
-        known = self._states.get(id(group))
-        if known is None or len(known[0]) != len(params) or rule.state_names != known[2]:
-            return self._rebuild_state(rule, group, params, backend)
-        before, state, names = known
-        for p, was, arrays in zip(params, before, state.arrays, strict=True):
+    ) -> _Known:
+        known = self._known.get(id(group))
+        if known is None or len(known.params) != len(params) or rule.state_names != known.names:
+            return self._rebuild(rule, group, params, backend)
+        for p, was, arrays in zip(params, known.params, known.state.arrays, strict=True):
             own = self.state[p]
             if p is not was or own.get("step") is not self._steps.get(p):
-                return self._rebuild_state(rule, group, params, backend)
-            if any(own.get(n) is not arrays[n] for n in names):
-                return self._rebuild_state(rule, group, params, backend)
-        return state
+                return self._rebuild(rule, group, params, backend)
+            if any(own.get(n) is not arrays[n] for n in known.names):
+                return self._rebuild(rule, group, params, backend)
+        return known
 
-    def _rebuild_state(
+    def _rebuild(
         self, rule: BoundRule, group: dict[str, Any], params: list[Any], backend: Any
-    ) -> State:
+    ) -> _Known:
+        self._places = {
+            p: k for k, p in enumerate(p for g in self.param_groups for p in g["params"])
+        }
         arrays, counts = [], []
         for p in params:
             own = self.state[p]
-            if any(own.get(n) is None for n in ("step", *rule.state_names)):
+            names = (*rule.state_names, *storage.extra_names(group, p))
+            if any(own.get(n) is None for n in ("step", *names)):
                 # A parameter's first step; or torch.optim's state, which may lack a count (SGD) or an array.
                 found = {n: v for n, v in own.items() if v is not None}
-                fresh = {
-                    **backend.init(rule, [p]).arrays[0],
-                    "step": torch.tensor(float(bool(found))),
-                }
-                own.update(fresh | found)
+                with torch.no_grad():
+                    fresh = storage.make_state(self._rule_of(group), group, p, backend)
+                own.update({"step": torch.tensor(float(bool(found)))} | fresh | found)
+            if group["capturable"] and own["step"] is not self._steps.get(p):
+                # A count of its own, which is advanced in place.
+                own["step"] = own["step"].to(p.device, torch.float32, copy=True)
             arrays.append({n: own[n] for n in rule.state_names})
-            counts.append(int(own["step"]))
+            counts.append(own["step"] if group["capturable"] else int(own["step"]))
+            self._steps[p] = own["step"]
         if SHARED not in group and rule.group_names:
-            group[SHARED] = {"step": 0, **backend.init(rule, params).group}
-        shared = dict(group.get(SHARED, {"step": max(counts)}))
-        state = State(rule.name, counts, arrays, group_t=int(shared.pop("step")), group=shared)
-        self._steps.update((p, self.state[p]["step"]) for p in params)
-        self._states[id(group)] = (list(params), state, rule.state_names)
-        return state
+            made = backend.init(self._rule_of(group), [storage.real(p.detach()) for p in params])
+            group[SHARED] = {"step": 0, **made.group}
+        shared = dict(group.get(SHARED, {"step": 0 if group["capturable"] else max(counts)}))
+        done = shared.pop("step")
+        if group["capturable"] and not isinstance(done, torch.Tensor):
+            done = torch.tensor(float(done), device=params[0].device)
+        elif not group["capturable"]:
+            done = int(done)
+        state = State(rule.name, counts, arrays, group_t=done, group=shared)
+        plain = storage.plain(group)
+        self._known[id(group)] = _Known(list(params), state, rule.state_names, plain)
+        return self._known[id(group)]
 
     def _publish(
         self, group: dict[str, Any], params: list[Any], grads: list[Any], state: State
     ) -> None:
         """Write the counts (and the group's values) where users and state dicts look for them."""
-        steps = {t: torch.tensor(float(t)) for t in set(state.t)}
-        for p, g, t in zip(params, grads, state.t, strict=True):
-            if g is not None:
-                self.state[p]["step"] = self._steps[p] = steps[t]
+        if not group["capturable"]:
+            steps = {t: torch.tensor(float(t)) for t in set(state.t)}
+            for p, g, t in zip(params, grads, state.t, strict=True):
+                if g is not None:
+                    self.state[p]["step"] = self._steps[p] = steps[t]
         if state.group:
             group[SHARED] = {"step": state.group_t, **state.group}
 
-    # Paths.
-
     def _backend_of(self, group: dict[str, Any], params: list[Any]) -> Any:
-        name = _path(group, params)
-        if name not in self._backends:
-            self._backends[name] = _make(name)
-        return self._backends[name]
+        key = (paths.path_of(group, params), group["capturable"], group["differentiable"])
+        if key not in self._backends:
+            self._backends[key] = paths.make(key[0], group)
+        return self._backends[key]
 
     @property
     def path(self) -> str:
         """Which path each group takes and why, one line a group."""
-        return "\n".join(
-            f"{_path(g, g['params'])}: {_why(g, g['params'])}; "
-            f"{_make(_path(g, g['params'])).path(self._rule_of(g))}"
-            for g in self.param_groups
-        )
+        lines = []
+        for g in self.param_groups:
+            name, reason = paths.path_of(g, g["params"]), paths.why(g, g["params"])
+            lines.append(f"{name}: {reason}; {paths.make(name, g).path(self._rule_of(g))}")
+        return "\n".join(lines)
 
 
-def _check_options(name: str, options: Mapping[str, Any]) -> None:
-    for option in ("capturable", "differentiable"):
-        if options[option]:
-            message = f"{name}: {option}=True is not offered yet; leave it False"
-            raise ValueError(message)
-    if options["fused"] and options["foreach"]:
-        message = f"{name}: fused and foreach cannot both be True; choose one path"
-        raise ValueError(message)
-
-
-def _on_cpu(params: Iterable[torch.Tensor]) -> bool:
-    return all(p.device.type == "cpu" for p in params)
-
-
-def _has_numba() -> bool:
-    return importlib.util.find_spec("numba") is not None
-
-
-def _path(group: Mapping[str, Any], params: list[Any]) -> str:
-    """The path that a group takes."""
-    if group["fused"]:
-        if not _on_cpu(params):
-            message = "fused=True runs on CPU tensors so far; use foreach=True on other devices"
-            raise ValueError(message)
-        return "torch:fused"
-    if group["foreach"]:
-        return "torch:foreach"
-    if group["fused"] is None and _on_cpu(params) and _has_numba():
-        return "torch:fused"
-    if group["foreach"] is None and not _on_cpu(params):
-        return "torch:foreach"
-    return "torch:loop"
-
-
-def _why(group: Mapping[str, Any], params: list[Any]) -> str:
-    if group["fused"] or group["foreach"]:
-        return "asked for"
-    if group["fused"] is None and _on_cpu(params):
-        return "CPU tensors" if _has_numba() else "CPU tensors, and numba is not installed"
-    return "other tensors" if group["foreach"] is None else "fused and foreach are ruled out"
-
-
-def _make(path: str) -> Any:
-    if path == "torch:fused":
-        from isostep_torch.fused_cpu import TorchFused
-
-        return TorchFused()
-    return TorchForeach() if path == "torch:foreach" else TorchLoop()
-
-
-def camel_case(name: str) -> str:
-    """``sgd_hd`` as ``SGDHD``: the capitals that the rule's own title gives it, else one a word."""
-    title = isostep.definition(name).doc.split(":", 1)[0]
-    spelt = "".join(c for c in title if c.isalnum())
-    plain = name.replace("_", "")
-    return spelt if spelt.lower() == plain else "".join(w.capitalize() for w in name.split("_"))
-
-
-def optimizer_class(name: str) -> type[Optimizer]:
-    """The class of a rule: ``params``, the rule's hyperparameters by position or name, then options."""
-    definition = isostep.definition(name)
-    empty, both = inspect.Parameter.empty, inspect.Parameter.POSITIONAL_OR_KEYWORD
-    hyper = [p.replace(kind=both) for p in definition.signature.parameters.values()]
-    options = [
-        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d) for n, d in OPTIONS.items()
-    ]
-    first = [inspect.Parameter(n, both) for n in ("self", "params")]
-    required = [p for p in hyper if p.default is empty]
-    signature = inspect.Signature(
-        [*first, *required, *(p for p in hyper if p not in required), *options]
-    )
-
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        given = signature.bind(self, *args, **kwargs).arguments
-        values = {n: v for n, v in given.items() if n in definition.hyper}
-        chosen = {n: v for n, v in given.items() if n in OPTIONS}
-        self._start(given["params"], definition.bind(**_plain(values)), values, chosen)
-
-    __init__.__signature__ = signature  # type: ignore[attr-defined]
-    title = camel_case(name)
-    body = {
-        "__init__": __init__,
-        "__doc__": definition.doc,
-        "definition": definition,
-        "__module__": "isostep_torch",
-    }
-    made: type[Optimizer] = type(title, (Optimizer,), body)
-    return made
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {n: v.item() if isinstance(v, torch.Tensor) else v for n, v in values.items()}
+def _hyper(value: Any, traced: bool) -> Any:
+    if not traced:
+        return paths.number(value)
+    if isinstance(value, tuple | list):
+        return tuple(_hyper(v, traced) for v in value)
+    return Held(value) if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,41 @@
+"""Elementwise operations where a scalar may be a 0-d tensor: no number is copied to the device, none comes back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from isostep.values import MAPS
+
+#: What Python's operators do: torch takes their numbers as arguments of the kernel.
+OPERATORS = frozenset("add sub mul div pow neg lt le gt ge eq ne".split())
+
+
+def call(op: str, *args: Any) -> Any:
+    """``op`` on any mix of numbers and tensors; a number that has to be a tensor is filled in on the device.
+
+    ``torch.asarray(0.5, device="cuda")`` copies from the host, which a CUDA graph cannot capture.
+    """
+    tensors = [a for a in args if isinstance(a, torch.Tensor)]
+    if not tensors:
+        return MAPS[op].host(*args)
+    if op == "where" and isinstance(args[0], bool):
+        return args[1] if args[0] else args[2]
+    if op in OPERATORS:
+        return MAPS[op].array(None, *args)
+    floating = [t for t in tensors if t.is_floating_point()]
+    like = floating[0] if floating else tensors[0]
+    kind = like.dtype if floating or op != "where" else torch.float64
+    known = [
+        a if isinstance(a, torch.Tensor) else torch.full((), a, dtype=kind, device=like.device)
+        for a in args
+    ]
+    return MAPS[op].array(torch, *known)  # array_api_compat's sign indexes by a mask: a read
+
+
+def double(value: Any) -> Any:
+    """A scalar in float64, where scalars are computed; in float32 on a device that has no float64."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(torch.float32 if value.device.type == "mps" else torch.float64)

@@ -1,0 +1,83 @@
+"""What a state dict must be like to be loaded, and how its arrays come in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from isostep.rule import BoundRule
+from isostep_torch import storage
+from isostep_torch.loop import TorchLoop
+
+
+def check(rule: BoundRule, groups: list[dict[str, Any]], saved: Mapping[str, Any]) -> None:
+    """A state dict must be of this rule (torch.optim's do not say), these parameters and these shapes."""
+    for group, other in zip(groups, saved["param_groups"], strict=False):
+        if other.get("rule", rule.name) != rule.name:
+            message = f"{rule.name}: the state dict was saved by {other['rule']!r}; load it with that rule"
+            raise ValueError(message)
+        names, others = group.get("param_names"), other.get("param_names")
+        if names and others and list(names) != list(others):
+            mine, theirs = next(
+                (a, b) for a, b in zip([*names, None], [*others, None], strict=False) if a != b
+            )
+            message = (
+                f"{rule.name}: the state dict has parameter {theirs!r} where this optimizer has {mine!r}; "
+                f"reorder it in a load_state_dict pre-hook"
+            )
+            raise ValueError(message)
+    params = [(group, p) for group in groups for p in group["params"]]
+    keys = [key for group in saved["param_groups"] for key in group["params"]]
+    for place, (key, (group, p)) in enumerate(zip(keys, params, strict=False)):
+        own = saved["state"].get(key)
+        if own:
+            _check_one(rule, group, p, place, own)
+
+
+def _check_one(
+    rule: BoundRule, group: Mapping[str, Any], p: torch.Tensor, place: int, own: Mapping[str, Any]
+) -> None:
+    free = {n for c in rule.components if c.part.init is not None for n in rule.state_of(c)}
+    missing = set(rule.state_names) - free - set(own)
+    if missing:
+        message = (
+            f"{rule.name}: state of parameter {place} has {sorted(set(own) - {'step'})}, "
+            f"expected {sorted(rule.state_names)}; it was saved by another rule or setting"
+        )
+        raise ValueError(message)
+    shapes = {n: tuple(p.shape) for n in (*rule.state_names, *storage.extra_names(group, p))}
+    if free:
+        made = storage.make_state(rule, group, p, TorchLoop())
+        shapes |= {n: tuple(a.shape) for n, a in made.items()}
+    for n, shape in shapes.items():
+        got = own.get(n)
+        if isinstance(got, torch.Tensor) and tuple(got.shape) != shape:
+            message = (
+                f"{rule.name}: state {n} of parameter {place} has shape {tuple(got.shape)}, expected "
+                f"{shape}; it was saved for another model"
+            )
+            raise ValueError(message)
+
+
+def arrays_of(
+    group: Mapping[str, Any], p: torch.Tensor, names: tuple[str, ...], own: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Copies of the saved arrays of one parameter on its device, in the dtype that they are kept in.
+
+    torch.optim casts all state to the parameter's dtype, which loses what state_dtype and master_weights are for.
+    """
+    found = {}
+    if isinstance(step := own.get("step"), torch.Tensor):  # capturable steps count in place
+        found["step"] = step.detach().clone()
+    for n in (*names, *storage.extra_names(group, p)):
+        value = own.get(n)
+        if isinstance(value, torch.Tensor):
+            dtype = storage.dtype_of_state(group, p)
+            if n == storage.MASTER:
+                dtype = torch.float32
+            elif n == storage.LOST or value.is_complex():
+                dtype = p.dtype
+            found[n] = value.detach().to(device=p.device, dtype=dtype, copy=True)
+    return found

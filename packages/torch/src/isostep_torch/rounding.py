@@ -1,0 +1,78 @@
+"""Stochastic rounding to half precision: up or down with the probability that leaves the value unbiased.
+
+The noise is a hash of (seed, step, parameter, array, element), not a generator's stream, so that a step gives the
+same bits on every path and device, run after run. With 32-bit arithmetic modulo 2**32 and
+
+    mix(x):  x ^= x >> 16;  x *= 0x7FEB352D;  x ^= x >> 15;  x *= 0x846CA68B;  x ^= x >> 16
+
+(the bijection "lowbias32" of C. Wellons' search for integer hashes, 2018), element i of an array has the noise
+
+    key = mix(mix(mix(mix(mix(seed) + step) + parameter) + array) + i // 2**20)
+    noise = mix(mix(i % 2**20 + key) + key)
+
+and the lowest bits of it, as many as rounding drops, are added to the float32's bits before these are cut off.
+Exact values stay as they are; NaN, infinity and what lies beyond the largest finite number round to nearest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+#: Elements that share a key, so that the temporaries of a large array stay small.
+BLOCK = 1 << 20
+_ODD = (0x7FEB352D, 0x846CA68B - (1 << 32))  # as int32
+#: What rounding drops of a float32's 23 bits, and the largest finite number.
+_DROPPED = {torch.bfloat16: 16, torch.float16: 13}
+
+
+def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
+    return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1)  # torch shifts the sign in
+
+
+def mix(x: torch.Tensor) -> torch.Tensor:
+    """The bijection of the module's text on int32 tensors."""
+    x = (x ^ _shifted(x, 16)).mul_(_ODD[0])
+    x = x.bitwise_xor_(_shifted(x, 15)).mul_(_ODD[1])
+    return x.bitwise_xor_(_shifted(x, 16))
+
+
+def key_of(seed: int, step: Any, parameter: int, array: int, device: torch.device) -> torch.Tensor:
+    """The key of one array in one step, a 0-d tensor; ``step`` is a number or a 0-d tensor."""
+
+    def small(number: int) -> int:
+        return (number + (1 << 31)) % (1 << 32) - (1 << 31)
+
+    key = mix(torch.full((), small(seed), dtype=torch.int32, device=device))
+    for word in (step, parameter, array):
+        key = mix(key + (word.to(torch.int32) if isinstance(word, torch.Tensor) else small(word)))
+    return key
+
+
+def stochastic_(target: torch.Tensor, value: torch.Tensor, key: torch.Tensor) -> None:
+    """Store float32 ``value`` in half-precision ``target``, rounded stochastically."""
+    if not target.is_contiguous():
+        made = torch.empty_like(target, memory_format=torch.contiguous_format)
+        stochastic_(made, value, key)
+        target.copy_(made)
+        return
+    out, given = target.view(-1), value.contiguous().view(-1)
+    for block, start in enumerate(range(0, out.numel(), BLOCK)):
+        part = slice(start, min(start + BLOCK, out.numel()))
+        _block(out[part], given[part], mix(key + block))
+
+
+def _block(out: torch.Tensor, x: torch.Tensor, key: torch.Tensor) -> None:
+    element = torch.arange(len(x), dtype=torch.int32, device=x.device)
+    dropped = (1 << _DROPPED[out.dtype]) - 1
+    noise = mix(mix(element + key) + key).bitwise_and_(dropped)
+    rounded = ((x.view(torch.int32) + noise) & ~dropped).view(torch.float32)
+    if out.dtype is torch.float16:  # below the normal numbers the spacing is 2**-24 everywhere
+        units = x.abs() * 2.0**24
+        whole = units.floor()
+        up = (units - whole) * (dropped + 1) > (dropped - noise)
+        small = torch.copysign((whole + up) * 2.0**-24, x)
+        rounded = torch.where(x.abs() < 2.0**-14, small, rounded)
+    known = x.abs() <= torch.finfo(out.dtype).max
+    out.copy_(torch.where(known, rounded, x))

@@ -1,0 +1,198 @@
+"""How tensors are stored, apart from what rules compute: complex numbers, rows of a sparse gradient, low precision.
+
+A rule sees real, dense tensors of one dtype. Where a parameter or its state is kept otherwise, it is opened before
+the step, layer by layer, and closed after it. No rule and no path knows; every one has it.
+
+- rows of a sparse gradient: the rows it names are gathered, stepped and put back; other rows do not change
+- complex: a tensor of shape s is the real tensor of shape (*s, 2)
+- low precision: half-precision parameters, and state in a dtype of its own, are stepped in the compute dtype and
+  stored with the rounding that was asked for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from isostep.program import Program, trace
+from isostep.rule import BoundRule
+from isostep.state import StepError
+from isostep.values import FACTS, REDUCTIONS
+from isostep_torch.rounding import key_of, stochastic_
+
+#: The options about storage, with their defaults; every class has them.
+OPTIONS: dict[str, Any] = {
+    "state_dtype": None,
+    "stochastic_rounding": False,
+    "rounding_seed": 0,
+    "kahan": False,
+    "master_weights": False,
+}
+HALVES = (torch.bfloat16, torch.float16)
+DTYPES = (torch.float64, torch.float32, *HALVES)
+#: State of the options: a float32 copy, and what the parameter's dtype could not hold of it.
+MASTER, LOST = "master_weight", "kahan_compensation"
+
+Tensors = dict[str, torch.Tensor]
+Close = Callable[[Tensors], None]
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """The options about storage must make sense together."""
+    dtype = options["state_dtype"]
+    if dtype is not None and dtype not in DTYPES:
+        allowed = ", ".join(str(d) for d in DTYPES)
+        message = f"{name}: state_dtype must be None or one of {allowed}, got {dtype!r}"
+        raise ValueError(message)
+    chosen = [n for n in ("stochastic_rounding", "kahan", "master_weights") if options[n]]
+    if len(chosen) > 1:
+        message = f"{name}: {' and '.join(chosen)} do the same in different ways; set one of them"
+        raise ValueError(message)
+    seed = options["rounding_seed"]
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        message = f"{name}: rounding_seed must be an integer, got {seed!r}"
+        raise ValueError(message)
+
+
+def real(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, or a complex one as pairs of reals."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def plain(group: Mapping[str, Any]) -> bool:
+    """Whether this group's tensors are stored as rules see them (sparse gradients aside)."""
+    low = any(group[n] for n in ("state_dtype", "stochastic_rounding", "kahan", "master_weights"))
+    return not low and not any(p.is_complex() for p in group["params"])
+
+
+def dtype_of_state(group: Mapping[str, Any], p: torch.Tensor) -> torch.dtype:
+    """The dtype that the state arrays of ``p`` are kept in."""
+    chosen: torch.dtype | None = group["state_dtype"]
+    return real(p).dtype if chosen is None else chosen
+
+
+def extra_names(group: Mapping[str, Any], p: torch.Tensor) -> tuple[str, ...]:
+    """What the options keep beside the rule's state for ``p``."""
+    half = p.dtype in HALVES
+    return tuple(n for n, on in ((MASTER, "master_weights"), (LOST, "kahan")) if half and group[on])
+
+
+def make_state(rule: BoundRule, group: Mapping[str, Any], p: torch.Tensor, backend: Any) -> Tensors:
+    """The arrays of a parameter's first step, as they are stored."""
+    q, dtype = real(p.detach()), dtype_of_state(group, p)
+    made: Tensors = {}
+    wide = q if q.dtype is dtype else q.to(_compute(q))
+    for n, a in backend.init(rule, [wide]).arrays[0].items():
+        stored = a.to(dtype)
+        pairs = p.is_complex() and a.shape == q.shape and dtype is q.dtype
+        made[n] = torch.view_as_complex(stored) if pairs else stored
+    for n in extra_names(group, p):
+        made[n] = q.to(torch.float32, copy=True) if n == MASTER else torch.zeros_like(q)
+    return made
+
+
+def _compute(p: torch.Tensor) -> torch.dtype:
+    return torch.float64 if p.dtype is torch.float64 else torch.float32
+
+
+@dataclass
+class Opened:
+    """A parameter as a rule sees it; ``close`` stores what the step made of it."""
+
+    p: torch.Tensor
+    g: torch.Tensor
+    inputs: dict[str, Any]
+    arrays: Tensors
+    layers: list[Close]
+
+    def close(self) -> None:
+        done = {"p": self.p, **self.arrays}
+        for layer in reversed(self.layers):
+            layer(done)
+
+
+def open_tensors(
+    group: Mapping[str, Any],
+    p: torch.Tensor,
+    g: torch.Tensor,
+    inputs: Mapping[str, Any],
+    arrays: Tensors,
+    extra: Tensors,
+    noise: tuple[int, Any, int],
+) -> Opened:
+    """Open one parameter. ``extra`` are the options' own arrays, ``noise`` is (seed, step, place of the parameter)."""
+    layers: list[Close] = []
+    tensors = {"p": p, **arrays, **extra}
+    given = {"g": g, **{n: v for n, v in inputs.items() if isinstance(v, torch.Tensor)}}
+    if g.is_sparse:
+        tensors, given, close = _rows(tensors, given)
+        layers.append(close)
+    if p.is_complex():
+        pairs = {n: real(a) for n, a in tensors.items()}
+        tensors, given = pairs, {n: real(a) for n, a in given.items()}
+    half = tensors["p"].dtype in HALVES and bool(extra or group["stochastic_rounding"])
+    if half or any(tensors[n].dtype is not tensors["p"].dtype for n in arrays):
+        tensors, close = _wide(tensors, noise if group["stochastic_rounding"] else None)
+        layers.append(close)
+        given = {n: a.to(tensors["p"].dtype) for n, a in given.items()}
+    own = {n: tensors[n] for n in arrays}
+    return Opened(tensors["p"], given.pop("g"), {**inputs, **given}, own, layers)
+
+
+def _rows(tensors: Tensors, given: Tensors) -> tuple[Tensors, Tensors, Close]:
+    """The rows that a sparse gradient names; a row named twice has its entries added."""
+    g = given["g"].coalesce()
+    rows = tuple(g.indices())
+
+    def close(done: Tensors) -> None:
+        for n, a in tensors.items():
+            a[rows] = taken[n]
+
+    taken = {n: a[rows] for n, a in tensors.items()}
+    inputs = {n: a[rows] for n, a in given.items() if n != "g"}
+    return taken, {"g": g.values(), **inputs}, close
+
+
+def _wide(tensors: Tensors, noise: tuple[int, Any, int] | None) -> tuple[Tensors, Close]:
+    """Everything in the compute dtype, the very tensors where they have it; the options' arrays become part of p.
+
+    With ``kahan`` the parameter is the sum of two halves, itself and what it lost: both are rounded to nearest.
+    """
+    p, dtype = tensors["p"], _compute(tensors["p"])
+    whole = tensors[MASTER] if MASTER in tensors else p.to(dtype)
+    if LOST in tensors:
+        whole = whole + tensors[LOST]
+    names = [n for n in tensors if n not in ("p", MASTER, LOST)]
+    opened = {"p": whole, **{n: tensors[n].to(dtype) for n in names}}
+
+    def store(place: int, target: torch.Tensor, value: torch.Tensor) -> None:
+        if target is value:
+            return
+        if noise is None or target.dtype not in HALVES:
+            target.copy_(value)
+        else:
+            seed, step, parameter = noise
+            key = key_of(seed, step, parameter, place, target.device)
+            stochastic_(target, value.to(torch.float32), key)
+
+    def close(done: Tensors) -> None:
+        for place, n in enumerate(("p", *names)):
+            store(place, tensors[n], done[n])
+        if LOST in tensors:
+            lost = done["p"] - p
+            tensors[LOST].copy_(torch.where(lost.isfinite(), lost, 0.0))
+
+    return opened, close
+
+
+def check_rows(rule: BoundRule) -> None:
+    """Rows can be stepped alone only where no element depends on another."""
+    program: Program = trace(rule)
+    ties = [n for n in program.live if n.op in REDUCTIONS or (n.op in FACTS and n.op != "eps")]
+    if program.generic or ties or program.group_inputs:
+        why = "works on axes or matrices" if program.generic else "depends on more than one row"
+        message = f"{rule.name}: sparse gradients need a rule of single elements, and this one {why}; use sparse=False"
+        raise StepError(message)

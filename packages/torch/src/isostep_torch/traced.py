@@ -1,0 +1,144 @@
+"""Steps whose scalars are tensors: ``capturable`` (counts and learning rate on the device) and ``differentiable``.
+
+A rule's own functions may ask ``if weight_decay:``, which reads a tensor on the host. Its program does not: what is
+static was decided when it was traced. So these steps interpret the program, the scalar part of it on 0-d tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from isostep import nm, scalars
+from isostep.domains import Pair
+from isostep.interpret import Interpreter, Task
+from isostep.program import Program, trace
+from isostep.rule import BoundRule
+from isostep.state import State, StepError
+from isostep.values import MAPS, Domain, Value
+from isostep_torch.calls import call, double
+from isostep_torch.loop import TorchLoop
+
+
+class Held:
+    """A tensor as a hyperparameter: to the rule a schedule, so nothing about it is static; its value is the tensor."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __call__(self, done: Any) -> torch.Tensor:
+        return self.tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Held) and other.tensor is self.tensor
+
+    __hash__ = object.__hash__
+
+
+def values_at(rule: BoundRule, t: Any) -> dict[str, Any]:
+    """``rule.at(t)`` without looking at values: schedules are called with t - 1, which may be a tensor."""
+
+    def value(x: Any) -> Any:
+        return double(x(t - 1)) if callable(x) else x
+
+    return {
+        n: tuple(map(value, v)) if isinstance(rule.domains[n], Pair) else value(v)
+        for n, v in rule.values.items()
+    }
+
+
+def group_scalars(
+    programs: Iterable[Program], hyper: Mapping[str, Any], t: Any
+) -> dict[Value, Any]:
+    """The scalars of the group's own t and hyperparameters."""
+    shared: dict[Value, Any] = {}
+    for program in {id(p): p for p in programs}.values():
+        if program.group_inputs:
+            found = scalars.evaluate(program, hyper, double(t), scope="group", call=call)
+            shared |= {n: v for n, v in found.items() if n.scope == "group"}
+    return shared
+
+
+class _Tensors(Interpreter):
+    """The interpreter with operations that leave scalars where they are."""
+
+    def _compute(self, node: Value, task: Task) -> Any:
+        if node.op not in MAPS:
+            return super()._compute(node, task)
+        operands = [self._fit(self._value(a, task), a, node, task) for a in node.args]
+        if node.domain > Domain.GROUP and not any(isinstance(x, torch.Tensor) for x in operands):
+            p = task.arrays["p"]
+            return torch.full((), call(node.op, *operands), dtype=p.dtype, device=p.device)
+        return call(node.op, *operands)
+
+
+class TracedLoop(TorchLoop):
+    """``torch:loop`` by the program; counts may be tensors, which are then advanced in place.
+
+    ``found_inf``, a tensor, is 0 for a step to be taken and anything else for one that must change nothing; it is
+    never read on the host. With ``differentiable`` autograd records the step; writes do not touch what it saved.
+    """
+
+    def __init__(self, *, differentiable: bool = False) -> None:
+        self.differentiable = differentiable
+        self.found_inf: torch.Tensor | None = None
+
+    def quiet(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.differentiable else torch.no_grad()
+
+    def cast(self, array: Any, dtype: str) -> torch.Tensor:
+        if not self.differentiable:
+            return super().cast(array, dtype)
+        wide = torch.as_tensor(array).to(getattr(torch, dtype))
+        return wide.clone() if wide is array else wide  # the step writes into ``array``
+
+    def write(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        if self.found_inf is not None:
+            value = torch.where(self.found_inf == 0, value.to(target.dtype), target)
+        return target.copy_(value)
+
+    def step(
+        self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
+    ) -> tuple[Any, State]:
+        phased = [c.part.name for c in rule.components if c.part.phase is not None]
+        if phased and any(isinstance(t, torch.Tensor) for t in state.t):
+            message = (
+                f"{rule.name}: capturable needs every step to be of one kind, and {phased[0]} "
+                f"has several; use capturable=False"
+            )
+            raise StepError(message)
+        return super().step(rule, params, grads, state, **inputs)
+
+    def _at(self, rule: BoundRule, t: Any) -> tuple[Mapping[str, Any], tuple[int, ...]]:
+        return values_at(rule, double(t)), rule.phase(t)
+
+    def _run(self, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
+        tasks = []
+        for item in items:
+            program = trace(rule, item.phase, tuple(item.p.shape))
+            arrays = {"p": item.p, "g": item.g, **item.inputs, **item.state}
+            known = scalars.evaluate(program, item.hyper, double(item.t), call=call)
+            tasks.append(Task(program, arrays, known, self.dtype(item.p)))
+        dtype = self._dtype_of_group(group, [item.p for item in items])
+        shared = group_scalars((k.program for k in tasks), self._at(rule, t)[0], t)
+        found = _Tensors(tasks, group, shared, dtype, self.cast)
+        for item, task in zip(items, tasks, strict=True):
+            new = found.outputs(task)
+            item.u, item.state = nm.overwrite(new.pop("p")), new
+        return found.group_outputs()
+
+    def _count(self, state: State, moved: Sequence[bool], group: dict[str, Any]) -> None:
+        if not any(isinstance(t, torch.Tensor) for t in state.t):
+            super()._count(state, moved, group)
+            return
+        one: Any = 1 if self.found_inf is None else (self.found_inf == 0).to(torch.float32)
+        for t, m in zip(state.t, moved, strict=True):
+            if m:
+                t.add_(one)  # type: ignore[attr-defined]
+        for n, v in group.items():
+            self.write(state.group[n], v)
+        if isinstance(state.group_t, torch.Tensor) and any(moved):
+            state.group_t.add_(one)
