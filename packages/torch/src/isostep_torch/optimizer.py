@@ -96,13 +96,10 @@ class Optimizer(torch.optim.Optimizer):
         keys = (key for group in saved["param_groups"] for key in group["params"])
         for group in self.param_groups:
             for p, key in zip(group["params"], keys, strict=False):
-                own = saved["state"].get(key) or {}
-                self.state[p].update(
-                    checkpoint.arrays_of(group, p, self._template_names(group), own)
-                )
-
-    def _template_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return self._rule_of(group).state_names
+                own = saved["state"].get(key)
+                if own:
+                    names = self._rule_of(group).state_names
+                    self.state[p].update(checkpoint.arrays_of(group, p, names, own))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hyperparameters and options are checked at once."""
@@ -263,6 +260,8 @@ class Optimizer(torch.optim.Optimizer):
                 with torch.no_grad():
                     fresh = storage.make_state(self._rule_of(group), group, p, backend)
                 own.update({"step": torch.tensor(float(bool(found)))} | fresh | found)
+            if not isinstance(own["step"], torch.Tensor):  # torch.optim.SparseAdam's is a number
+                own["step"] = torch.tensor(float(own["step"]))
             if group["capturable"] and own["step"] is not self._steps.get(p):
                 # A count of its own, which is advanced in place.
                 own["step"] = own["step"].to(p.device, torch.float32, copy=True)

@@ -71,7 +71,7 @@ def _block(out: torch.Tensor, x: torch.Tensor, key: torch.Tensor) -> None:
     if out.dtype is torch.float16:  # below the normal numbers the spacing is 2**-24 everywhere
         units = x.abs() * 2.0**24
         whole = units.floor()
-        up = (units - whole) * (dropped + 1) > (dropped - noise)
+        up = ((units - whole) * (dropped + 1)).floor_() > (dropped - noise)
         small = torch.copysign((whole + up) * 2.0**-24, x)
         rounded = torch.where(x.abs() < 2.0**-14, small, rounded)
     known = x.abs() <= torch.finfo(out.dtype).max
