@@ -113,10 +113,8 @@ class _Writer:
             return "not_a_number()"
         if np.isinf(x):
             return "infinity()" if x > 0 else "(-infinity())"
-        text = np.format_float_positional(x, trim="0") if 1e-4 <= abs(x) < 1e6 else str(x)
-        text = "0.0" if x == 0 else text
-        text += "f" if dtype == "float32" else ""
-        return f"(-{text.lstrip('-')})" if np.signbit(x) else text
+        text = str(x) + ("f" if dtype == "float32" else "")
+        return f"({text})" if np.signbit(x) else text
 
     def _dtype_of(self, node: Value) -> str:
         return self.kernels.group_dtype if of_group(node) else self.kernels.compute

@@ -24,6 +24,9 @@ from isostep.program import trace
 from isostep.rule import BoundRule
 from isostep.state import State, StepError, aligned, as_list, check_inputs, check_rule, check_state
 
+#: How many plans a state keeps beside those of its last step.
+OTHER_PLANS = 3
+
 
 def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:
     return len(a) == len(b) and all(map(is_, a, b))
@@ -80,15 +83,32 @@ class Part:
 
 @dataclass(eq=False)
 class Plan:
-    """What stays the same from step to step: the key says when it does."""
+    """What stays the same from step to step; a state keeps some by a key that says when it does."""
 
-    key: tuple[Any, ...]
     params: list[np.ndarray]
     states: list[np.ndarray]
     parts: list[Part]
     group_dtype: np.dtype
     given: list[np.ndarray] = field(default_factory=list)
     runner: Any = None  # what ``launch`` has made for these arrays and wants to keep
+
+    def let_go(self) -> None:
+        """Forget the gradients, which live no longer than their step."""
+        self.given = []
+        for part in self.parts:
+            for k, name in enumerate(part.bin.layout.slots):
+                if name != "p" and name not in part.bin.program.state_names:
+                    part.slots[k] = Slot([], None)
+
+
+def _keep_only(state: State, plans: Sequence[Plan]) -> None:
+    """The plans of this step, and a few others: steps of another kind (each k-th) come again."""
+    known: dict[Any, Plan] = state.plan or {}
+    others = [key for key, plan in known.items() if not any(plan is p for p in plans)]
+    for key in others[:-OTHER_PLANS]:
+        del known[key]
+    for key in others[-OTHER_PLANS:]:
+        known[key].let_go()
 
 
 class FusedBackend(ArrayBackend):
@@ -144,11 +164,9 @@ class FusedBackend(ArrayBackend):
         given = [aligned(rule, "grads", params, grads)]
         given += [aligned(rule, n, params, inputs[n]) for n in rule.input_names]
         active = [i for i, g in enumerate(given[0]) if g is not None]
-        if rule.sequential:
-            plans = [self._plan(rule, params, arrays, state, [i], given) for i in active]
-            state.plan = None
-        else:
-            plans = [self._plan(rule, params, arrays, state, active, given)] if active else []
+        runs = [[i] for i in active] if rule.sequential else [active] if active else []
+        plans = [self._plan(rule, params, arrays, state, run, given) for run in runs]
+        _keep_only(state, plans)
         group = dict(state.group)
         now = (state.group_t + 1, rule.at(state.group_t + 1))
         with self.quiet():
@@ -192,20 +210,17 @@ class FusedBackend(ArrayBackend):
         pattern = tuple(kinds[t] for t in counts) if len(kinds) > 1 else ()
         key = (rule.structure(), tuple(active), pattern, tuple(phases.values()))
         states = [a for d in state.arrays for a in d.values()]
-        plan: Plan | None = state.plan
+        known: dict[Any, Plan] = state.plan or {}
+        plan = known.get(key)
         now = [v[i] for v in given for i in active]
-        if (
-            plan is None
-            or plan.key != key
-            or not _same(plan.params, arrays)
-            or not _same(plan.states, states)
-        ):
+        if plan is None or not _same(plan.params, arrays) or not _same(plan.states, states):
             self._check(rule, params, grads=given, state=state)
             parts = self._parts(
                 rule, arrays, active, [kinds[t] for t in counts], [phases[t] for t in counts]
             )
             dtype = np.dtype(self._dtype_of_group(state.group, [arrays[i] for i in active]))
-            plan = state.plan = Plan(key, list(arrays), states, parts, dtype)
+            plan = known[key] = Plan(list(arrays), states, parts, dtype)
+            state.plan = known
         elif not _same(plan.given, now):
             self._check_given(rule, params, given, active)
         elif self.stays_put:

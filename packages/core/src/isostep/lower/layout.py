@@ -68,7 +68,10 @@ class Layout:
     def goals(self, stage: int) -> list[Value]:
         """What a pass must have per element: the operands of its sums, and in the last one the outputs."""
         sums = [r.args[0] for r in self.program.reductions(stage)]
-        return sums + (list(self.program.outputs.values()) if stage == self.stages - 1 else [])
+        if stage < self.stages - 1:
+            return sums
+        kept = {*self.program.state_names} - {*self.program.stored}  # these stay as they are
+        return [v for n, v in self.program.outputs.items() if n not in kept]
 
     def elements(self, stage: int) -> list[Value]:
         """The per-element nodes of a pass, in order."""

@@ -1,0 +1,142 @@
+"""Every kernel compiles for three generations of GPUs, without a warning; and what the PTX says of its speed.
+
+NVRTC comes from PyPI (nvidia-cuda-nvrtc), is called through ctypes and needs no GPU.
+"""
+
+import ctypes
+import functools
+import importlib.util
+import re
+import zlib
+from pathlib import Path
+
+import pytest
+
+import isostep
+from isostep.lower.device import kernels
+from isostep.lower.layout import layout
+from isostep.program import trace
+from isostep_cupy.cuda_source import source, unit
+
+pytestmark = pytest.mark.whole  # the cases are those of the conformance suite
+
+ARCHITECTURES = ["sm_80", "sm_90", "sm_100"]
+OTHERS = ["float64", "float16", "bfloat16"]
+
+
+@functools.cache
+def library():
+    """The compiler, or None where the package is not installed."""
+    spec = importlib.util.find_spec("nvidia")
+    places = spec.submodule_search_locations if spec is not None else ()
+    found = sorted(f for p in places for f in Path(p).rglob("libnvrtc.so*"))
+    return ctypes.CDLL(str(found[-1])) if found else None
+
+
+@pytest.fixture(autouse=True)
+def _installed():
+    if library() is None:
+        pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc")
+
+
+def compiled(text, arch):
+    """What NVRTC says of a text, and what it makes: PTX for ``compute_80``, machine code for ``sm_80``."""
+    nvrtc, program = library(), ctypes.c_void_p()
+    _checked(
+        nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"isostep.cu", 0, None, None)
+    )
+    options = [f"--gpu-architecture={arch}".encode(), b"-std=c++17"]
+    failed = nvrtc.nvrtcCompileProgram(
+        program, len(options), (ctypes.c_char_p * len(options))(*options)
+    )
+    log = _text(nvrtc, "ProgramLog", program).rstrip(b"\0").decode()
+    code = (
+        b"" if failed else _text(nvrtc, "PTX" if arch.startswith("compute") else "CUBIN", program)
+    )
+    _checked(nvrtc.nvrtcDestroyProgram(ctypes.byref(program)))
+    return log, code
+
+
+def _text(nvrtc, what, program):
+    size = ctypes.c_size_t()
+    _checked(getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size)))
+    text = ctypes.create_string_buffer(max(size.value, 1))
+    _checked(getattr(nvrtc, f"nvrtcGet{what}")(program, text))
+    return text.raw[: size.value]
+
+
+def _checked(status):
+    assert status == 0, f"NVRTC: error {status}"
+
+
+def subjects():
+    """The first case of every rule and composition."""
+    from isostep_conformance.cases import subjects
+
+    return {s.name: s.rule for s in subjects() if s.index == 0}
+
+
+def programs(rule):
+    """The rule's programs, one per kind of step, that have kernels."""
+    phases = {rule.phase(t): None for t in range(1, 9)}
+    found = [trace(rule, p) for p in phases]
+    return [p for p in found if layout(p, "float32").obstacle is None]
+
+
+def names():
+    try:
+        return list(subjects())
+    except ImportError:
+        return list(isostep.rules())
+
+
+@pytest.mark.parametrize("name", names())
+def test_kernels_compile_without_a_warning(name):
+    """Rules for every architecture, compositions for one."""
+    draw = zlib.crc32(name.encode()) % len(ARCHITECTURES)
+    for program in programs(subjects()[name]):
+        for arch in ARCHITECTURES if "+" not in name else ARCHITECTURES[draw:][:1]:
+            log, code = compiled(unit(source(kernels(program, "float32"))), arch)
+            assert log == ""
+            assert code[:4] == b"\x7fELF"
+
+
+@pytest.mark.parametrize("name", names())
+def test_another_dtype_of_every_rule_compiles_too(name):
+    draw = zlib.crc32(name.encode())
+    dtype, arch = OTHERS[draw % 3], ARCHITECTURES[draw // 3 % 3]
+    for program in programs(subjects()[name])[:1]:
+        assert compiled(unit(source(kernels(program, dtype))), arch)[0] == ""
+
+
+def stage(text, name):
+    """The PTX of one kernel."""
+    return re.search(rf"\.entry {name}\(.*?^}}", text, re.DOTALL | re.MULTILINE)[0]
+
+
+def ptx(rule, dtype="float32"):
+    log, code = compiled(unit(source(kernels(isostep.program(rule), dtype))), "compute_80")
+    assert log == ""
+    return code.decode()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["addsign", "adamw"])
+def test_arrays_are_loaded_and_stored_16_bytes_at_a_time(name, dtype):
+    text = stage(ptx(isostep.rule(name), dtype), "stage0")
+    rule = isostep.rule(name)
+    loads, stores = 2 + len(rule.state_names), 1 + len(rule.state_names)
+    assert len(re.findall(r"ld\.global\.(?:\w+\.)?v4\.[ubf]32", text)) == loads
+    assert len(re.findall(r"st\.global\.(?:\w+\.)?v4\.[ubf]32", text)) == stores
+
+
+@pytest.mark.parametrize("name", ["addsign", "powersign", "adamw", "lamb"])
+def test_single_precision_stays_single_and_in_registers(name):
+    text = ptx(isostep.rule(name))
+    last = stage(text, "stage1" if name == "lamb" else "stage0")
+    assert not re.search(r"\b(?:add|sub|mul|fma|div|sqrt|rcp|ex2)\.(?:\w+\.)*f64", last)
+    assert ".local" not in text
+
+
+def test_denormals_are_kept():
+    assert "ftz" not in ptx(isostep.rule("powersign"))

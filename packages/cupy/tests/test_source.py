@@ -1,0 +1,109 @@
+"""The CUDA C text: readable, the same for every reader, and printed without CuPy."""
+
+import re
+import subprocess
+import sys
+
+import isostep
+from isostep import pieces
+from isostep.lower.device import kernels
+from isostep.rule import compose
+from isostep_cupy.cuda_source import header, show, source, unit
+
+ADDSIGN = """
+// Pass 1 of 1: stores p, m.
+extern "C" __global__ void stage0(
+    const int64 *table, const int64 *chunks, const double *scalars, int64 count
+) {
+    for (int64 row = blockIdx.x; row < count; row += gridDim.x) {
+        const int64 array = chunks[4 * row], start = chunks[4 * row + 1], stop = chunks[4 * row + 2];
+        const int64 kind = chunks[4 * row + 3];
+        stored *const at_p = array_at(table[array * 4 + 0]);
+        stored *const at_g = array_at(table[array * 4 + 1]);
+        stored *const at_m = array_at(table[array * 4 + 2]);
+        const real beta = (real)scalars[kind * 4 + 0];
+        const real alpha = (real)scalars[kind * 4 + 1];
+        const real v7 = (real)scalars[kind * 4 + 2];
+        const real v14 = (real)scalars[kind * 4 + 3];
+        const bool wide = table[array * 4 + 3];
+        for (int64 i = start + LANES * threadIdx.x; i < stop; i += LANES * blockDim.x) {
+            const int n = lanes_left(stop - i);
+            real p_lanes[LANES], g_lanes[LANES], m_lanes[LANES];
+            load(p_lanes, at_p + i, n, wide);
+            load(g_lanes, at_g + i, n, wide);
+            load(m_lanes, at_m + i, n, wide);
+#pragma unroll
+            for (int lane = 0; lane < LANES; ++lane) {
+                const real p = p_lanes[lane];
+                const real g = g_lanes[lane];
+                const real m = m_lanes[lane];
+                const real m_new = (beta * m) + (v7 * g);
+                const real s = sign(g) * sign(m_new);
+                const real factor = alpha + s;
+                const real u = (v14 * factor) * g;
+                m_lanes[lane] = m_new;
+                p_lanes[lane] = p + u;
+            }
+            store(at_p + i, p_lanes, n, wide);
+            store(at_m + i, m_lanes, n, wide);
+        }
+    }
+}
+"""
+
+
+def test_a_kernel_reads_like_its_rule():
+    text = show(isostep.program(isostep.rule("addsign")), "float32")
+    assert text.startswith("// addsign, float32: 1 kernel. Generated from the rule by isostep.\n")
+    assert text.endswith(ADDSIGN)
+
+
+def test_values_of_a_group_in_another_dtype_are_rounded_where_arrays_use_them():
+    program = isostep.program(isostep.rule("sgd_hd", hypergrad_lr=0.1))
+    text = source(kernels(program, "float32", "float64"))
+    assert "#define REAL float\n#define GROUP_REAL double\n" in text
+    assert "const group_real lr = *(const group_real *)group[0];" in text
+    assert re.search(r"const real u = real\(v\d+\) \* ", text)
+    assert "real(" not in source(kernels(program, "float32"))
+
+
+def test_constants_are_in_the_dtype_of_arithmetic():
+    def update(p, g, t, /, *, lr):
+        from isostep import nm
+
+        low = nm.where(g > -1e300, g + 1e-30, float("nan"))
+        return -lr * nm.minimum(low * 12345678.0, float("inf"))
+
+    from isostep.domains import Real
+    from isostep.rule import Rule
+
+    rule = Rule(name="constants", update=update, hyper={"lr": Real(1.0, low=0)}).bind()
+    single, double = (show(isostep.program(rule), d) for d in ("float16", "float64"))
+    assert "g > (-infinity())" in single
+    assert "g > (-1e+300)" in double
+    assert "g + 1e-30f) : not_a_number()" in single
+    assert "12345678.0f, infinity())" in single
+    assert "12345678.0, infinity())" in double
+
+
+def test_the_header_is_put_in_once_and_nothing_else_is_included():
+    text = unit(show(isostep.program(isostep.rule("lamb")), "float16"))
+    assert text.count(header()) == 1
+    assert "#include" not in text
+
+
+def test_kernels_of_units_take_whole_units():
+    rule = compose(pieces.centralize(0), isostep.rule("sgd", lr=0.1))
+    text = show(isostep.program(rule), "float32")
+    assert "const Share share = share_units(inner, units, length);" in text
+    assert "const int64 unit = base + unit_of(i + lane, inner, units);" in text
+
+
+def test_the_command_prints_it_without_cupy():
+    code = (
+        "import sys; from isostep.cli import main; main(['show', 'adamw', '--source', 'cuda', '--dtype', 'bfloat16']);"
+        "assert not {'cupy', 'torch', 'jax', 'numba'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout == show(isostep.program(isostep.rule("adamw")), "bfloat16")
