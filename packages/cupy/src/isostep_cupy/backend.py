@@ -40,6 +40,10 @@ class CupyGeneric(ArrayBackend):
     def asarray(self, array: np.ndarray) -> Any:
         return self._cupy.array(array)
 
+    def take(self, array: Any) -> Any:
+        """A CuPy array over the memory of any array that speaks DLPack; CuPy's own are returned as they are."""
+        return array if isinstance(array, self._cupy.ndarray) else self._cupy.from_dlpack(array)
+
     def to_numpy(self, array: Any) -> np.ndarray:
         return self._cupy.asnumpy(array)
 

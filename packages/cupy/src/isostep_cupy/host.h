@@ -2,8 +2,8 @@
 // front of the text that NVRTC compiles, it lets a C++ compiler compile the same text.
 //
 // Where a kernel has barriers, each thread of the block is a fiber with a stack of its own, and __syncthreads() lets
-// the next one run. From barrier to barrier the threads run in opposite orders, so that a missing barrier shows;
-// a barrier that only some of a block's threads reach ends the process with a message.
+// the next one run. From barrier to barrier, and from block to block, the threads run in opposite orders, so that a
+// missing barrier shows; a barrier that only some of a block's threads reach ends the process with a message.
 
 #include <setjmp.h>
 #include <stdio.h>
@@ -72,7 +72,7 @@ static void enter(int thread) {
 
 static void run_block(int threads) {
     for (int t = 0; t < threads; ++t) fibers[t].ended = false;
-    for (bool backwards = false;; backwards = !backwards) {
+    for (bool backwards = blockIdx.x % 2;; backwards = !backwards) {
         int ended = 0;
         for (int k = 0; k < threads; ++k) {
             const int t = backwards ? threads - 1 - k : k;

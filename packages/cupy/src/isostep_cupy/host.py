@@ -79,26 +79,27 @@ class HostDevice(Device):
         text = "\n".join(
             [header("host.h"), unit(source(kernels)), *(_entry(n, a) for n, a in every.items())]
         )
-        library = ctypes.CDLL(str(self._built(kernels.program.name, text)))
+        library = ctypes.CDLL(str(built(self.compiler, kernels.program.name, text)))
         return {
             name: _launcher(getattr(library, f"run_{name}"), barriers.get(name, name == "reduce"))
             for name in every
         }
 
-    def _built(self, name: str, text: str) -> Path:
-        """The compiled text, from the cache folder if it is there."""
-        key = f"{self.compiler} {FLAGS} {text}"
-        digest = hashlib.sha256(key.encode()).hexdigest()[:20]
-        stem = "".join(c if c.isalnum() else "_" for c in name)[:60]
 
-        def build(path: Path) -> None:
-            command = [self.compiler, *FLAGS, "-x", "c++", "-", "-o", str(path), "-lm"]
-            done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-            if done.returncode:
-                message = f"{self.compiler} cannot compile the kernels of {name}:\n{done.stderr}"
-                raise RuntimeError(message)
+def built(compiler: str, name: str, text: str) -> Path:
+    """The compiled text, from the cache folder if it is there."""
+    key = f"{compiler} {FLAGS} {text}"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:20]
+    stem = "".join(c if c.isalnum() else "_" for c in name)[:60]
 
-        return kept("host", f"{stem}_{digest}.so", build)
+    def build(path: Path) -> None:
+        command = [compiler, *FLAGS, "-x", "c++", "-", "-o", str(path), "-lm"]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        if done.returncode:
+            message = f"{compiler} cannot compile the kernels of {name}:\n{done.stderr}"
+            raise RuntimeError(message)
+
+    return kept("host", f"{stem}_{digest}.so", build)
 
 
 def _entry(name: str, arguments: Sequence[str]) -> str:
@@ -137,6 +138,10 @@ class CupyRawHost(DeviceBackend, NumpyReference):
 
     def __init__(self) -> None:
         self.device = HostDevice()
+
+    def take(self, array: Any) -> np.ndarray:
+        """A NumPy array over the memory of any array that speaks DLPack."""
+        return array if isinstance(array, np.ndarray) else np.from_dlpack(array)
 
     def addressable(self, array: Any) -> bool:
         return isinstance(array, np.ndarray) and array.flags.c_contiguous

@@ -14,9 +14,10 @@ import fnmatch
 from typing import Any
 
 import isostep
+from isostep.naming import by_class, camel_case
 from isostep.rule import BoundRule
 from isostep.version import VERSION as __version__
-from isostep_torch.classes import camel_case, optimizer_class
+from isostep_torch.classes import optimizer_class
 from isostep_torch.foreach import TorchForeach
 from isostep_torch.loop import TorchLoop
 from isostep_torch.optimizer import Optimizer
@@ -41,12 +42,9 @@ def list_optimizers(pattern: str = "*") -> list[str]:
 
 def load_optimizer(name: str) -> type[Optimizer]:
     """The optimizer class of a rule, by the rule's name or its class's: ``"addsign"`` or ``"AddSign"``."""
-    for rule in isostep.rules():
-        if name in (rule, camel_case(rule)):
-            found: type[Optimizer] = globals().setdefault(camel_case(rule), optimizer_class(rule))
-            return found
-    isostep.definition(name)  # words the error, with the known names
-    raise AssertionError(name)
+    rule = by_class(name)
+    found: type[Optimizer] = globals().setdefault(camel_case(rule), optimizer_class(rule))
+    return found
 
 
 def from_rule(rule: BoundRule, params: Any, **options: Any) -> Optimizer:

@@ -7,30 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import isostep
+from isostep.naming import camel_case, class_parameters
 from isostep_torch.optimizer import Optimizer
 from isostep_torch.paths import OPTIONS, number
 
 
-def camel_case(name: str) -> str:
-    """``sgd_hd`` as ``SGDHD``: the capitals that the rule's own title gives it, else one a word."""
-    title = isostep.definition(name).doc.split(":", 1)[0]
-    spelt = "".join(c for c in title if c.isalnum())
-    plain = name.replace("_", "")
-    return spelt if spelt.lower() == plain else "".join(w.capitalize() for w in name.split("_"))
-
-
 def signature_of(name: str) -> inspect.Signature:
     """``params``, the rule's hyperparameters by position or name, then options by name."""
-    empty, both = inspect.Parameter.empty, inspect.Parameter.POSITIONAL_OR_KEYWORD
-    declared = isostep.definition(name).signature.parameters.values()
-    hyper = sorted(
-        (p.replace(kind=both) for p in declared), key=lambda p: p.default is not empty
-    )  # stable: what is required comes first
-    options = [
-        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d) for n, d in OPTIONS.items()
-    ]
+    both, named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    options = [inspect.Parameter(n, named, default=d) for n, d in OPTIONS.items()]
     first = [inspect.Parameter(n, both) for n in ("self", "params")]
-    return inspect.Signature([*first, *hyper, *options])
+    return inspect.Signature([*first, *class_parameters(isostep.definition(name)), *options])
 
 
 def optimizer_class(name: str) -> type[Optimizer]:

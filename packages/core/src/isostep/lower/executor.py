@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ from isostep.lower import device
 from isostep.lower.bins import Bin
 from isostep.lower.device import Kernel, Kernels, kernels
 from isostep.lower.fused import FusedBackend, Part, Plan
+from isostep.lower.layout import layout
+from isostep.program import trace
+from isostep.rule import BoundRule
+from isostep.state import State, StepError, as_list
 
 #: A compiled kernel: ``launch(blocks, arguments)``, arguments being buffers and integers in the kernel's order.
 Launch = Callable[[int, Sequence[Any]], None]
@@ -48,6 +53,38 @@ class DeviceBackend(FusedBackend):
     """A backend whose fused passes are a device's kernels."""
 
     device: Device
+    _held: list[Callable[[], None]] | None = None
+
+    def prepared(
+        self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
+    ) -> Launches:
+        """All of a step but its launches, which a call of what is returned does: for capture in a graph.
+
+        Counts and scalars are then those of the step, on the device; what is launched reads them there. As long as
+        this returns an equal value, a graph that has captured it takes the step; every step is prepared, also where a
+        graph is replayed.
+
+        Raises:
+            StepError: as ``step``; and for what has no kernels, and for strided arrays, which are copied in a step.
+        """
+        given = [params, grads, *inputs.values(), *state.arrays]
+        arrays = [a for some in given for a in as_list(some) if a is not None]
+        obstacle = layout(trace(rule), "float32").obstacle
+        if obstacle is None and not all(map(self.reachable, arrays)):
+            obstacle = "an array is elsewhere"
+        if obstacle is None and not all(map(self.addressable, arrays)):
+            obstacle = "an array is not contiguous"
+        if obstacle is not None:
+            message = (
+                f"{rule.name}: a step can only be prepared where kernels take all of it; {obstacle}"
+            )
+            raise StepError(message)
+        held = self._held = []
+        try:
+            self.step(rule, params, grads, state, **inputs)
+        finally:
+            self._held = None
+        return Launches(tuple(held))
 
     def launch(
         self,
@@ -66,8 +103,22 @@ class DeviceBackend(FusedBackend):
         }
         places = self.addresses([(group | moved)[n] for n in names])
         plan.runner.upload([part.table for part in plan.parts], hypers, group_hyper, places)
-        plan.runner.launch()
+        if self._held is None:
+            plan.runner.launch()
+        else:
+            self._held.append(plan.runner.launch)
         return moved  # all other group state has been written where it is
+
+
+@dataclass(frozen=True)
+class Launches:
+    """What is left of a prepared step. Equal ones do the same, on the same arrays."""
+
+    parts: tuple[Callable[[], None], ...]
+
+    def __call__(self) -> None:
+        for part in self.parts:
+            part()
 
 
 class Runner:
