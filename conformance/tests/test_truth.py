@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import isostep
+from isostep import nm
+from isostep.domains import Real
+from isostep.rule import Rule
+from isostep_conformance import runner
 from isostep_conformance.bounds import Bounded, Num
 from isostep_conformance.budget import Expected
-from isostep_conformance.cases import Case, of_rule
+from isostep_conformance.cases import Case, of_rule, subject_of
 from isostep_conformance.formats import FORMATS, ulp
+from isostep_conformance.kill import judge
 from isostep_conformance.truth import _stored, run
 
 F32 = FORMATS["float32"]
@@ -107,3 +114,18 @@ def test_what_has_shrunk_keeps_the_rounding_of_when_it_was_large() -> None:
     assert _stored(num(1.0, e=10.0), one, F32, peak).e.tolist() == [0.125]  # an ulp of the peak
     assert _stored(num(1.0, e=1e-3), one, F32, peak).e.tolist() == [1e-3]  # the rule forgot it
     assert _stored(num(1.0, e=10.0), one, F32, np.array([np.inf])).e.tolist() == [2.0**-23]
+
+
+def test_the_largest_along_an_axis_has_a_truth_and_its_mutants_die() -> None:
+    """``nm.max_axis``, which only rules with factored state use."""
+
+    def update(p: Any, g: Any, v: Any, t: int, /, *, lr: Any) -> Any:
+        v = v + g * g
+        return -lr * g / nm.sqrt(nm.max_axis(v, axis=-1) + 0.1), v
+
+    rule = Rule(name="toy", update=update, hyper={"lr": Real(0.1, low=0)}, state=("v",), ndim=(2,))
+    subject = subject_of("toy", 0, rule.bind(lr=0.2))
+    backend = isostep.backend("numpy:reference")
+    for scenario in ("run", "nonfinite"):
+        assert not runner.check(backend, backend.name, Case(subject, "float32"), scenario).failures
+    assert [fate.mutant for fate in judge(subject) if not fate.killed] == []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -238,6 +239,10 @@ class _Walk:
             else:
                 axes = tuple(i for i in range(rank) if rank < 2 or i != node.attrs[0] % rank)
             return self.arith.sum(x, axis=axes, keepdims=True) if axes else x
+        if op == "max_axis":
+            for axis in node.attrs[0]:
+                x = self._max(x, axis)
+            return x
         if op == "transpose":
             return self.arith.shaped(lambda a: np.swapaxes(a, -1, -2), x)
         if op == "reshape":
@@ -246,6 +251,18 @@ class _Walk:
             return self.arith.matmul(x, self._operand(node.args[1]))
         message = f"no truth for the operation {op!r}; add it to isostep_conformance.exact"
         raise ExactError(message)
+
+    def _max(self, x: Any, axis: int) -> Any:
+        """The largest along one axis: elementwise maxima of its slices, whose bounds are known."""
+        shape = list(self.arith.value(x).shape)
+        if not shape[axis]:
+            shape[axis] = 1
+            return self.arith.array(np.full(shape, -np.inf))
+        slices = [
+            self.arith.shaped(lambda a, i=i: np.take(a, [i], axis=axis), x)
+            for i in range(shape[axis])
+        ]
+        return reduce(lambda a, b: self.arith.apply("maximum", (a, b)), slices)
 
     def _map(self, node: Value) -> Any:
         args = [self.values[a] for a in node.args]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -137,13 +137,20 @@ def _edges(chosen: list[tuple[str, Shot]], rule: BoundRule) -> Iterator[tuple[st
             continue
         if domain.zero_is_static and domain.low == 0:
             continue  # another structure
-        edge = rule.replace(**{name: domain.low})
+        low = domain.low
+        # A schedule stays one, or it would be another program.
+        edge = rule.replace(**{name: _steady(low) if callable(rule.values[name]) else low})
         for label, shot in chosen:
-            if label.startswith("corners"):
+            if label.startswith("corners") or label == "run step 0":  # and from the first state
                 done = shot.before.state.group_t
                 phases = {edge.phase(t): t for t in range(done + _LONGEST_CYCLE, done, -1)}
                 for t in phases.values():
-                    yield f"{label} at t = {t} with {name} = {domain.low}", moved(shot, edge, t - 1)
+                    yield f"{label} at t = {t} with {name} = {low}", moved(shot, edge, t - 1)
+
+
+def _steady(value: float) -> Callable[[int], float]:
+    """A schedule that does not move."""
+    return lambda done: value
 
 
 def programs(rule: BoundRule, shots: list[tuple[str, Shot]]) -> list[tuple[Program, str]]:

@@ -129,16 +129,14 @@ def _reductions(node: Value) -> Iterator[tuple[str, Edit]]:
     if op == "sum_units":
         yield "other axis", lambda graph, n, args: graph.apply("sum_units", args, (n.attrs[0] + 1,))
         yield "sum of the whole array", lambda graph, n, args: graph.apply("sum", args)
-    if op == "sum_axis":
+    if op in ("sum_axis", "max_axis"):
         yield (
             "other axis",
-            lambda graph, n, args: graph.apply(
-                "sum_axis", args, (tuple(-3 - a for a in n.attrs[0]),)
-            ),
+            lambda graph, n, args: graph.apply(n.op, args, (tuple(-3 - a for a in n.attrs[0]),)),
         )
     if op == "matmul" and node.args[0] is not node.args[1]:
         yield "factors swapped", lambda graph, n, args: graph.apply("matmul", (args[1], args[0]))
-    if op in ("sum", "sum_units", "sum_group", "sum_axis"):
+    if op in ("sum", "sum_units", "sum_group", "sum_axis", "max_axis"):
         yield f"{op} dropped", lambda graph, n, args: args[0]
 
 

@@ -157,9 +157,19 @@ def test_sums_keep_dtype_and_axes(xp):
     np.testing.assert_array_equal(
         np.array(nm.sum_axis(x, axis=(0, -1))), a.sum((0, 2), keepdims=True)
     )
+    np.testing.assert_array_equal(
+        np.array(nm.max_axis(x, axis=(0, -1))), a.max((0, 2), keepdims=True)
+    )
     np.testing.assert_array_equal(np.array(nm.mean(x, axis=1)), a.mean(1, keepdims=True))
     with pytest.raises(ValueError, match=r"^nm.mean keeps the axes it reduces"):
         nm.mean(x, axis=0, keepdims=False)
+
+
+def test_the_largest_of_nothing_and_of_nan():
+    found = nm.max_axis(np.zeros((0, 2), np.float32), axis=0)
+    assert found.tolist() == [[-math.inf, -math.inf]]
+    assert found.dtype == np.float32
+    assert np.isnan(nm.max_axis(np.array([1.0, math.nan, 2.0]), axis=-1)).tolist() == [True]
 
 
 def test_arrays_with_fewer_than_two_axes_are_one_unit():

@@ -100,6 +100,7 @@ def test_a_result_lives_on_the_widest_domain_of_its_operands():
         assert fact.domain is Domain.ARRAY
     assert nm.matmul(x, x).domain is Domain.TENSOR
     assert (nm.sum_axis(x, axis=0) * x).domain is Domain.TENSOR
+    assert nm.max_axis(x, axis=0).domain is Domain.TENSOR
 
 
 def test_a_parameter_s_own_t_and_the_group_s_are_kept_apart():

@@ -450,3 +450,40 @@ def test_check_hooks_get_every_value():
     rule.bind(lr=2)
     assert seen == [SimpleNamespace(lr=2.0, flag=True)]
     assert error(DomainError, rule.bind, flag=False) == "mine: flag is needed"
+
+
+def test_group_state_may_depend_on_static_choices():
+    rule = Rule(
+        name="mine",
+        hyper={"lr": Real(0.5, low=0), "estimate": Flag(False)},
+        group=lambda h: {"d": lambda h: h.lr} if h.estimate else {},
+        advance=lambda sums, group, t, /: {"d": 2.0 * group["d"]},
+        update=lambda p, g, t, /, *, lr, d=1.0: -lr * d * g,
+    )
+    assert rule.bind().group_names == ()
+    assert rule.bind(estimate=True).group_init() == {"d": 0.5}
+    for estimate, wanted in ((False, 0.5), (True, 0.5)):
+        bound = rule.bind(estimate=estimate)
+        params = [np.ones(2)]
+        params, state = REFERENCE.step(bound, params, [np.ones(2)], REFERENCE.init(bound, params))
+        assert params[0].tolist() == [wanted, wanted]
+        assert set(state.group) == ({"d"} if estimate else set())
+
+
+def test_evaluation_point_is_the_rule_s_or_the_parameters():
+    rule = made(
+        state=("mean",),
+        update=lambda p, g, mean, t, /: (-0.5 * g, p),
+        evaluate=lambda p, mean, t, /: (p + mean) / t,
+    ).bind()
+    params = {"w": np.ones(2)}
+    state = REFERENCE.init(rule, params)
+    assert REFERENCE.evaluation_point(rule, params, state)["w"].tolist() == [1.0, 1.0]
+    params, state = REFERENCE.step(rule, params, {"w": np.ones(2)}, state)
+    found = REFERENCE.evaluation_point(rule, params, state)
+    assert found["w"].tolist() == [1.5, 1.5]
+    assert params["w"].tolist() == [0.5, 0.5]
+    plain = isostep.rule("sgd", lr=0.5)
+    copies = REFERENCE.evaluation_point(plain, params, REFERENCE.init(plain, params))
+    assert copies["w"].tolist() == [0.5, 0.5]
+    assert copies["w"] is not params["w"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from isostep import nm
+from isostep import evaluation, nm
 from isostep.flow import Group, Item, flow
 from isostep.rule import BoundRule, RuleError, call_part
 from isostep.state import (
@@ -175,6 +175,15 @@ class ArrayBackend(ABC):
                 items = [item for i in run if (item := work[i]) is not None]
                 group = self._run(rule, items, group, state.group_t + 1)
             return self._commit(params, state, work, given, group, bool(active))
+
+    def evaluation_point(self, rule: BoundRule, params: Any, state: State) -> Any:
+        """The parameters to evaluate the model with, in new arrays, in the structure of ``params``.
+
+        For most rules a copy of ``params``; for a schedule-free rule or ASGD the averaged point. Training goes on
+        with ``params``, which are left alone.
+        """
+        with self.quiet():
+            return self._rebuild(params, evaluation.points(self, rule, params, state))
 
     def prepare(
         self, rule: BoundRule, params: Any, grads: Any, state: State, inputs: dict[str, Any]

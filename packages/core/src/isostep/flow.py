@@ -75,7 +75,8 @@ def _given(
         c
     ]:  # the rule's first, then its own
         given |= {n: item.hyper[each.prefix + n] for n in each.part.hyper}
-        given |= {n: group.fit(group.state[each.prefix + n], item) for n in each.part.group}
+        own = each.group_state(rule.values)
+        given |= {n: group.fit(group.state[each.prefix + n], item) for n in own}
     given |= {n: group.fit(v, item) for n, v in sums.get(c.prefix, {}).items()}
     phased = [d for d in rule.components if d.part.phase is not None]
     if c in phased:
@@ -130,8 +131,8 @@ def _sum_over_group(
                     call_part(part.measure, item.p, item.g, *extra, *state, item.t, given=given)
                 )
         sums[c.prefix] = {n: group.total(items, [m[n] for m in per_item]) for n in per_item[0]}
-    if part.advance is not None:
-        own = {n: group.state[c.prefix + n] for n in part.group}
+    own = {n: group.state[c.prefix + n] for n in c.group_state(rule.values)}
+    if part.advance is not None and own:  # a static choice may leave nothing to advance
         hyper = {n: group.hyper[c.prefix + n] for n in part.hyper}
         with computing(next(iter(own.values()), items[0].p)):
             new = call_part(part.advance, sums[c.prefix], own, group.t, given=hyper)

@@ -98,8 +98,8 @@ class Interpreter:
         if node.op in MAPS:
             with nm.computing(task.arrays["p"]):
                 return nm.call(node.op, *operands)
-        if node.op == "sum_axis":
-            return nm.sum_axis(operands[0], axis=node.attrs[0])
+        if node.op in ("sum_axis", "max_axis"):
+            return getattr(nm, node.op)(operands[0], axis=node.attrs[0])
         return getattr(nm, node.op)(*operands, *node.attrs)
 
     def _fit(self, value: Any, operand: Value, user: Value, task: Task) -> Any:

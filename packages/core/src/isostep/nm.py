@@ -20,8 +20,8 @@ from isostep.values import MAPS, Value
 
 __all__ = [
     "Overwrite", "abs", "atan2", "cbrt", "clip", "cos", "eps", "exp", "expm1", "floor", "isfinite", "isnan",
-    "log", "log1p", "logical_and", "logical_not", "logical_or", "matmul", "maximum", "mean", "minimum", "ndim",
-    "one_minus_pow", "overwrite", "pow", "reshape", "sign", "sin", "size", "sqrt", "square", "sum", "sum_axis",
+    "log", "log1p", "logical_and", "logical_not", "logical_or", "matmul", "max_axis", "maximum", "mean", "minimum",
+    "ndim", "one_minus_pow", "overwrite", "pow", "reshape", "sign", "sin", "size", "sqrt", "square", "sum", "sum_axis",
     "sum_units", "tanh", "transpose", "unit_size", "where",
 ]  # fmt: skip
 
@@ -220,6 +220,18 @@ def sum_axis(x: Any, /, *, axis: int | tuple[int, ...]) -> Any:
     if isinstance(x, Value):
         return x.graph.apply("sum_axis", (x,), (axes,))
     return namespace(x).sum(x, axis=axes, keepdims=True, dtype=x.dtype)
+
+
+def max_axis(x: Any, /, *, axis: int | tuple[int, ...]) -> Any:
+    """The largest along one axis or several, kept as axes of length 1; NaN if any is NaN, -inf of nothing."""
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    if isinstance(x, Value):
+        return x.graph.apply("max_axis", (x,), (axes,))
+    xp = namespace(x)
+    if 0 in (x.shape[a] for a in axes):
+        # A sum of nothing has the right shape, dtype and device.
+        return xp.sum(x, axis=axes, keepdims=True, dtype=x.dtype) - math.inf
+    return xp.max(x, axis=axes, keepdims=True)
 
 
 def mean(x: Any, /, *, axis: int | tuple[int, ...], keepdims: bool = True) -> Any:

@@ -38,6 +38,12 @@ def root(v: Any, correction: Any) -> Any:
     return nm.sqrt(v) / nm.sqrt(correction)
 
 
+def largest(v: Any, tops: list[Any]) -> tuple[Any, list[Any]]:
+    """What amsgrad divides by and stores: the largest v so far if the state has one, else v and nothing."""
+    tops = [nm.maximum(top, v) for top in tops]
+    return (tops or [v])[0], tops
+
+
 def coupled(p: Any, g: Any, weight_decay: Any, *, when: bool = True) -> Any:
     """The gradient with L2 penalty. ``when``, as in ``decoupled``: a static choice of the rule's."""
     return g + weight_decay * p if weight_decay and when else g
@@ -93,9 +99,11 @@ def lr(default: float, doc: str = "learning rate", **options: Any) -> Real:
     return Real(default, low=0, doc=doc, **options)
 
 
-def decay_rate(default: float, doc: str = "decay rate of the running average") -> Real:
+def decay_rate(
+    default: float, doc: str = "decay rate of the running average", **options: Any
+) -> Real:
     """The decay rate of a running average: in [0, 1)."""
-    return Real(default, low=0, high=1, high_open=True, doc=doc)
+    return Real(default, low=0, high=1, high_open=True, doc=doc, **options)
 
 
 def betas(

@@ -24,6 +24,10 @@ class RuleError(ValueError):
     """A rule that cannot be declared, bound or composed as asked: one line, what, allowed, got, next step."""
 
 
+#: Name -> function of the hyperparameters that gives the value before the first step.
+GroupState = Mapping[str, Callable[[SimpleNamespace], float]]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Part:
     """What rules and pieces share: hyperparameters, state, group state, phases, and where they come from."""
@@ -33,7 +37,7 @@ class Part:
     state: tuple[str, ...] | Callable[[SimpleNamespace], tuple[str, ...]] = ()
     init: Callable[..., Any] | None = None
     inputs: tuple[str, ...] = ()
-    group: Mapping[str, Callable[[SimpleNamespace], float]] = field(default_factory=dict)
+    group: GroupState | Callable[[SimpleNamespace], GroupState] = field(default_factory=dict)
     measure: Callable[..., Mapping[str, Any]] | None = None
     advance: Callable[..., Mapping[str, Any]] | None = None
     phase: Callable[..., int] | None = None
@@ -107,9 +111,12 @@ class Rule(Part):
 
     ``ndim`` restricts the parameters it takes; ``sequential`` says (from static hyperparameters) whether each
     parameter is a group of its own, the group state being threaded through them in order.
+    ``evaluate(p, *state, t, /, *, hyper) -> p`` is for rules whose result is not the parameter that they
+    step with: where the model is to be evaluated after t steps (schedule-free, ASGD's average).
     """
 
     update: Callable[..., Any]
+    evaluate: Callable[..., Any] | None = None
     ndim: tuple[int, ...] | None = None
     sequential: Callable[[SimpleNamespace], bool] | None = None
 
@@ -181,6 +188,11 @@ class Component:
             names = names(SimpleNamespace(**self.own(values)))
         return tuple(self.prefix + n for n in names)
 
+    def group_state(self, values: Mapping[str, Any]) -> GroupState:
+        """Its group state without the prefix; like the state, it may depend on static hyperparameters."""
+        group = self.part.group
+        return group(SimpleNamespace(**self.own(values))) if callable(group) else group
+
 
 def call_part(function: Callable[..., Any], *args: Any, given: Mapping[str, Any]) -> Any:
     """Call a part's function with those of ``given`` that its signature names."""
@@ -204,7 +216,7 @@ class BoundRule:
         for c in self.components:
             names += [c.prefix + n for n in c.part.inputs]
             names += self.state_of(c)
-            names += [c.prefix + n for n in c.part.group]
+            names += [c.prefix + n for n in c.group_state(self.values)]
         clash = {n for n in names if names.count(n) > 1}
         if clash:
             message = f"{self.name}: state or input names appear twice: {sorted(clash)}"
@@ -242,7 +254,7 @@ class BoundRule:
     @cached_property
     def group_names(self) -> tuple[str, ...]:
         """The group's own state: 0-d values shared by its parameters."""
-        return tuple(c.prefix + n for c in self.components for n in c.part.group)
+        return tuple(c.prefix + n for c in self.components for n in c.group_state(self.values))
 
     @cached_property
     def reduces_group(self) -> bool:
@@ -316,7 +328,7 @@ class BoundRule:
         return {
             c.prefix + n: float(make(SimpleNamespace(**c.own(initial))))
             for c in self.components
-            for n, make in c.part.group.items()
+            for n, make in c.group_state(self.values).items()
         }
 
     def structure(self) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ def shape_of(value: Value) -> tuple[int, ...]:
     if value.domain <= Domain.ARRAY:
         return ()
     operands = [shape_of(a) for a in value.args]
-    if value.op == "sum_axis":
+    if value.op in ("sum_axis", "max_axis"):
         (axes,) = value.attrs
         return tuple(
             1 if i in {a % len(operands[0]) for a in axes} else n for i, n in enumerate(operands[0])

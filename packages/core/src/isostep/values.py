@@ -167,7 +167,7 @@ REDUCTIONS = {"sum": Domain.ARRAY, "sum_units": Domain.UNIT, "sum_group": Domain
 #: Facts of an array that are known before any pass: per array, not per element.
 FACTS = ("size", "ndim", "unit_size", "eps")
 #: What no fused lowering does; a program with one of these is generic.
-TENSOR_OPS = ("sum_axis", "matmul", "transpose", "reshape")
+TENSOR_OPS = ("sum_axis", "max_axis", "matmul", "transpose", "reshape")
 
 
 class NeedsShape(Exception):

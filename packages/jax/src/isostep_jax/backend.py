@@ -70,6 +70,10 @@ class JaxJit(ArrayBackend):
         with _x64(any(getattr(p, "dtype", None) == np.float64 for p in as_list(params))):
             return super().init(rule, params)
 
+    def evaluation_point(self, rule: BoundRule, params: Any, state: State) -> Any:
+        with _x64(any(getattr(p, "dtype", None) == np.float64 for p in as_list(params))):
+            return super().evaluation_point(rule, params, state)
+
     def path(self, rule: BoundRule) -> str:
         return "jit"
 
