@@ -123,7 +123,8 @@ class _Lists(Interpreter):
             operands = [self._fit(self._value(a, task), a, node, task) for a in node.args]
             if not any(isinstance(x, list) for x in operands):
                 return [call(node.op, *operands)] * len(task.arrays["p"])
-            return apply(node.op, *operands)
+            with nm.computing(task.arrays["p"][0]):  # a choice between two numbers gets its dtype
+                return apply(node.op, *operands)
         if node.op in REDUCTIONS:
             operand = self._value(node.args[0], task)
             return [getattr(nm, node.op)(x, *node.attrs) for x in operand]
