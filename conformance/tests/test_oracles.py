@@ -18,6 +18,8 @@ LIBRARIES = {
     "check_torch": ("torch",),
     "check_optax": ("jax", "optax"),
     "check_muon": ("torch", "jax", "optax"),
+    "check_pieces": ("torch", "jax", "optax"),
+    "packages_pieces": ("torch", "pytorch_optimizer"),
 }
 
 

@@ -50,7 +50,24 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "*clip_by_global_norm*", "lt -> le: (sqrt(sum_group(mul(...))) < *max_norm)*", _CONTINUOUS
     ),
     Equivalent("*clip_by_global_norm*", "x 1.01: 1.0*", _MASKED),
+    Equivalent(
+        "clip_by_norm+adamw", "always the second branch: where((sqrt(sum(...)) < *", _MASKED
+    ),
+    Equivalent("clip_by_norm+adamw", "lt -> le: (sqrt(sum(mul(...))) < *max_norm)*", _CONTINUOUS),
+    Equivalent("clip_by_norm+adamw", "x 1.01: 1.0*", _MASKED),
     Equivalent("*adaptive_clip*", "lt -> le: (sqrt(sum_units(mul(...), *", _CONTINUOUS),
+    Equivalent("*trust_ratio*", "always the second branch: where(((size_p == 0) or *", _MASKED),
+    Equivalent(
+        "adamw+trust_ratio",
+        "right operand dropped: ((sqrt(sum(...)) == 0) or (sqrt(sum(...)) == 0))*",
+        "with decay in the rule the update is zero only where the parameter is",
+    ),
+    Equivalent("*trust_ratio*", "abs dropped: abs(lr)*", "no case has a negative learning rate"),
+    Equivalent(
+        "*orthogonal_gradient*",
+        "x 1.01: orthogonal_gradient.least*",
+        "no case has |o| / |g| within a hundredth of the bound; it is far below or far above",
+    ),
     Equivalent(
         "adam_hd",
         "left operand dropped: (1.0 * sqrt(*",

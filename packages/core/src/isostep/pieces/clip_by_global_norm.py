@@ -32,7 +32,11 @@ def measure(p: Any, g: Any, t: int, /) -> dict[str, Any]:
 
 def before(p: Any, g: Any, t: int, /, *, max_norm: Any, dialect: str, squared_norm: Any) -> Any:
     """See the module's equations."""
-    norm = nm.sqrt(squared_norm)
+    return clipped(g, nm.sqrt(squared_norm), max_norm, dialect)
+
+
+def clipped(g: Any, norm: Any, max_norm: Any, dialect: str) -> Any:
+    """The gradient scaled down as its norm asks for."""
     if dialect == "torch":
         return nm.minimum(max_norm / (norm + 1e-6), 1.0) * g
     inside = norm < max_norm

@@ -1,0 +1,92 @@
+"""Pieces against pytorch_optimizer."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+import isostep
+
+from . import torch_optim
+from .check import Check
+from .problems import MIXED_SHAPES, mild, wild
+
+package = importlib.import_module("pytorch_optimizer")
+gradient = importlib.import_module("pytorch_optimizer.optimizer.utils.gradient")
+
+BETAS = (0.85, 0.96)
+EPS = 1e-3
+#: Units of more than two elements, and no array of three axes, whose units that package takes otherwise.
+UNIT_SHAPES = ((4, 3), (7,), (3, 2, 2, 3), (5, 4))
+
+
+def checks() -> Iterator[Check]:
+    """All of them."""
+    rule = isostep.rule("sgd", momentum=0.85)
+    for units in (False, True):
+        yield Check(
+            isostep.compose(isostep.pieces.normalize_gradient(units=units), rule),
+            "pytorch_optimizer normalize_gradient",
+            "per unit" if units else "per array",
+            mild(UNIT_SHAPES if units else MIXED_SHAPES),
+            _sgd(lambda ps, units=units: [gradient.normalize_gradient(p.grad, units) for p in ps]),  # type: ignore[misc]
+        )
+    yield Check(
+        isostep.compose(isostep.pieces.orthogonal_gradient(least=0.0), rule),
+        "pytorch_optimizer.OrthoGrad",
+        "around SGD",
+        mild(((4, 3), (7,), (2, 3, 5))),
+        partial(
+            torch_optim.run,
+            lambda ps: package.OrthoGrad(torch.optim.SGD(ps, lr=1.0, momentum=0.85, foreach=False)),
+        ),
+    )
+    adam = isostep.rule("adam", betas=BETAS, eps=EPS)
+    for decay in (0.3, 2.0):
+        yield Check(
+            isostep.compose(
+                adam,
+                isostep.pieces.stable_weight_decay(weight_decay=decay, beta2=BETAS[1], eps=EPS),
+            ),
+            "pytorch_optimizer.AdamS",
+            f"decay {decay:g}",
+            wild(MIXED_SHAPES),
+            partial(
+                torch_optim.run,
+                partial(package.AdamS, betas=BETAS, eps=EPS, weight_decay=decay, foreach=False),
+            ),
+        )
+    yield norm_loss()
+
+
+def _sgd(before: Callable[[Sequence[torch.Tensor]], object]) -> Any:
+    make = partial(torch.optim.SGD, lr=1.0, momentum=0.85, foreach=False)
+    return partial(torch_optim.run, make, before=before)
+
+
+def norm_loss() -> Check:
+    """The line of that package's Ranger21, before a step of SGD, with its own unit norm."""
+
+    class Pulled(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            for group in self.param_groups:
+                for p in group["params"]:
+                    pull = 2.0 * 0.3 * (1.0 - 1.0 / gradient.unit_norm(p).add_(EPS))
+                    p.mul_(1.0 - group["lr"] * pull)
+            super().step(closure)
+
+    make = partial(Pulled, lr=1.0, momentum=0.85, foreach=False)
+    return Check(
+        isostep.compose(
+            isostep.rule("sgd", momentum=0.85), isostep.pieces.norm_loss(factor=0.3, eps=EPS)
+        ),
+        "pytorch_optimizer.Ranger21",
+        "its unit norm and its line",
+        mild(UNIT_SHAPES),
+        partial(torch_optim.run, make),
+    )
