@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import isostep.rules as _rule_files  # first, so that the function rules() below is not shadowed later
-from isostep import domains, nm, pieces, plot, schedules
+from isostep import averaging, domains, nm, pieces, plot, schedules
 from isostep.backend import Backend, BackendError, Family, Unavailable, backend
 from isostep.domains import DomainError
 from isostep.execute import ArrayBackend
@@ -45,6 +45,7 @@ __all__ = [
     "StepError",
     "Unavailable",
     "__version__",
+    "averaging",
     "backend",
     "compose",
     "definition",

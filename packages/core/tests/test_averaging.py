@@ -1,0 +1,169 @@
+"""Averages: against sums written out, in and out of place, and weights that are back whatever happens."""
+
+import numpy as np
+import pytest
+
+import isostep
+from isostep import averaging
+from isostep.state import StepError
+
+PATHS = ["numpy:reference", "numpy:fused"]
+
+
+def walk(steps=9, seed=0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    return [
+        [rng.standard_normal((3, 2)).astype(dtype), rng.standard_normal(5).astype(dtype)]
+        for _ in range(steps)
+    ]
+
+
+def taken(path, weight, places, **options):
+    average = averaging.Average(path, weight, **options)
+    for params in places:
+        average.update(params)
+    return average
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_equal_weights_are_the_mean(path):
+    places = walk()
+    average = taken(path, averaging.equal(), places)
+    for i in range(2):
+        np.testing.assert_allclose(
+            average.arrays[i], np.mean([p[i] for p in places], axis=0), rtol=1e-13
+        )
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_exponential_moving_average(path):
+    places = walk()
+    average = taken(path, averaging.ema(0.8), places)
+    weights = [0.8**8, *(0.2 * 0.8 ** (8 - k) for k in range(1, 9))]
+    for i in range(2):
+        wanted = sum(w * p[i] for w, p in zip(weights, places, strict=True))
+        np.testing.assert_allclose(average.arrays[i], wanted, rtol=1e-13, atol=1e-14)
+
+
+def test_the_warmup_of_a_moving_average():
+    weight = averaging.ema(0.9, warmup=True)
+    assert [1 - weight(k) for k in range(3)] == pytest.approx([2 / 11, 3 / 12, 4 / 13])
+    assert weight(10**6) == pytest.approx(0.1)
+
+
+def test_polynomial_decay():
+    # weights grow like n**eta: with eta = 1 the n-th of N counts n / (1 + ... + N)
+    places = walk()
+    average = taken("numpy:reference", averaging.polynomial_decay(1.0), places)
+    wanted = sum((n + 1) * p[0] for n, p in enumerate(places)) / 45
+    np.testing.assert_allclose(average.arrays[0], wanted, rtol=1e-13)
+    places = walk()
+    a = taken("numpy:reference", averaging.polynomial_decay(0.0), places)
+    np.testing.assert_allclose(a.arrays[0], np.mean([p[0] for p in places], axis=0), rtol=1e-13)
+
+
+def test_the_first_is_a_copy():
+    places = walk(1)
+    average = taken("numpy:reference", averaging.ema(0.999), places)
+    np.testing.assert_array_equal(average.arrays[0], places[0][0])
+    places[0][0][:] = 7
+    assert not np.any(average.arrays[0] == 7)
+
+
+def test_a_wide_average_of_narrow_parameters():
+    places = walk(200, dtype=np.float16)
+    average = taken("numpy:reference", averaging.equal(), places, dtype="float32")
+    assert average.arrays[0].dtype == np.float32
+    wanted = np.mean([p[0].astype(np.float64) for p in places], axis=0)
+    np.testing.assert_allclose(average.arrays[0], wanted, rtol=1e-4, atol=1e-5)
+    params = [p.copy() for p in places[0]]
+    with average.swapped(params):
+        assert params[0].dtype == np.float16
+        np.testing.assert_array_equal(params[0], average.arrays[0].astype(np.float16))
+
+
+def test_resumed_from_what_was_saved():
+    places = walk()
+    whole = taken("numpy:reference", averaging.equal(), places)
+    first = taken("numpy:reference", averaging.equal(), places[:4])
+    second = averaging.Average("numpy:reference", averaging.equal())
+    second.restore(first.arrays, first.count)
+    first.arrays[0][:] = 9
+    for params in places[4:]:
+        second.update(params)
+    np.testing.assert_array_equal(second.arrays[0], whole.arrays[0])
+    assert second.count == whole.count
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+def test_swapped_in_and_out_to_the_bit(kind):
+    places = walk()
+    average = taken("numpy:reference", averaging.equal(), places)
+    arrays = [np.array([[0.1, -0.0], [np.nan, 1e-310], [3, 4]]), np.arange(5.0)]
+    params = arrays if kind is list else dict(zip("ab", arrays, strict=True))
+    before = [a.tobytes() for a in arrays]
+    statistics = np.arange(3)
+    with average.swapped(params, keep=[statistics]) as inside:
+        assert inside is params
+        np.testing.assert_array_equal(arrays[0], average.arrays[0])
+        statistics += 1
+        arrays[1][:] = 5
+    assert [a.tobytes() for a in arrays] == before
+    assert statistics.tolist() == [0, 1, 2]
+
+
+def test_weights_are_back_after_an_exception():
+    places = walk()
+    average = taken("numpy:reference", averaging.equal(), places)
+    other = taken("numpy:reference", averaging.ema(0.5), places)
+    params = [p.copy() for p in places[0]]
+
+    def fails():
+        with average.swapped(params), other.swapped(params):
+            np.testing.assert_array_equal(params[0], other.arrays[0])
+            message = "in the evaluation"
+            raise KeyboardInterrupt(message)
+
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    np.testing.assert_array_equal(params[0], places[0][0])
+    average.update(params)  # and it goes on
+    assert average.count == len(places) + 1
+
+
+def test_weights_are_back_when_they_cannot_be_swapped_in():
+    places = walk()
+    average = taken("numpy:reference", averaging.equal(), places)
+    params = [places[0][0].copy(), places[0][1].copy()]
+    params[1].flags.writeable = False
+    with pytest.raises(StepError, match="read-only"), average.swapped(params):
+        pass  # pragma: no cover
+    np.testing.assert_array_equal(params[0], places[0][0])
+    average.update(places[0])
+
+
+def test_errors():
+    places = walk()
+    average = averaging.Average("numpy:reference", averaging.equal())
+    with pytest.raises(
+        StepError, match=r"^average: nothing to swap in; call update\(params\) first"
+    ):
+        with average.swapped(places[0]):
+            pass
+    average.update(places[0])
+    with pytest.raises(StepError, match=r"^average: is of 2 arrays, got 1; pass the same ones"):
+        average.update(places[0][:1])
+    params = [p.copy() for p in places[0]]
+    with average.swapped(params):
+        with pytest.raises(StepError, match=r"^average: update inside swapped"):
+            average.update(params)
+    with pytest.raises(
+        ValueError, match=r"^ema: decay must be a finite number >= 0 and <= 1, got 1\.5"
+    ):
+        averaging.ema(1.5)
+    with pytest.raises(
+        isostep.DomainError, match=r"^average: weight\(0\) must be in \[0, 1\], got 2"
+    ):
+        taken("numpy:reference", lambda n: 2.0, places[:2])
+    with pytest.raises(ValueError, match=r"^average: count must be an integer >= 0, got -1"):
+        average.restore([], -1)
