@@ -15,7 +15,17 @@ from __future__ import annotations
 from typing import Any
 
 import isostep.rules as _rule_files  # first, so that the function rules() below is not shadowed later
-from isostep import averaging, domains, nm, pieces, plot, schedules
+from isostep import (
+    averaging,
+    curvature,
+    domains,
+    multitask,
+    nm,
+    pieces,
+    plot,
+    schedules,
+    sharpness,
+)
 from isostep.backend import Backend, BackendError, Family, Unavailable, backend
 from isostep.domains import DomainError
 from isostep.execute import ArrayBackend
@@ -48,9 +58,11 @@ __all__ = [
     "averaging",
     "backend",
     "compose",
+    "curvature",
     "definition",
     "domains",
     "load",
+    "multitask",
     "nm",
     "pieces",
     "plot",
@@ -59,6 +71,7 @@ __all__ = [
     "rules",
     "save",
     "schedules",
+    "sharpness",
 ]
 
 _rules: Folder[Rule] = Folder(_rule_files.__name__, "RULE", "rule")

@@ -1,0 +1,120 @@
+"""Hutchinson's estimate of the Hessian's diagonal, for the rules that take ``hessian_diag``.
+
+    diag(H) = E[z * (H z)],  z of independent elements of mean 0 and variance 1: random signs or normal numbers
+
+With random signs the diagonal itself comes without error, and the rest of H as noise; normal numbers add noise of
+the diagonal. Products with H come from ``hvp(z)``: a framework's own, or ``differences(gradient, params)``.
+
+Follows: Hutchinson, "A Stochastic Estimator of the Trace of the Influence Matrix", 1990; Bekas, Kokiopoulou, Saad,
+    "An Estimator for the Diagonal of a Matrix", 2007; Yao et al., "ADAHESSIAN", arXiv 2006.00719, equations 7 to 10
+    (spatial averaging); Liu et al., "Sophia", arXiv 2305.14342, Algorithm 1 (normal numbers).
+Departs:
+    - Random numbers come from the generator that is handed in, in the order of the arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from isostep import nm
+from isostep.backend import backend as find_backend
+from isostep.schedules.base import check
+from isostep.state import as_list
+
+
+def hutchinson(
+    hvp: Callable[[list[Any]], Any],
+    params: Any,
+    rng: np.random.Generator,
+    *,
+    backend: Any = "numpy:reference",
+    samples: int = 1,
+    distribution: str = "rademacher",
+    spatial_axes: tuple[int, ...] | None = None,
+) -> list[Any]:
+    """An estimate of the Hessian's diagonal: one array like each parameter, for ``hessian_diag``.
+
+    Args:
+        hvp: takes a list of arrays like the parameters, gives the Hessian's product with it, in the same order.
+        params: a list or dict of arrays, whose shapes and dtypes are taken.
+        rng: where the random numbers come from.
+        backend: of the parameters' framework, to make arrays of them.
+        samples: how many products are averaged.
+        distribution: ``"rademacher"`` or ``"gaussian"``.
+        spatial_axes: with these the magnitudes are averaged over these axes of arrays of four axes: (2, 3) for torch's
+            convolutions, (0, 1) for JAX's. AdaHessian's.
+
+    Raises:
+        TypeError, ValueError: an argument is out of its range.
+    """
+    check("hutchinson", "samples", samples, at_least=1, whole=True, hint="pass how many to average")
+    check_distribution(distribution)
+    made = find_backend(backend) if isinstance(backend, str) else backend
+    arrays, total = as_list(params), None
+    with made.quiet():
+        for _ in range(samples):
+            z = [
+                made.cast(made.asarray(_draw(rng, p, distribution)), made.dtype(p)) for p in arrays
+            ]
+            found = [a * b for a, b in zip(z, as_list(hvp(z)), strict=True)]
+            total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
+        mean = [a / samples for a in total or []]
+        return [spatial_mean(a, spatial_axes) for a in mean] if spatial_axes is not None else mean
+
+
+def check_distribution(distribution: str) -> None:
+    """Raise unless it is one of the two."""
+    if distribution not in ("rademacher", "gaussian"):
+        message = (
+            "hutchinson: distribution must be one of 'rademacher', 'gaussian', "
+            f"got {distribution!r}; choose one"
+        )
+        raise ValueError(message)
+
+
+def _draw(rng: np.random.Generator, p: Any, distribution: str) -> np.ndarray:
+    shape = tuple(p.shape)
+    if distribution == "gaussian":
+        return np.asarray(rng.standard_normal(shape))
+    return np.asarray(rng.integers(0, 2, shape) * 2.0 - 1.0)
+
+
+def spatial_mean(estimate: Any, axes: tuple[int, ...]) -> Any:
+    """Magnitudes, averaged over ``axes`` where there are four axes: one value per kernel, at each of its places."""
+    magnitude = nm.abs(estimate)
+    if len(estimate.shape) != 4:
+        return magnitude
+    return nm.mean(magnitude, axis=axes) + 0.0 * magnitude
+
+
+def differences(
+    gradient: Callable[[Any], Any], params: Any, *, step: float | None = None
+) -> Callable[[list[Any]], list[Any]]:
+    """Products with the Hessian by central differences of a gradient, for callables that have nothing better.
+
+    Args:
+        gradient: ``gradient(params) -> grads``; it gets new arrays, the given ones are left alone.
+        params: a list or dict of arrays.
+        step: how far to go along z on both sides; None for the cube root of the arrays' machine epsilon, where the
+            errors of rounding and of the difference meet for weights around 1 (about 1e-10 in float64).
+    """
+    arrays = as_list(params)
+
+    def along(z: list[Any], size: float) -> list[Any]:
+        moved = [p + size * v for p, v in zip(arrays, z, strict=True)]
+        given = dict(zip(params, moved, strict=True)) if isinstance(params, Mapping) else moved
+        found: Sequence[Any] = as_list(gradient(given))
+        return [1.0 * g for g in found]  # the caller may use its arrays again
+
+    def product(z: list[Any]) -> list[Any]:
+        size = step if step is not None else max(nm.eps(p) for p in arrays) ** (1 / 3)
+        pairs = zip(along(z, size), along(z, -size), strict=True)
+        return [(a - b) / (2.0 * size) for a, b in pairs]
+
+    return product
+
+
+__all__ = ["differences", "hutchinson", "spatial_mean"]

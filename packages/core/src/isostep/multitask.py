@@ -1,0 +1,106 @@
+"""PCGrad: the gradients of several tasks, each without what pulls against another, as one gradient.
+
+    for each task i:   d = g_i
+        for each other task j, in some order, where d . g_j < 0:   d <- d - (d . g_j) / |g_j|**2 * g_j
+    the gradient is the sum of all d, or their mean
+
+Follows: Yu, Kumar, Gupta, Levine, Hausman, Finn, "Gradient Surgery for Multi-Task Learning", arXiv 2001.06782,
+    Algorithm 1, with dot products over all parameters together.
+Departs:
+    - The paper's order is random: pass ``rng``. Without it the others are taken as they are numbered.
+    - ``"mean"`` divides by the number of tasks where all of them have a gradient, and adds up elsewhere (a task's own
+      head), as WeiChengTseng/Pytorch-PCGrad and pytorch_optimizer do. The paper adds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from isostep import nm
+from isostep.state import StepError
+
+
+def pcgrad(gradients: Sequence[Any], *, reduction: str = "mean", rng: Any = None) -> Any:
+    """One gradient from those of several tasks.
+
+    Args:
+        gradients: for each task a list, tuple or dict of arrays, all alike; None where a task has no gradient.
+        reduction: ``"mean"`` or ``"sum"``.
+        rng: a ``numpy.random.Generator`` that orders the other tasks anew for each task; None for as numbered.
+
+    Returns:
+        A list, or a dict where dicts were given; None where no task has a gradient. New arrays.
+
+    Raises:
+        StepError: there is no task, or the tasks differ in structure.
+        ValueError: an unknown reduction.
+    """
+    if reduction not in ("mean", "sum"):
+        message = f"pcgrad: reduction must be one of 'mean', 'sum', got {reduction!r}; choose one"
+        raise ValueError(message)
+    tasks = [_flat(g, gradients[0]) for g in gradients]
+    if not tasks:
+        message = "pcgrad: needs the gradients of at least one task, got none"
+        raise StepError(message)
+    projected = []
+    for i, task in enumerate(tasks):
+        others = [j for j in range(len(tasks)) if j != i]
+        if rng is not None:
+            rng.shuffle(others)
+        own = list(task)
+        for j in others:
+            own = _without(own, tasks[j])
+        projected.append(own)
+    merged = [_merged(each, reduction) for each in zip(*projected, strict=True)]
+    first = gradients[0]
+    return dict(zip(first, merged, strict=True)) if isinstance(first, Mapping) else merged
+
+
+def _flat(gradient: Any, first: Any) -> list[Any]:
+    """One task's arrays in the first task's order."""
+    if isinstance(first, Mapping):
+        if isinstance(gradient, Mapping) and set(gradient) == set(first):
+            return [gradient[k] for k in first]
+    elif isinstance(gradient, list | tuple) and len(gradient) == len(first):
+        return list(gradient)
+    message = "pcgrad: the gradients of all tasks must be lists, or dicts, of the same arrays"
+    raise StepError(message)
+
+
+def _without(own: list[Any], other: list[Any]) -> list[Any]:
+    """``own`` minus what of it points against ``other``."""
+    shared = [(a, b) for a, b in zip(own, other, strict=True) if a is not None and b is not None]
+    present = [b for b in other if b is not None]
+    if not shared:
+        return own
+    product, square = _total(shared), _total([(b, b) for b in present])
+    against = product < 0
+    part = nm.where(against, product / nm.where(against, square, 1.0), 0.0)
+
+    def less(a: Any, b: Any) -> Any:
+        if b is None:
+            return a
+        return -(part * b) if a is None else a - part * b
+
+    return [less(a, b) for a, b in zip(own, other, strict=True)]
+
+
+def _total(pairs: list[tuple[Any, Any]]) -> Any:
+    total = nm.sum(pairs[0][0] * pairs[0][1])
+    for a, b in pairs[1:]:
+        total = total + nm.sum(a * b)
+    return total
+
+
+def _merged(arrays: tuple[Any, ...], reduction: str) -> Any:
+    given = [a for a in arrays if a is not None]
+    if not given:
+        return None
+    total = 1.0 * given[0]
+    for a in given[1:]:
+        total = total + a
+    return total / len(arrays) if reduction == "mean" and len(given) == len(arrays) else total
+
+
+__all__ = ["pcgrad"]
