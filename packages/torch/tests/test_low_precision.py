@@ -288,5 +288,5 @@ def test_options_that_make_no_sense():
         ValueError, match=r"state_dtype must be None or one of torch.float64.*got 'f"
     ):
         adam([p], state_dtype="float32")
-    with pytest.raises(ValueError, match="rounding_seed must be an integer, got 0.5"):
-        adam([p], rounding_seed=0.5)
+    with pytest.raises(ValueError, match="rounding_seed must be an integer, got 0"):
+        adam([p], rounding_seed=0.25)

@@ -131,6 +131,7 @@ class Optimizer(torch.optim.Optimizer):
 
     # One step.
 
+    @torch._disable_dynamo  # as torch does with an optimizer's state: a compiled loop breaks its graph here
     def step(self, closure: Callable[[], Any] | None = None, **inputs: Mapping[Any, Any]) -> Any:
         """One step; ``closure`` recomputes the loss, which is returned.
 

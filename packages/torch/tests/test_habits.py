@@ -1,0 +1,359 @@
+"""What training loops do around an optimizer: schedulers, hooks, groups, scalers, averages, compilation, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from torch.optim import lr_scheduler as schedulers
+
+import isostep
+import isostep_torch
+from isostep_torch import load_optimizer
+
+PATHS = [{"fused": True}, {"foreach": True}, {"fused": False, "foreach": False}]
+IDS = ["fused", "foreach", "loop"]
+
+
+def tensors(shapes=((5, 3), (7,)), dtype=torch.float64):
+    torch.manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(s, dtype=dtype)) for s in shapes]
+
+
+def fill(params, k):
+    torch.manual_seed(100 + k)
+    for p in params:
+        p.grad = torch.randn_like(p)
+
+
+SCHEDULERS = {
+    "lambda": lambda o: schedulers.LambdaLR(o, lambda k: 0.9**k),
+    "multiplicative": lambda o: schedulers.MultiplicativeLR(o, lambda k: 0.9),
+    "step": lambda o: schedulers.StepLR(o, 3),
+    "multistep": lambda o: schedulers.MultiStepLR(o, [2, 5]),
+    "constant": lambda o: schedulers.ConstantLR(o),
+    "linear": lambda o: schedulers.LinearLR(o),
+    "exponential": lambda o: schedulers.ExponentialLR(o, 0.9),
+    "polynomial": lambda o: schedulers.PolynomialLR(o),
+    "cosine": lambda o: schedulers.CosineAnnealingLR(o, 7),
+    "restarts": lambda o: schedulers.CosineAnnealingWarmRestarts(o, 3, 2),
+    "cyclic": lambda o: schedulers.CyclicLR(o, 0.01, 0.1, 3, cycle_momentum=True),
+    "onecycle": lambda o: schedulers.OneCycleLR(o, 0.2, total_steps=12),
+    "sequential": lambda o: schedulers.SequentialLR(
+        o, [schedulers.LinearLR(o), schedulers.ExponentialLR(o, 0.9)], [4]
+    ),
+    "chained": lambda o: schedulers.ChainedScheduler(
+        [schedulers.LinearLR(o), schedulers.ExponentialLR(o, 0.9)]
+    ),
+    "swa": lambda o: torch.optim.swa_utils.SWALR(o, 0.05, 4),
+    "plateau": lambda o: schedulers.ReduceLROnPlateau(o, patience=1),
+}
+PEERS = {
+    "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+    "adamw": (torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.1}),
+}
+
+
+@pytest.mark.parametrize("rule", PEERS)
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_of_torch_as_with_torchs_own(name, rule):
+    """Its learning rate, and the momentum or betas that it cycles; saved and loaded in mid-run."""
+    theirs, hyper = PEERS[rule]
+    params, twins = tensors(), tensors()
+    pairs = []
+    for ps, made in ((params, load_optimizer(rule)), (twins, theirs)):
+        optimizer = made([{"params": ps[:1]}, {"params": ps[1:], "lr": 0.03}], **hyper)
+        pairs.append((ps, optimizer, SCHEDULERS[name](optimizer)))
+    for k in range(12):
+        for ps, optimizer, schedule in pairs:
+            fill(ps, k)
+            optimizer.step()
+            schedule.step(*([1.0] if name == "plateau" else []))
+        for a, b in zip(*(o.param_groups for _, o, _ in pairs), strict=True):
+            for key in ("lr", "momentum", "betas"):
+                assert a.get(key) == b.get(key)
+        if k == 5:
+            mine = pairs[0][1]
+            mine.load_state_dict(copy.deepcopy(mine.state_dict()))
+    for a, b in zip(params, twins, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", isostep.rules())
+def test_rules_with_momentum_or_betas_can_be_cycled(name):
+    """OneCycleLR looks for those names in the defaults, and finds them where the rule has them."""
+    ndim = isostep.definition(name).ndim
+    params = tensors([(4, 3)] if ndim else [(5,)])
+    optimizer = load_optimizer(name)(params, lr=0.01)
+    hyper = isostep.definition(name).hyper
+    cycles = "momentum" in hyper or "betas" in hyper
+    schedule = schedulers.OneCycleLR(optimizer, 0.02, total_steps=6, cycle_momentum=cycles)
+    seen = set()
+    for k in range(6):
+        fill(params, k)
+        own = isostep.definition(name).inputs
+        optimizer.step(**{n: {p: p.grad.abs() + 0.1 for p in params} for n in own})
+        schedule.step()
+        group = optimizer.param_groups[0]
+        seen.add((group["lr"], group.get("momentum"), group.get("betas")))
+    assert len(seen) >= 4
+    assert all(p.isfinite().all() for p in params)
+
+
+@pytest.mark.parametrize("options", PATHS, ids=IDS)
+def test_hooks_run_around_the_step(options):
+    params = tensors()
+    optimizer = load_optimizer("adam")(params, lr=0.1, **options)
+    seen = []
+    handles = [
+        optimizer.register_step_pre_hook(lambda o, a, k: seen.append("before")),
+        optimizer.register_step_post_hook(lambda o, a, k: seen.append("after")),
+        optimizer.register_state_dict_pre_hook(lambda o: seen.append("saving")),
+        optimizer.register_state_dict_post_hook(lambda o, s: seen.append("saved")),
+        optimizer.register_load_state_dict_pre_hook(lambda o, s: seen.append("loading")),
+        optimizer.register_load_state_dict_post_hook(lambda o: seen.append("loaded")),
+    ]
+    fill(params, 0)
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert seen == ["before", "after", "saving", "saved", "loading", "loaded"]
+    for handle in handles:
+        handle.remove()
+    optimizer.step()
+    assert len(seen) == 6
+    assert not optimizer._optimizer_load_state_dict_pre_hooks
+
+
+def test_a_load_hook_may_mend_what_would_be_refused():
+    params, twins = tensors(), tensors()
+    a, b = (load_optimizer(n)(p) for n, p in (("adam", params), ("adamw", twins)))
+    fill(params, 0)
+    a.step()
+    saved = a.state_dict()
+    with pytest.raises(ValueError, match="adamw: the state dict was saved by 'adam'"):
+        b.load_state_dict(saved)
+
+    def rename(_, state):
+        state["param_groups"] = [{**g, "rule": "adamw"} for g in state["param_groups"]]
+
+    b.register_load_state_dict_pre_hook(rename)
+    b.load_state_dict(saved)
+    assert torch.equal(b.state[twins[0]]["exp_avg"], a.state[params[0]]["exp_avg"])
+    assert b.state[twins[0]]["exp_avg"] is not a.state[params[0]]["exp_avg"]
+
+
+def test_an_error_while_loading_leaves_the_optimizer_as_it_was():
+    named = [(n, p) for n, p in zip("ab", tensors([(3,), (3,)]), strict=True)]
+    optimizer = load_optimizer("adam")(named, lr=0.1)
+    params = [p for _, p in named]
+    fill(params, 0)
+    optimizer.step()
+    before = copy.deepcopy(optimizer.state_dict())
+    kept = [optimizer.state[p]["exp_avg"] for p in params]
+
+    def broken(change):
+        state = copy.deepcopy(before)
+        change(state)
+        return state
+
+    def swap(state):
+        state["param_groups"][0]["param_names"].reverse()
+        state["param_groups"][0]["lr"] = 7.0
+
+    def shape(state):
+        state["param_groups"][0]["lr"] = 7.0
+        state["state"][1]["exp_avg_sq"] = torch.zeros(4)
+
+    def lost(state):
+        del state["state"][0]["exp_avg"]
+
+    def shorter(state):
+        state["param_groups"][0]["params"].pop()
+
+    for change, text in (
+        (swap, "adam: the state dict has parameter 'b' where this optimizer has 'a'; reorder it"),
+        (shape, r"state exp_avg_sq of parameter 1 has shape \(4,\), expected \(3,\)"),
+        (lost, r"state of parameter 0 has \['exp_avg_sq'\], expected \['exp_avg', 'exp_avg_sq'\]"),
+        (shorter, "doesn't match the size of optimizer's group"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            optimizer.load_state_dict(broken(change))
+        assert optimizer.param_groups[0]["lr"] == 0.1
+        assert all(optimizer.state[p]["exp_avg"] is k for p, k in zip(params, kept, strict=True))
+    optimizer.load_state_dict(before)
+
+
+def test_loading_copies():
+    """A run that goes on does not change the state dict that another was loaded from."""
+    params, twins = tensors(), tensors()
+    a, b = (load_optimizer("adam")(p, lr=0.1) for p in (params, twins))
+    fill(params, 0)
+    a.step()
+    b.load_state_dict(a.state_dict())
+    kept = a.state[params[0]]["exp_avg"].clone()
+    fill(twins, 1)
+    b.step()
+    assert torch.equal(a.state[params[0]]["exp_avg"], kept)
+
+
+def test_named_parameters_and_groups_that_come_later():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1))
+    optimizer = load_optimizer("adam")(model[0].named_parameters(), lr=0.1)
+    assert optimizer.param_groups[0]["param_names"] == ["weight", "bias"]
+    fill(list(model.parameters()), 0)
+    optimizer.step()
+    kept = model[1].weight.detach().clone()
+    optimizer.add_param_group({"params": list(model[1].named_parameters()), "lr": 0.5})
+    optimizer.step()
+    assert [g["lr"] for g in optimizer.param_groups] == [0.1, 0.5]
+    assert (model[1].weight != kept).all()
+    assert [optimizer.state[p]["step"].item() for p in model.parameters()] == [2, 2, 1, 1]
+    assert optimizer.state_dict()["param_groups"][1]["param_names"] == ["weight", "bias"]
+    with pytest.raises(ValueError, match="kahan and master_weights"):
+        optimizer.add_param_group(
+            {"params": [("x", torch.ones(2))], "kahan": True, "master_weights": True}
+        )
+    assert len(optimizer.param_groups) == 2
+
+
+@pytest.mark.parametrize("options", PATHS, ids=IDS)
+def test_scaled_gradients_unscaled_in_the_step_or_before_it(options):
+    """GradScaler leaves CPU gradients to the step; calling unscale_ first, as for clipping, gives the same bits."""
+    ends = []
+    for early in (False, True):
+        params = tensors(dtype=torch.float32)
+        optimizer = load_optimizer("adamw")(params, lr=0.1, **options)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+        for k in range(6):
+            optimizer.zero_grad()
+            torch.manual_seed(k)
+            factor = float("inf") if k == 2 else 1.0
+            loss = sum((torch.randn_like(p) * p).sum() * factor for p in params)
+            scaler.scale(loss).backward()
+            if early:
+                scaler.unscale_(optimizer)
+            before = [p.detach().clone() for p in params]
+            scaler.step(optimizer)
+            scaler.update()
+            for p, b in zip(params, before, strict=True):
+                assert torch.equal(p, b) == (k == 2)
+        assert [optimizer.state[p]["step"].item() for p in params] == [5, 5]
+        assert not hasattr(optimizer, "found_inf")
+        ends.append([p.detach() for p in params])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_where_reading_found_inf_would_wait_the_scaler_does_it():
+    p = torch.nn.Parameter(torch.ones(2, device="meta"))
+    assert not load_optimizer("adam")([p])._step_supports_amp_scaling
+    assert load_optimizer("adam")([p], capturable=True)._step_supports_amp_scaling
+
+
+@pytest.mark.parametrize(
+    "options", [{"fused": True}, {"capturable": True}], ids=["fused", "capturable"]
+)
+def test_a_compiled_training_step_compiles_once(options):
+    """The optimizer's step is one clean break of the graph, and no step recompiles."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    torch.manual_seed(0)
+    model, twin = (torch.nn.Linear(3, 1) for _ in range(2))
+    twin.load_state_dict(model.state_dict())
+    optimizer, other = (
+        load_optimizer("adamw")(m.parameters(), lr=0.1, **options) for m in (model, twin)
+    )
+    x = torch.randn(8, 3)
+
+    def train(model, optimizer):
+        loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    compiled = torch.compile(train, backend="eager")
+    for k in range(6):
+        for o in (optimizer, other):
+            o.param_groups[0]["lr"] = 0.1 / (1 + k)
+        with torch.compiler.set_stance("fail_on_recompile" if k > 1 else "default"):
+            compiled(model, optimizer)
+        train(twin, other)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_averaged_weights_and_batch_statistics():
+    """SWA's loop: average the model now and then, then take its batch statistics anew."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)
+    )
+    optimizer = load_optimizer("sgd")(model.parameters(), lr=0.05, momentum=0.9)
+    averages = {
+        "swa": torch.optim.swa_utils.AveragedModel(model),
+        "ema": torch.optim.swa_utils.AveragedModel(
+            model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5)
+        ),
+    }
+    schedule = torch.optim.swa_utils.SWALR(optimizer, 0.01, 3)
+    data = [torch.randn(16, 3) + 1 for _ in range(4)]
+    seen = []
+    for x in data * 3:
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+        seen.append(model[0].weight.detach().clone())
+        for average in averages.values():
+            average.update_parameters(model)
+    torch.testing.assert_close(averages["swa"].module[0].weight, torch.stack(seen).mean(0))
+    blend = seen[0]
+    for w in seen[1:]:
+        blend = 0.5 * blend + 0.5 * w
+    torch.testing.assert_close(averages["ema"].module[0].weight, blend)
+    torch.optim.swa_utils.update_bn(data, averages["swa"])
+    assert averages["swa"].module[1].num_batches_tracked == len(data)
+
+
+def test_clipped_gradients_and_zero_grad():
+    params = tensors()
+    optimizer = load_optimizer("sgd")(params, lr=1.0)
+    before = [p.detach().clone() for p in params]
+    fill(params, 0)
+    torch.nn.utils.clip_grad_norm_(params, 0.5)
+    optimizer.step()
+    moved = torch.cat([(p - b).flatten() for p, b in zip(params, before, strict=True)])
+    assert moved.norm().item() == pytest.approx(0.5, rel=1e-5)
+    optimizer.zero_grad(set_to_none=False)
+    assert all((p.grad == 0).all() for p in params)
+
+
+def test_parameters_that_move_to_other_memory_are_found_again():
+    params, twins = tensors(), tensors()
+    a, b = (load_optimizer("adam")(p, lr=0.1) for p in (params, twins))
+    for k in range(4):
+        for each, opt in ((params, a), (twins, b)):
+            fill(each, k)
+            opt.step()
+        params[0].data = params[0].data.clone()
+    assert all(torch.equal(x, y) for x, y in zip(params, twins, strict=True))
+
+
+def test_an_optimizer_lets_its_parameters_go():
+    params = tensors()
+    optimizer = load_optimizer("adam")(params, lr=0.1)
+    fill(params, 0)
+    optimizer.step()
+    seen = weakref.ref(params[0])
+    del params, optimizer
+    gc.collect()
+    assert seen() is None
+
+
+def test_what_the_module_lists():
+    assert "SparseAdam" in dir(isostep_torch)
+    assert isostep_torch.list_optimizers("ad*") == [n for n in isostep.rules() if n[:2] == "ad"]
