@@ -1,4 +1,4 @@
-"""What training loops do around an optimizer: schedulers, hooks, groups, scalers, averages, compilation, checkpoints."""
+"""What training loops do around an optimizer: schedulers, hooks, groups, scalers, averages, compiling, checkpoints."""
 
 from __future__ import annotations
 
@@ -272,7 +272,6 @@ def test_a_compiled_training_step_compiles_once(options):
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        return loss
 
     compiled = torch.compile(train, backend="eager")
     for k in range(6):

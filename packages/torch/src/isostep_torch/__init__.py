@@ -19,6 +19,7 @@ from isostep.rule import BoundRule
 from isostep.version import VERSION as __version__
 from isostep_torch.classes import optimizer_class
 from isostep_torch.foreach import TorchForeach
+from isostep_torch.groups import param_groups
 from isostep_torch.loop import TorchLoop
 from isostep_torch.optimizer import Optimizer
 from isostep_torch.sparse_adam import SparseAdam
@@ -32,6 +33,7 @@ __all__ = [
     "from_rule",
     "list_optimizers",
     "load_optimizer",
+    "param_groups",
 ]
 
 
