@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 
 def cache_folder() -> Path:
@@ -45,3 +49,29 @@ def kept(
         return path
     message = f"no folder for generated kernels can be written; set ISOSTEP_CACHE_DIR (tried {cache_folder()})"
     raise OSError(message)
+
+
+def module(kind: str, name: str, text: str, beside: str = "") -> ModuleType:
+    """A generated text as a module, from its file; another text, or another ``beside``, is another module."""
+    digest = hashlib.sha256((beside + text).encode()).hexdigest()[:16]
+    stem = "".join(c if c.isalnum() else "_" for c in name)[:60]
+    own_name = f"isostep_{kind}_{stem}_{digest}"
+    if own_name in sys.modules:
+        return sys.modules[own_name]
+    path = kept(
+        kind,
+        f"{own_name}.py",
+        lambda file: _write(file, text),
+        good=lambda file: file.read_text() == text,
+    )
+    spec = importlib.util.spec_from_file_location(own_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[own_name] = found
+    spec.loader.exec_module(found)
+    return found
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text)

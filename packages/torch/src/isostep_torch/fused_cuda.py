@@ -1,0 +1,128 @@
+"""``torch:fused(cuda)``: a program's Triton kernels on lists of tensors, by their addresses.
+
+``isostep.lower.executor`` says what is launched when; here are the buffers and the launches. The same kernels run in
+Triton's interpreter on tensors of the CPU, as the path ``torch:triton(interpreter)``: that is how they are
+proved where there is no GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import triton.language as tl
+
+from isostep.lower.device import Kernels
+from isostep.lower.executor import Device, DeviceBackend, Launch
+from isostep.lower.fused import Plan
+from isostep.rule import BoundRule
+from isostep.state import State, as_list
+from isostep_torch import triton_modules
+from isostep_torch.loop import TorchLoop
+from isostep_torch.triton_source import BLOCK
+
+#: a * b + c stays two roundings, so that a result does not depend on how an element's row was compiled.
+OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
+#: Rows of partial sums that a block of ``reduce`` holds at a time.
+ROWS = 256
+
+
+class TritonDevice(Device):
+    """The tables on one device, and its launches."""
+
+    def __init__(self, place: torch.device) -> None:
+        self.place = place
+        self.interpreted = place.type == "cpu"
+
+    def buffer(self, count: int, dtype: str) -> torch.Tensor:
+        return torch.empty(count, dtype=getattr(torch, dtype), device=self.place)
+
+    def upload(self, buffer: torch.Tensor, values: np.ndarray) -> None:
+        host = torch.from_numpy(values)
+        # Pinned memory is not given out again before the copies from it are done: torch's allocator sees to that.
+        buffer.copy_(host if self.interpreted else host.pin_memory(), non_blocking=True)
+
+    def compile(self, kernels: Kernels) -> Mapping[str, Launch]:
+        own = triton_modules.module(kernels, interpreted=self.interpreted)
+        common = triton_modules.common(interpreted=self.interpreted)
+        found: dict[str, Launch] = {
+            k.name: partial(_stage, getattr(own, k.name), k.arguments.index("count"))
+            for k in kernels.stages
+        }
+        group = {"DTYPE": getattr(tl, kernels.group_dtype)}
+        found["reduce"] = partial(_launch, common.reduce, {"BLOCK": ROWS})
+        found["commit"] = partial(_launch, common.commit, group)
+        return found
+
+
+def _stage(kernel: Any, count: int, blocks: int, arguments: Sequence[Any]) -> None:
+    """One block per row, so that a kernel need not know how many there are."""
+    kernel[(blocks,)](*arguments[:count], *arguments[count + 1 :], BLOCK=BLOCK, **OPTIONS)
+
+
+def _launch(kernel: Any, given: dict[str, Any], blocks: int, arguments: Sequence[Any]) -> None:
+    kernel[(blocks,)](*arguments, **given, **OPTIONS)
+
+
+class TorchTriton(DeviceBackend, TorchLoop):
+    """One launch per stage over all tensors of a device and dtype, one more where the stage sums."""
+
+    name = "torch:fused(cuda)"
+    array_type = torch.Tensor
+    stays_put = False  # `p.data = other` moves a tensor
+    kind = "cuda"
+
+    def __init__(self) -> None:
+        self._devices: dict[torch.device, TritonDevice] = {}
+
+    def asarray(self, array: np.ndarray) -> torch.Tensor:
+        return super().asarray(array).to(self.kind)
+
+    def reachable(self, array: Any) -> bool:
+        return array.device.type == self.kind and array.layout is torch.strided
+
+    def addressable(self, array: torch.Tensor) -> bool:
+        return array.device.type == self.kind and array.is_contiguous()
+
+    def stand_in(self, array: torch.Tensor) -> torch.Tensor:
+        return torch.empty(array.shape, dtype=array.dtype, device=array.device)
+
+    def addresses(self, arrays: Sequence[torch.Tensor]) -> np.ndarray:
+        return np.fromiter((a.data_ptr() for a in arrays), np.int64, len(arrays))
+
+    def step(
+        self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
+    ) -> tuple[Any, State]:
+        if len({a.device for a in as_list(params)}) > 1:
+            return TorchLoop.step(self, rule, params, grads, state, **inputs)
+        return super().step(rule, params, grads, state, **inputs)
+
+    def launch(
+        self,
+        plan: Plan,
+        hypers: Sequence[tuple[int, Mapping[str, Any]]],
+        group_hyper: tuple[int, Mapping[str, Any]],
+        group: dict[str, Any],
+    ) -> dict[str, Any]:
+        place: Any = plan.params[0].device
+        self.device = self._devices.setdefault(place, TritonDevice(place))
+        with _on(place):
+            return super().launch(plan, hypers, group_hyper, group)
+
+
+class TorchInterpreter(TorchTriton):
+    """The same kernels in Triton's interpreter, on tensors of the CPU: slow, and exact."""
+
+    name = "torch:triton(interpreter)"
+    kind = "cpu"
+
+    def launch(self, *arguments: Any) -> dict[str, Any]:
+        with np.errstate(all="ignore"):  # the interpreter computes with NumPy
+            return super().launch(*arguments)
+
+
+def _on(place: torch.device) -> Any:
+    return torch.cuda.device(place if place.type == "cuda" else -1)

@@ -1,0 +1,214 @@
+"""What generated Triton kernels call: arithmetic as the contract wants it, where Triton's own differs.
+
+Triton's float32 division and square root are approximate unless told otherwise, and its elementary functions of
+float32 are those of a library that flushes denormals. So division and roots are the correctly rounded ones, and an
+elementary function is computed in float64 and rounded once (16 to 70 instructions: the passes wait for memory).
+``triton_interpreted`` offers the same names where Triton's interpreter runs the same kernels on the CPU.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+# (Triton compiles these functions; an annotation would be a type of its own.)
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra import libdevice
+
+#: How a generated module marks a function that the host launches, and one that those call.
+kernel = triton.jit(do_not_specialize=["count", "arrays", "width", "lead", "columns", "values"])
+device = triton.jit
+
+
+@device
+def item(table, index):
+    """One number of a table."""
+    return tl.load(table + index)
+
+
+@device
+def pointer(table, index, dtype: tl.constexpr, WHOLE: tl.constexpr):
+    """An address from a table as a pointer; with WHOLE it is known to be a multiple of 16."""
+    found = tl.load(table + index).to(tl.pointer_type(dtype))
+    if WHOLE:  # what makes loads and stores 16 bytes wide
+        found = tl.multiple_of(found, 16)
+    return found
+
+
+@device
+def widen(x):
+    """Half precision as float32, exactly."""
+    return x.to(tl.float32)
+
+
+@device
+def narrow(x, dtype: tl.constexpr):
+    """float32 as half precision, to nearest, ties to even."""
+    return x.to(dtype)
+
+
+@device
+def _add(x, y):
+    return x + y
+
+
+@device
+def total(x, axis: tl.constexpr, keep: tl.constexpr = False):
+    """The sum along an axis, as a tree whose shape is that of the block."""
+    return tl.reduce(x, axis, _add, keep_dims=keep)
+
+
+@device
+def quotient(at, lane, inner, BLOCK: tl.constexpr):
+    """``(at + lane) // inner`` for lanes below BLOCK, without a division of 64 bits for each."""
+    into = at % inner
+    near = tl.minimum(inner, 2 * BLOCK).to(tl.int32)
+    often = (into.to(tl.int32) + lane) // near
+    once = (into + lane >= inner).to(tl.int32)
+    return at // inner + tl.where(inner < 2 * BLOCK, often, once)
+
+
+@device
+def unit_of(at, lane, inner, units, BLOCK: tl.constexpr):
+    """``(at + lane) // inner % units`` for lanes below BLOCK, likewise."""
+    unit = quotient(at, lane, inner, BLOCK)
+    first = at // inner
+    unit = unit - (first - first % units)
+    near = tl.minimum(units, 2 * BLOCK).to(tl.int32)
+    wrapped = (unit.to(tl.int32) % near).to(tl.int64)
+    return tl.where(units < 2 * BLOCK, wrapped, tl.where(unit >= units, unit - units, unit))
+
+
+@device
+def both(x, y):
+    """Whether x and y."""
+    return x & y
+
+
+@device
+def either(x, y):
+    """Whether x or y."""
+    return x | y
+
+
+@device
+def div(x, y):
+    """Division, correctly rounded."""
+    if x.dtype == tl.float32:
+        return tl.div_rn(x, y)
+    return x / y
+
+
+@device
+def sqrt(x):
+    """The square root, correctly rounded."""
+    if x.dtype == tl.float32:
+        return tl.sqrt_rn(x)
+    return tl.sqrt(x)
+
+
+@device
+def maximum(x, y):
+    """The larger one; NaN if either is."""
+    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
+
+
+@device
+def minimum(x, y):
+    """The smaller one; NaN if either is."""
+    return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
+
+
+@device
+def sign(x):
+    """-1, 0 or 1; NaN of NaN, 0 of -0."""
+    return tl.where(x != x, x, (x > 0).to(x.dtype) - (x < 0).to(x.dtype))
+
+
+@device
+def isnan(x):
+    """Whether it is NaN."""
+    return x != x
+
+
+@device
+def isfinite(x):
+    """Whether it is neither infinite nor NaN."""
+    return tl.abs(x) < float("inf")
+
+
+@device
+def floor(x):
+    """The next integer below."""
+    return tl.floor(x)
+
+
+@device
+def exp(x):
+    """e**x."""
+    return tl.exp(x.to(tl.float64)).to(x.dtype)
+
+
+@device
+def log(x):
+    """The natural logarithm."""
+    return tl.log(x.to(tl.float64)).to(x.dtype)
+
+
+@device
+def sin(x):
+    """The sine."""
+    return tl.sin(x.to(tl.float64)).to(x.dtype)
+
+
+@device
+def cos(x):
+    """The cosine."""
+    return tl.cos(x.to(tl.float64)).to(x.dtype)
+
+
+@device
+def expm1(x):
+    """e**x - 1."""
+    return libdevice.expm1(x.to(tl.float64)).to(x.dtype)
+
+
+@device
+def log1p(x):
+    """log(1 + x)."""
+    return libdevice.log1p(x.to(tl.float64)).to(x.dtype)
+
+
+@device
+def tanh(x):
+    """The hyperbolic tangent."""
+    return libdevice.tanh(x.to(tl.float64)).to(x.dtype)
+
+
+@device
+def cbrt(x):
+    """The cube root."""
+    return libdevice.cbrt(x.to(tl.float64)).to(x.dtype)
+
+
+@device
+def atan2(y, x):
+    """The angle of (x, y)."""
+    return libdevice.atan2(y.to(tl.float64), x.to(tl.float64)).to(y.dtype)
+
+
+@device
+def pow(x, y):
+    """x**y with C's special cases."""
+    if x.dtype == tl.float64:
+        return libdevice.pow(x, y)
+    # float64 leaves 29 bits to spare, so that the plain formula is exact enough, and half as long as pow's own.
+    a, b = x.to(tl.float64), y.to(tl.float64)
+    size = tl.exp(b * tl.log(tl.abs(a)))
+    size = tl.where(both(tl.abs(a) == 1, tl.abs(b) == float("inf")), 1.0, size)
+    whole = tl.floor(b) == b
+    odd = both(whole, tl.floor(b * 0.5) * 2 != b)
+    signed = tl.where(both(x.to(tl.int32, bitcast=True) < 0, odd), -size, size)
+    below = both(a < 0, a > float("-inf"))
+    signed = tl.where(both(below, whole == 0), float("nan"), signed)
+    return tl.where(either(b == 0, a == 1), 1.0, signed).to(x.dtype)

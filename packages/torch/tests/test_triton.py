@@ -1,0 +1,297 @@
+"""The Triton kernels of ``torch:fused(cuda)``: in Triton's interpreter, and compiled for devices that are not here."""
+
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+import isostep
+from isostep import pieces
+from isostep.domains import REQUIRED
+from isostep.lower.device import DTYPES, kernels
+from isostep.lower.layout import layout
+from isostep.program import trace
+from isostep.rule import compose
+
+triton = pytest.importorskip("triton", reason="needs triton, which runs and compiles the kernels")
+
+import triton.language as tl  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from isostep_torch import triton_interpreted, triton_modules  # noqa: E402
+from isostep_torch.fused_cuda import OPTIONS  # noqa: E402
+from isostep_torch.triton_source import BLOCK, CALLS, HELPERS, arguments, show  # noqa: E402
+
+BACKEND = isostep.backend("torch:triton(interpreter)")
+REFERENCE = isostep.backend("numpy:reference")
+#: Less than a block, whole blocks, more than one row of chunks, units of every layout, nothing.
+SHAPES = [(), (5,), (4096,), (3, 5), (8, 128), (2, 3, 2, 2), (0,), (4, 1100)]
+DEEP = (
+    pieces.centralize(),
+    pieces.adaptive_clip(clipping=0.1, eps=1e-2),
+    pieces.clip_by_global_norm(max_norm=2.0),
+    isostep.rule("adamw", lr=0.1, betas=(0.8, 0.7), eps=1e-3, weight_decay=0.1),
+    pieces.weight_decay(weight_decay=0.01),
+    pieces.lookahead(k=2, alpha=0.5),
+)
+
+
+def bound(name):
+    """A rule with numbers for the hyperparameters that it requires."""
+    hyper = isostep.definition(name).hyper
+    return isostep.rule(name, **{n: 0.1 for n, d in hyper.items() if d.default is REQUIRED})
+
+
+def fused_rules():
+    every = {n: bound(n) for n in isostep.rules()}
+    return [n for n, r in every.items() if not layout(trace(r), "float32").obstacle]
+
+
+def arrays(shapes, dtype, seed):
+    random = np.random.default_rng(seed)
+    found = [random.standard_normal(s) * 10.0 ** random.integers(-3, 3, s) for s in shapes]
+    return [np.asarray(a, dtype) for a in found]
+
+
+def run(backend, rule, dtype="float32", shapes=SHAPES, steps=3, place=lambda a: a):
+    ranks = rule.rule.ndim
+    shapes = [s for s in shapes if ranks is None or len(s) in ranks]
+    put = lambda seed: [place(backend.asarray(a)) for a in arrays(shapes, dtype, seed)]  # noqa: E731
+    params = put(0)
+    state = backend.init(rule, params)
+    for k in range(steps):
+        given = {n: put(100 + k) for n in rule.input_names}
+        params, state = backend.step(rule, params, put(1 + k), state, **given)
+    every = [params, *([own[n] for own in state.arrays] for n in rule.state_names)]
+    return [[backend.to_numpy(a) for a in one] for one in every]
+
+
+def close(found, wanted, tolerance):
+    for one, other in zip(found, wanted, strict=True):
+        for a, b in zip(one, other, strict=True):
+            a, b = a.astype(np.float64), b.astype(np.float64)
+            assert np.abs(a - b).max(initial=0) <= tolerance * np.abs(b).max(initial=1e-30)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_without_sums_and_elementary_functions_the_bits_are_numpys(dtype):
+    rule = isostep.rule("adamw", lr=0.1, betas=(0.8, 0.7), eps=1e-3, weight_decay=0.1, amsgrad=True)
+    for found, wanted in zip(run(BACKEND, rule, dtype), run(REFERENCE, rule, dtype), strict=True):
+        for a, b in zip(found, wanted, strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("name", fused_rules())
+def test_every_rule_takes_numpys_step(name):
+    """A quick look on every form of row; the conformance suite is the proof."""
+    close(run(BACKEND, bound(name)), run(REFERENCE, bound(name)), 2e-5)
+
+
+def test_a_composition_takes_numpys_step():
+    rule = compose(*DEEP)
+    close(run(BACKEND, rule, "float64"), run(REFERENCE, rule, "float64"), 1e-11)
+
+
+def test_where_an_array_begins_does_not_change_a_bit():
+    """Rows of aligned arrays take the form without masks, others the other one."""
+
+    def one_off(a):
+        room = torch.empty(a.numel() + 1, dtype=a.dtype)
+        place = room[1:].view(a.shape)
+        place.copy_(a)
+        return place
+
+    rule = compose(*DEEP)
+    aligned = run(BACKEND, rule, shapes=[(4, 1024), (4096,)])
+    moved = run(BACKEND, rule, shapes=[(4, 1024), (4096,)], place=one_off)
+    for found, wanted in zip(moved, aligned, strict=True):
+        assert [a.tobytes() for a in found] == [b.tobytes() for b in wanted]
+
+
+def test_strided_arrays_are_stepped_where_they_lie():
+    rule = isostep.rule("adamw", lr=0.1)
+    found = run(BACKEND, rule, shapes=[(3, 5)], place=lambda a: a.mT)
+    wanted = run(REFERENCE, rule, shapes=[(3, 5)])
+    close(found, [[a.T for a in one] for one in wanted], 1e-6)
+
+
+def launches(rule, dtypes=("float32",)):
+    """The kernels that one step launches, by name, and how many stages it has."""
+    params = [BACKEND.asarray(np.ones(s, d)) for d in dtypes for s in ((3, 4), (5,), (2, 3))]
+    state = BACKEND.init(rule, params)
+    BACKEND.step(rule, params, [p.clone() for p in params], state)
+    runner = state.plan.runner
+    stages = max(len(k.stages) for k in runner.kernels)
+    return len(runner.launches), stages
+
+
+def test_a_composition_of_six_takes_two_launches_a_stage_at_most():
+    count, stages = launches(compose(*DEEP))
+    assert stages >= 3
+    assert count <= 2 * stages
+
+
+def test_an_elementwise_rule_is_one_launch_for_the_whole_list():
+    assert launches(isostep.rule("adamw", lr=0.1)) == (1, 1)
+
+
+def test_each_dtype_is_one_launch_more():
+    assert launches(isostep.rule("adamw", lr=0.1), ("float32", "float64")) == (2, 1)
+
+
+# The functions that kernels call.
+
+
+def interpret(text, *given, dtype=None):
+    """One block of a kernel of one line, ``out = text`` of x, y, ..., interpreted."""
+    names = ["x", "y", "z"][: len(given)]
+    given = [np.ascontiguousarray(a) for a in given]
+    lines = [
+        "import triton.language as tl",
+        "from isostep_torch.triton_support import " + ", ".join(CALLED),
+        "@kernel",
+        f"def one({', '.join(names)}, out, n, BLOCK: tl.constexpr):",
+        "    lane = tl.arange(0, BLOCK)",
+        *(f"    {n} = tl.load({n} + lane, mask=lane < n, other=0)" for n in names),
+        f"    tl.store(out + lane, {text}, mask=lane < n)",
+    ]
+    found = triton_modules._load("test", "\n".join(lines) + "\n", True).one
+    tensors = [torch.from_numpy(a.copy()) for a in given]
+    out = torch.zeros(len(given[0]), dtype=dtype or tensors[0].dtype)
+    with np.errstate(all="ignore"):
+        found[(1,)](*tensors, out, len(given[0]), BLOCK=64)
+    return out
+
+
+CALLED = ("kernel", *HELPERS, *CALLS)
+INF, NAN = float("inf"), float("nan")
+ODD = [0.0, -0.0, 1.0, -1.0, 2.5, -2.5, 3.0, -3.0, 1e-40, -1e-40, 1e30, INF, -INF, NAN]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_powers_have_cs_special_cases(dtype):
+    bases = np.array([b for b in ODD for _ in ODD], dtype)[:196]
+    powers = np.array([p for _ in ODD for p in ODD], dtype)
+    for k in range(0, len(bases), 49):
+        x, y = bases[k : k + 49], powers[k : k + 49]
+        with np.errstate(all="ignore"):
+            wanted = np.power(x.astype(np.float64), y).astype(dtype)
+        np.testing.assert_array_equal(interpret("pow(x, y)", x, y).numpy(), wanted)
+
+
+@pytest.mark.parametrize(
+    "name", ["cbrt", "cos", "exp", "expm1", "floor", "log", "log1p", "sign", "sin", "sqrt", "tanh"]
+)
+def test_functions_of_one_number(name):
+    x = np.array(ODD, np.float32)
+    with np.errstate(all="ignore"):
+        wanted = getattr(np, name)(x.astype(np.float64)).astype(np.float32)
+    np.testing.assert_array_equal(interpret(f"{name}(x)", x).numpy(), wanted)
+
+
+def test_functions_of_two_numbers_propagate_nan():
+    x, y = (a.ravel().astype(np.float32) for a in np.meshgrid(ODD[:7], [*ODD[:4], NAN]))
+    with np.errstate(all="ignore"):
+        for name, wanted in {
+            "maximum": np.maximum, "minimum": np.minimum, "atan2": np.arctan2, "div": np.divide,
+        }.items():  # fmt: skip
+            np.testing.assert_array_equal(interpret(f"{name}(x, y)", x, y).numpy(), wanted(x, y))
+
+
+def test_bfloat16_is_rounded_to_nearest_ties_to_even():
+    x = np.array(
+        [1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, 3.4e38, 1e-40, -INF, NAN], np.float32
+    )
+    found = interpret("narrow(x, tl.bfloat16)", x, dtype=torch.bfloat16)
+    assert torch.equal(found.nan_to_num(7.0), torch.from_numpy(x).bfloat16().nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("inner", [1, 3, 64, 128, 1000, 2**33 + 7])
+@pytest.mark.parametrize("units", [1, 5, 127, 129, 2**32 + 1])
+def test_units_of_elements_pass_two_to_the_31(inner, units):
+    for at in (0, 64 * 5, 2**31 - 64, inner * units - 64 * 2, inner * units * 3 + inner // 2):
+        if not 0 <= at < 2**62:
+            continue
+        given = [np.full(64, v, np.int64) for v in (at, inner, units)]
+        found = interpret("unit_of(x, lane, y, z, BLOCK)", *given).numpy()
+        assert found.tolist() == [(at + lane) // inner % units for lane in range(64)]
+
+
+# Compiled for devices.
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # so that everything is compiled
+
+
+def compiled(rule, arch, dtype="float32"):
+    """Each stage of a rule as PTX, compiled all the way to machine code, for CUDA devices of one architecture."""
+    k = kernels(trace(rule), dtype)
+    module = triton_modules.module(k)
+    for stage in k.stages:
+        names = arguments(stage)
+        types = {"int64": "*i64", "float64": "*fp64", None: "i32"}
+        signature = {n: types[DTYPES.get(n)] for n in names} | {"BLOCK": "constexpr"}
+        made = triton.compile(
+            ASTSource(getattr(module, stage.name), signature, {(len(names),): BLOCK}),
+            target=GPUTarget("cuda", arch, 32),
+            options=OPTIONS,
+        )
+        assert len(made.asm["cubin"])
+        yield stage, made.asm["ptx"]
+
+
+def check_width(stage, text, dtype):
+    """In the form for aligned arrays every load and store of an array is 16 bytes wide, all its bytes that way."""
+    bits = {"float64": 64, "float32": 32}.get(dtype, 32)  # halves travel in pairs
+    bytes_each = {"float64": 8, "float32": 4}.get(dtype, 2)
+    found = re.findall(rf"(ld|st)\.global(?:\.\w+)*\.v{128 // bits}\.b{bits}", text)
+    each = BLOCK * bytes_each // (32 * OPTIONS["num_warps"]) // 16
+    stored = {*stage.stores, *(["p"] if stage.update is not None else [])}
+    wanted = Counter(ld=each * len(stage.inputs), st=each * len(stored))
+    assert Counter(found) == +wanted, stage.name
+
+
+@pytest.mark.parametrize("name", fused_rules())
+def test_every_rule_compiles_with_wide_loads_and_exact_arithmetic(name):
+    for stage, text in compiled(bound(name), 90):
+        if stage.grid == "chunks":
+            check_width(stage, text, "float32")
+        instructions = re.findall(r"^\s+(?:@\S+\s+)?([a-z][\w.]*\.f32)\b", text, re.M)
+        flushing = [i for i in instructions if "ftz" in i and not i.startswith("abs")]
+        assert not flushing, stage.name
+        assert not [i for i in instructions if i.startswith(("div.full", "sqrt.approx", "fma"))]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+def test_other_dtypes_compile_with_wide_loads(dtype):
+    for stage, text in compiled(isostep.rule("adamw", lr=0.1), 90, dtype):
+        check_width(stage, text, dtype)
+
+
+@pytest.mark.parametrize("arch", [80, 100])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "powersign", "sgd_hd"])
+def test_rules_of_every_kind_compile_for_older_and_newer_devices(name, arch):
+    assert len(list(compiled(bound(name), arch)))
+
+
+def test_kernels_over_units_compile():
+    grids = [stage.grid for stage, _ in compiled(compose(*DEEP), 90, "bfloat16")]
+    assert grids.count("units") >= 1
+
+
+def test_the_text_is_shown():
+    text = show(trace(isostep.rule("powersign", lr=0.1)), "bfloat16")
+    assert text.startswith('"""powersign, bfloat16: 1 pass(es).')
+    compile(text, "shown", "exec")
+    assert "narrow(" in text
+
+
+def test_the_interpreter_has_every_function_that_kernels_call():
+    for name in CALLED:
+        assert callable(getattr(triton_interpreted, name)), name
+    assert triton_interpreted.tl is tl
