@@ -81,7 +81,7 @@ def kernels() -> dict[str, str]:
     """How many threads fused steps take on the CPU, and where compiled kernels are kept."""
     if importlib.util.find_spec("numba") is None:
         return dict.fromkeys(("threads", "kernels"), "no fused steps on the CPU without numba")
-    from isostep.lower.kernels import cache_folder
+    from isostep.lower.cache import cache_folder
     from isostep.lower.run import threads
 
     return {
