@@ -1,4 +1,4 @@
-"""``cupy:generic``: why it cannot run, where it cannot; and the step on the device, where it can."""
+"""``cupy:raw`` and ``cupy:generic``: why they cannot run, where they cannot; the step on the device, where they can."""
 
 import importlib.util
 import sys
@@ -65,27 +65,30 @@ def test_where_it_cannot_run_it_says_why(machine, count, text):
     assert str(caught.value) == text
     with pytest.raises(BackendError) as caught:
         isostep.backend("cupy")
-    assert str(caught.value) == f"no path of 'cupy' runs here: {text}"
+    raw = text.replace("cupy:generic", "cupy:raw")
+    assert str(caught.value) == f"no path of 'cupy' runs here: {raw}; {text}"
 
 
-def test_with_a_device_it_is_the_path_of_the_family(machine):
+def test_with_a_device_it_is_a_path_of_the_family(machine):
     machine(1)
-    backend = isostep.backend("cupy")
+    backend = isostep.backend("cupy:generic")
     assert isinstance(backend, CupyGeneric)
     assert backend.name == "cupy:generic"
     assert "bfloat16" not in backend.dtypes
 
 
 def test_an_unknown_path_lists_the_paths():
-    with pytest.raises(BackendError, match=r"^cupy has no path 'raw'; it has generic$"):
-        isostep.backend("cupy:raw")
+    with pytest.raises(
+        BackendError, match=r"^cupy has no path 'fast'; it has raw, generic, raw\(host\)$"
+    ):
+        isostep.backend("cupy:fast")
 
 
-@pytest.fixture
-def device():
-    """The backend on a real device."""
+@pytest.fixture(params=["cupy:raw", "cupy:generic"])
+def device(request):
+    """A path on a real device."""
     try:
-        return isostep.backend("cupy:generic")
+        return isostep.backend(request.param)
     except BackendError as error:
         pytest.skip(str(error))
 
