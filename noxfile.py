@@ -5,6 +5,7 @@ are found as packages/*/pyproject.toml, backends in their entry points; whatever
 needs is a dependency group of pyproject.toml. Words after `--` go to the session's command.
 """
 
+import os
 from pathlib import Path
 
 import nox
@@ -69,7 +70,8 @@ def full(session):
     """The whole conformance matrix: every rule, path, dtype and mutant; conformance/reports/ gets JSON and HTML."""
     install(session)
     files = ["--json", "conformance/reports/full.json", "--html", "conformance/reports/full.html"]
-    session.run("isostep-conformance", "--full", "--mutants", *files, *session.posargs)
+    spread = ["--processes", str(os.cpu_count() or 1)]
+    session.run("isostep-conformance", "--full", "--mutants", *spread, *files, *session.posargs)
 
 
 @nox.session

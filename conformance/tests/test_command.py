@@ -38,6 +38,24 @@ def test_a_run_writes_both_reports(tmp_path: Path, capsys: pytest.CaptureFixture
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r.html", "r.json"]
 
 
+def test_several_processes_find_what_one_finds(tmp_path: Path) -> None:
+    arguments = ["--backend", "numpy:reference", "--rule", "sgd", "--dtype", "float32"]
+    found = []
+    for count in ("1", "2"):
+        file = tmp_path / f"{count}.json"
+        assert cli.main([*arguments, "--processes", count, "--json", str(file)]) == 0
+        found.append(json.loads(file.read_text()))
+    assert found[0]["outcomes"]
+    assert found[0] == found[1]
+
+
+def test_a_number_of_processes_is_at_least_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--processes", "0"])
+    assert caught.value.code == 2
+    assert "must be a whole number from 1 on, got '0'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

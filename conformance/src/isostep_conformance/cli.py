@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path as File
 
 from isostep import BackendError
-from isostep_conformance import paths, report
+from isostep_conformance import report
 from isostep_conformance.budget import FACTOR
-from isostep_conformance.cases import DTYPES, subjects
-from isostep_conformance.kill import Toll, judge
+from isostep_conformance.cases import DTYPES
+from isostep_conformance.jobs import Selection, jobs, run
+from isostep_conformance.kill import Toll
 from isostep_conformance.plugin import closing
-from isostep_conformance.select import SelectionError, contracts, units
-from isostep_conformance.session import Session, header
+from isostep_conformance.select import SelectionError
+from isostep_conformance.session import header
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,9 +52,20 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--mutants", action="store_true", help="also make and kill the rules' mutants"
     )
+    made.add_argument(
+        "--processes", type=_count, default=1, metavar="N", help="spread the cases over N processes"
+    )
     made.add_argument("--json", metavar="FILE", help="write the findings as JSON")
     made.add_argument("--html", metavar="FILE", help="write one self-contained page")
     return made
+
+
+def _count(text: str) -> int:
+    """A number of processes."""
+    if not text.isdigit() or int(text) < 1:
+        message = f"must be a whole number from 1 on, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,24 +75,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         if file and not File(file).resolve().parent.is_dir():
             print(f"isostep-conformance: the folder of {file} does not exist", file=sys.stderr)
             return 2
+    selection = Selection(
+        tuple(options.backend),
+        tuple(options.rule),
+        tuple(options.dtype),
+        options.full,
+        options.mutants,
+    )
     try:
-        session = Session(paths.chosen(options.backend) if options.backend else paths.installed())
-        chosen = units(session.paths, full=options.full, rules=options.rule, dtypes=options.dtype)
+        session = selection.session()
+        every = jobs(selection, session)
     except (BackendError, SelectionError) as error:
         print(f"isostep-conformance: {error}", file=sys.stderr)
         return 2
     print("\n".join(header(session)), flush=True)
     started = time.monotonic()
-    checks = contracts(chosen, full=options.full)
-    total = len(chosen) + len(checks)
-    for i, unit in enumerate(chosen):
-        _progress(i, total, unit.id, started)
-        session.check_unit(unit)
-    for i, (unit, name) in enumerate(checks, len(chosen)):
-        _progress(i, total, f"{unit.id} {name}", started)
-        session.check_contract(unit, name)
+    fates = run(
+        selection,
+        session,
+        every,
+        options.processes,
+        lambda done, name: _progress(done, len(every), name, started),
+    )
     if options.mutants:
-        session.toll = _mutants(options.rule, started)
+        session.toll = Toll(fates)
     _clear()
     report.show(session)
     for line in closing(session):
@@ -103,15 +121,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{'FAILED' if faults else 'passed'}: {len(session.outcomes):,} checks in {time.monotonic() - started:.0f} s"
     )
     return 1 if faults else 0
-
-
-def _mutants(rules: list[str], started: float) -> Toll:
-    chosen = [s for s in subjects() if not rules or s.name in rules]
-    toll = Toll()
-    for i, subject in enumerate(chosen):
-        _progress(i, len(chosen), f"mutants of {subject.id}", started)
-        toll.fates += judge(subject)
-    return toll
 
 
 def _progress(done: int, total: int, what: str, started: float) -> None:
