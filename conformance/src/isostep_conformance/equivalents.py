@@ -99,5 +99,32 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent("*sgd_hd*", "x 1.01: 1.0 [phase (1,)]", "a synchronising step is never the first"),
     Equivalent("adafactor", "size -> unit_size: * [1-d]", "a vector is one unit"),
     Equivalent("adafactor", "sum of each unit only: * [1-d]", "a vector is one unit"),
+    Equivalent("schedule_free_*", "x 1.01: 1.0", "it divides a zero: the sum of weights is zero"),
+    Equivalent(
+        "fromage",
+        "always the second branch: where((sqrt(sum(...)) == 0), 1.0, sqrt(sum(mul(...))))",
+        _MASKED,
+    ),
+    Equivalent(
+        "lars",
+        "always the second branch: where(((size_p == 0) or (size_g == 0)), 1.0, (*+ eps))",
+        _MASKED,
+    ),
+    *(
+        Equivalent(
+            "adagrad",
+            f"{what}*",
+            "the sum starts above zero; in a case where it does not, this is killed",
+        )
+        for what in ("x 1.01: 0", "always the second branch: where(((sum + mul(...)) == 0), 0.0, ")
+    ),
+    *(
+        Equivalent(
+            "radam",
+            f"{swap}: (((div(...) - 1) - (mul(...) / c2)) >*",
+            "the length of the average is a fraction that only rounding can make equal to the bound",
+        )
+        for swap in ("gt -> ge", "ge -> gt")
+    ),
     Equivalent("muon", "*: (lr * 1.0) [2-d]", "the shape's factor is one for a wide matrix"),
 )

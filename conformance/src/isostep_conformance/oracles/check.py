@@ -14,6 +14,11 @@ TOLERANCE = 1e-12
 """Float64 over 24 steps: honest differences of order of operations are a hundred times smaller."""
 
 
+def words(settings: Mapping[str, Any]) -> str:
+    """Settings as text."""
+    return " ".join(f"{name}={value}" for name, value in settings.items()) or "defaults"
+
+
 @dataclass(frozen=True)
 class Check:
     """A rule of isostep, the problem, and the function that runs the oracle on the same problem.

@@ -11,7 +11,7 @@ import torch
 import isostep
 
 from . import torch_optim
-from .check import Check
+from .check import Check, words
 from .problems import MIXED_SHAPES, Problem, mild, wild
 
 BETAS = (0.85, 0.96)
@@ -46,7 +46,7 @@ def sgd() -> Iterator[Check]:
         yield Check(
             isostep.rule("sgd", **settings),
             "torch.optim.SGD",
-            _words(settings) or "plain",
+            words(settings) or "plain",
             wild(MIXED_SHAPES),
             partial(torch_optim.run, _optimizer("SGD", **settings), states=states),
             states,
@@ -156,7 +156,3 @@ def weight_decay() -> Iterator[Check]:
         ),
         MOMENTS,
     )
-
-
-def _words(settings: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in settings.items())

@@ -81,7 +81,8 @@ def run(path: str, rule: Any, problem: Problem, **changes: Callable[[float], flo
     """The whole record of a rule on a problem, the learning rate replaced before every step.
 
     ``changes`` are further hyperparameters that depend on the learning rate. A rule that keeps the
-    learning rate in its group state is left alone after the first step: the state rules.
+    learning rate in its group state is left alone after the first step: the state rules. The point
+    to evaluate at is noted among the states where the rule has one.
     """
     backend = isostep.backend(path)
     params = [backend.asarray(p.copy()) for p in problem.start]
@@ -98,12 +99,16 @@ def run(path: str, rule: Any, problem: Problem, **changes: Callable[[float], flo
         }
         grads = [backend.asarray(gradient) for gradient in gradients]
         params, state = backend.step(rule, params, grads, state, **given)
+        kept = {
+            name: [backend.to_numpy(arrays[name]) for arrays in state.arrays]
+            for name in rule.state_names
+        }
+        if rule.rule.evaluate is not None:
+            point = backend.evaluation_point(rule, params, state)
+            kept["evaluation point"] = [backend.to_numpy(p) for p in point]
         record.add(
             [backend.to_numpy(p) for p in params],
-            {
-                name: [backend.to_numpy(arrays[name]) for arrays in state.arrays]
-                for name in rule.state_names
-            },
+            kept,
             {name: float(backend.to_numpy(value)) for name, value in state.group.items()},
         )
     return record

@@ -7,14 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import check_muon, check_optax, check_papers, check_pieces, check_torch
+from . import (
+    check_muon,
+    check_optax,
+    check_optax_rules,
+    check_papers,
+    check_pieces,
+    check_torch,
+    check_torch_rules,
+)
 from .check import Check
 from .outcome import Outcome
 
 
 def all_checks() -> list[Check]:
     """Every check, not yet run."""
-    modules = (check_torch, check_optax, check_muon, check_papers, check_pieces)
+    modules = (
+        check_torch,
+        check_torch_rules,
+        check_optax,
+        check_optax_rules,
+        check_muon,
+        check_papers,
+        check_pieces,
+    )
     return [check for module in modules for check in module.checks()]
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Real
 from isostep.rule import Rule
 
@@ -30,11 +30,10 @@ def update(
     p: Any, g: Any, v: Any, a: Any, t: int, /, *, lr: Any, rho: Any, eps: Any, weight_decay: Any
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
-    if weight_decay:
-        g = g + weight_decay * p
-    v = rho * v + (1 - rho) * (g * g)
+    g = parts.coupled(p, g, weight_decay)
+    v = parts.average(v, g * g, rho)
     d = nm.sqrt(a + eps) / nm.sqrt(v + eps) * g
-    return -lr * d, v, rho * a + (1 - rho) * (d * d)
+    return -lr * d, v, parts.average(a, d * d, rho)
 
 
 RULE = Rule(
@@ -42,12 +41,10 @@ RULE = Rule(
     update=update,
     state=("square_avg", "acc_delta"),
     hyper={
-        "lr": Real(1.0, low=0, doc="factor of the step"),
+        "lr": parts.lr(1.0, "factor of the step"),
         "rho": Real(0.9, low=0, high=1, doc="decay rate of both running averages"),
-        "eps": Real(1e-6, low=0, cases=(1e-3,), doc="added inside both roots"),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="coupled weight decay (L2 penalty)"
-        ),
+        "eps": parts.eps(1e-6, "added inside both roots"),
+        "weight_decay": parts.weight_decay(doc=parts.COUPLED),
     },
     family="adaptive",
     year=2012,

@@ -12,7 +12,7 @@ import torch
 import isostep
 
 from . import torch_packages
-from .check import Check
+from .check import Check, words
 from .problems import MIXED_SHAPES, Problem, mild, wild
 
 BETAS = (0.85, 0.96)
@@ -99,11 +99,12 @@ def checks() -> Iterator[Check]:
 
 def asgd() -> Iterator[Check]:
     """ASGD: torch takes a learning rate one step late, so it is told each of them early."""
-    for title, settings in (
+    cases: tuple[tuple[str, dict[str, Any]], ...] = (
         ("average from the start", {"lambd": 0.2, "alpha": 0.6, "t0": 0.0}),
         ("average from t0", {"lambd": 0.2, "alpha": 0.6, "t0": 5.0, "weight_decay": 0.1}),
         ("torch's defaults", {}),
-    ):
+    )
+    for title, settings in cases:
         make = partial(torch.optim.ASGD, lr=1.0, foreach=False, **settings)
         yield Check(
             isostep.rule("asgd", **settings),
@@ -118,8 +119,3 @@ def asgd() -> Iterator[Check]:
 
 def _first_rate_twice(problem: Problem) -> Problem:
     return replace(problem, lrs=(problem.lrs[0], *problem.lrs[:-1]))
-
-
-def words(settings: dict[str, Any]) -> str:
-    """Settings as text."""
-    return " ".join(f"{name}={value}" for name, value in settings.items()) or "defaults"

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Real
 from isostep.rule import Rule
 
@@ -43,8 +43,7 @@ def update(
     weight_decay: Any,
 ) -> tuple[Any, Any]:
     """See the module's equations."""
-    if weight_decay:
-        g = g + weight_decay * p
+    g = parts.coupled(p, g, weight_decay)
     eta = lr / nm.pow(1 + lambd * lr * (t - 1), alpha)
     mu = 1 / nm.maximum(1.0, t - 1 - t0)
     u = -eta * g - (lambd * eta) * p
@@ -52,18 +51,22 @@ def update(
     return u, ax + mu * (new - ax)
 
 
+def evaluate(p: Any, ax: Any, t: int, /) -> Any:
+    """The average of the points."""
+    return ax
+
+
 RULE = Rule(
     name="asgd",
     update=update,
+    evaluate=evaluate,
     state=("ax",),
     hyper={
-        "lr": Real(1e-2, low=0, doc="learning rate of the first step"),
+        "lr": parts.lr(1e-2),
         "lambd": Real(1e-4, low=0, cases=(0.2,), doc="decay of the parameter, and of eta"),
         "alpha": Real(0.75, low=0, cases=(0.6,), doc="power of eta's decay"),
         "t0": Real(1e6, low=0, cases=(3.0,), doc="steps before the average begins"),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="coupled weight decay (L2 penalty)"
-        ),
+        "weight_decay": parts.weight_decay(doc=parts.COUPLED),
     },
     family="sgd",
     year=1992,

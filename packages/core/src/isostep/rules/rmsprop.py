@@ -31,9 +31,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from isostep.rules.adagrad import filled
-
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Choice, Flag, Real
 from isostep.rule import Rule
 
@@ -42,8 +40,8 @@ DIALECTS = ("torch", "optax", "keras", "tf1")
 
 def init(p: Any, /, *, momentum: Any, centered: bool, dialect: str) -> tuple[Any, ...]:
     """The average of squares starts at one in TensorFlow 1, and everything else at zero."""
-    others = [filled(p, 0.0) for present in (momentum, centered) if present]
-    return filled(p, 1.0 if dialect == "tf1" else 0.0), *others
+    others = [parts.zeros(p) for present in (momentum, centered) if present]
+    return parts.filled(p, 1.0 if dialect == "tf1" else 0.0), *others
 
 
 def update(
@@ -63,10 +61,9 @@ def update(
     """See the module's equations."""
     *state, _t = state_t
     coupled = dialect != "keras"
-    if weight_decay and coupled:
-        g = g + weight_decay * p
-    v = alpha * v + (1 - alpha) * (g * g)
-    averages = [alpha * state[-1] + (1 - alpha) * g] if centered else []
+    g = parts.coupled(p, g, weight_decay, when=coupled)
+    v = parts.average(v, g * g, alpha)
+    averages = [parts.average(state[-1], g, alpha)] if centered else []
     square = v - averages[0] * averages[0] if centered else v
     if dialect == "torch":
         d = g / (nm.sqrt(square) + eps)
@@ -75,9 +72,7 @@ def update(
     buffers = [momentum * state[0] + d] if momentum else []
     d = buffers[0] if momentum else d
     u = -lr * d if dialect == "torch" else -d
-    if weight_decay and not coupled:
-        u = u - (lr * weight_decay) * p
-    return u, v, *buffers, *averages
+    return parts.decoupled(p, u, lr, weight_decay, when=not coupled), v, *buffers, *averages
 
 
 def state(h: SimpleNamespace) -> tuple[str, ...]:
@@ -92,14 +87,10 @@ RULE = Rule(
     init=init,
     state=state,
     hyper={
-        "lr": Real(1e-2, low=0, doc="learning rate"),
-        "alpha": Real(
-            0.99, low=0, high=1, high_open=True, doc="decay rate of the running averages"
-        ),
-        "eps": Real(1e-8, low=0, cases=(1e-3,), doc="added to the denominator"),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="weight decay, coupled but in keras"
-        ),
+        "lr": parts.lr(1e-2),
+        "alpha": parts.decay_rate(0.99, "decay rate of the running averages"),
+        "eps": parts.eps(1e-8),
+        "weight_decay": parts.weight_decay(doc="weight decay, coupled but in keras"),
         "momentum": Real(0.0, low=0, zero_is_static=True, cases=(0.85,), doc="momentum factor"),
         "centered": Flag(False, doc="divide by the standard deviation"),
         "dialect": Choice(

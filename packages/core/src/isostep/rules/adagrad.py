@@ -27,19 +27,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Choice, Real
 from isostep.rule import Rule
 
 
-def filled(p: Any, value: Any) -> Any:
-    """An array like p with one value everywhere, also where p is infinite or NaN."""
-    return nm.where(nm.isfinite(p), 0.0 * nm.abs(p), 0.0) + value
-
-
 def init(p: Any, /, *, initial_accumulator_value: Any) -> Any:
     """The sum of squares before the first step."""
-    return filled(p, initial_accumulator_value)
+    return parts.filled(p, initial_accumulator_value)
 
 
 def update(
@@ -57,8 +52,7 @@ def update(
 ) -> tuple[Any, Any]:
     """See the module's equations."""
     coupled = dialect != "keras"
-    if weight_decay and coupled:
-        g = g + weight_decay * p
+    g = parts.coupled(p, g, weight_decay, when=coupled)
     s = s + g * g
     rate = lr / (1 + (t - 1) * lr_decay)
     if dialect == "torch":
@@ -67,7 +61,7 @@ def update(
         u = -rate * g / nm.sqrt(s + eps)
     if dialect == "optax":
         u = nm.where(s == 0, 0.0, u)
-    return (u - (lr * weight_decay) * p if weight_decay and not coupled else u), s
+    return parts.decoupled(p, u, lr, weight_decay, when=not coupled), s
 
 
 RULE = Rule(
@@ -76,15 +70,13 @@ RULE = Rule(
     init=init,
     state=("sum",),
     hyper={
-        "lr": Real(1e-2, low=0, doc="learning rate"),
+        "lr": parts.lr(1e-2),
         "lr_decay": Real(0.0, low=0, cases=(0.1,), doc="how fast the learning rate falls"),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="weight decay, coupled but in keras"
-        ),
+        "weight_decay": parts.weight_decay(doc="weight decay, coupled but in keras"),
         "initial_accumulator_value": Real(
-            0.0, low=0, cases=(0.1,), doc="the sum of squares before the first step"
+            0.0, low=0, cases=(0.1, 0.0), doc="the sum of squares before the first step"
         ),
-        "eps": Real(1e-10, low=0, cases=(1e-3,), doc="added to the denominator"),
+        "eps": parts.eps(1e-10),
         "dialect": Choice(
             "torch", options=("torch", "keras", "optax"), doc="whose formula where they differ"
         ),

@@ -22,10 +22,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
-from isostep.domains import Choice, Real
+from isostep import nm, parts
+from isostep.domains import Choice
 from isostep.rule import Rule
-from isostep.rules import adam
 
 
 def update(
@@ -45,13 +44,12 @@ def update(
     """See the module's equations."""
     b1, b2 = betas
     coupled = dialect == "torch"
-    if weight_decay and coupled:
-        g = g + weight_decay * p
-    m = b1 * m + (1 - b1) * g
+    g = parts.coupled(p, g, weight_decay, when=coupled)
+    m = parts.average(m, g, b1)
     size = nm.abs(g) + eps if dialect == "torch" else nm.abs(g)
     n = nm.maximum(b2 * n, size)
     u = (-lr / nm.one_minus_pow(b1, t)) * m / (n if dialect == "torch" else n + eps)
-    return (u - (lr * weight_decay) * p if weight_decay and not coupled else u), m, n
+    return parts.decoupled(p, u, lr, weight_decay, when=not coupled), m, n
 
 
 RULE = Rule(
@@ -59,8 +57,10 @@ RULE = Rule(
     update=update,
     state=("exp_avg", "exp_inf"),
     hyper={
-        "lr": Real(2e-3, low=0, doc="learning rate"),
-        **{n: adam.RULE.hyper[n] for n in ("betas", "eps", "weight_decay")},
+        "lr": parts.lr(2e-3),
+        "betas": parts.betas(0.9, 0.999),
+        "eps": parts.eps(1e-8),
+        "weight_decay": parts.weight_decay(doc="weight decay, coupled but in keras"),
         "dialect": Choice("torch", options=("torch", "keras"), doc="where eps is added"),
     },
     family="adam",

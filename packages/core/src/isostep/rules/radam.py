@@ -27,10 +27,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
-from isostep.domains import Choice, Flag, Pair, Real
+from isostep import nm, parts
+from isostep.domains import Choice, Flag, Pair
 from isostep.rule import Rule
-from isostep.rules import adam
 
 DIALECTS = ("torch", "optax", "paper")
 
@@ -66,18 +65,16 @@ def update(
     dialect: str,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
-    if weight_decay and not decoupled_weight_decay:
-        g = g + weight_decay * p
-    m, v = adam.moments(g, m, v, betas)
-    c1, c2 = (nm.one_minus_pow(b, t) for b in betas)
+    g = parts.coupled(p, g, weight_decay, when=not decoupled_weight_decay)
+    m, v = parts.moments(g, m, v, betas)
+    c1, c2 = parts.corrections(betas, t)
     tractable, r = rectification(t, betas[1], dialect)
     if dialect == "torch":
         scale = (r * nm.sqrt(c2)) / (nm.sqrt(v) + eps)
     else:
-        scale = r / (nm.sqrt(v) / nm.sqrt(c2) + eps)
+        scale = r / (parts.root(v, c2) + eps)
     u = (-lr / c1) * m * nm.where(tractable, scale, 1.0)
-    decoupled = weight_decay and decoupled_weight_decay
-    return (u - (lr * weight_decay) * p if decoupled else u), m, v
+    return parts.decoupled(p, u, lr, weight_decay, when=decoupled_weight_decay), m, v
 
 
 RULE = Rule(
@@ -85,16 +82,14 @@ RULE = Rule(
     update=update,
     state=("exp_avg", "exp_avg_sq"),
     hyper={
-        "lr": adam.RULE.hyper["lr"],
+        "lr": parts.lr(1e-3),
         "betas": Pair(
-            Real(0.9, low=0, high=1, high_open=True),
-            Real(0.999, low=0, high=1, high_open=True, cases=(0.93, 0.96)),
+            parts.decay_rate(0.9),
+            parts.decay_rate(0.999, cases=(0.844,)),
             doc="decay rates of the running averages of the gradient and of its square",
         ),
-        "eps": adam.RULE.hyper["eps"],
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="weight decay, coupled by default"
-        ),
+        "eps": parts.eps(1e-8),
+        "weight_decay": parts.weight_decay(doc="weight decay, coupled by default"),
         "decoupled_weight_decay": Flag(False, doc="weight decay past the averages, as in AdamW"),
         "dialect": Choice("torch", options=DIALECTS, doc="place of eps and bound of the length"),
     },

@@ -6,8 +6,9 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import torch
@@ -49,13 +50,18 @@ def run(
     group: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Record:
-    """As ``torch_optim.run``; ``states`` and ``group`` map isostep's names to the package's."""
+    """As ``torch_optim.run``; ``states`` and ``group`` map isostep's names to the package's.
+
+    An optimizer with ``train`` and ``eval`` is evaluated after every step.
+    """
     names = states or {}
     noted: dict[str, list[float]] = {ours: [] for ours in group or {}}
+    points: list[list[Any]] = []
 
     def watched(params: list[torch.Tensor]) -> Any:
         optimizer = make(params)
-        if hasattr(optimizer, "train"):  # schedule-free: else it refuses to step
+        switches = hasattr(optimizer, "train")
+        if switches:  # schedule-free: else it refuses to step
             optimizer.train()
         step = optimizer.step
 
@@ -63,13 +69,19 @@ def run(
             step()
             for ours, theirs in (group or {}).items():
                 noted[ours].append(float(optimizer.param_groups[0][theirs]))
+            if switches:
+                optimizer.eval()
+                points.append([p.detach().numpy().copy() for p in params])
+                optimizer.train()
 
         optimizer.step = stepping
         return optimizer
 
-    with float64_scalars():
+    # Some packages report on standard output, where the table goes.
+    with float64_scalars(), redirect_stdout(StringIO()):
         record = torch_optim.run(watched, problem, tuple(names.values()), **options)
     state = {ours: record.state[theirs] for ours, theirs in names.items()}
+    state |= {"evaluation point": points} if points else {}
     return Record(record.p, state, noted)
 
 

@@ -23,16 +23,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep.rules.adagrad import filled
-
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Pair, Real
 from isostep.rule import Rule
 
 
 def init(p: Any, /, *, lr: Any) -> tuple[Any, Any]:
     """No previous gradient, and the first step size everywhere."""
-    return filled(p, 0.0), filled(p, lr)
+    return parts.zeros(p), parts.filled(p, lr)
 
 
 def update(
@@ -60,7 +58,7 @@ RULE = Rule(
     init=init,
     state=("prev", "step_size"),
     hyper={
-        "lr": Real(1e-2, low=0, doc="the first step size"),
+        "lr": parts.lr(1e-2, "the first step size"),
         "etas": Pair(
             Real(0.5, low=0, high=1, low_open=True, high_open=True),
             Real(1.2, low=1, low_open=True),

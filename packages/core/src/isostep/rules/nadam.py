@@ -5,7 +5,8 @@
     v <- b2 * v + (1 - b2) * g**2                   c1(t) = 1 - b1**t, c2 = 1 - b2**t
 
     torch   mu(t) = b1 * (1 - 0.5 * 0.96**(t * momentum_decay))
-            M <- M * mu(t)                          group state, starts at 1: mu(1) * ... * mu(t)
+            M <- M * mu(t)                          group state of torch and keras, from 1: the
+                                                    product mu(1) * ... * mu(t)
             d = mu(t + 1) * m / (1 - M * mu(t + 1)) + (1 - mu(t)) * g / (1 - M)
             u = -lr * d / (sqrt(v / c2) + eps)
     keras   as torch, with momentum_decay = 1
@@ -33,10 +34,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Choice, Flag, Real
 from isostep.rule import Rule
-from isostep.rules import adam
 
 DIALECTS = ("torch", "keras", "optax", "tf1")
 SCHEDULED = ("torch", "keras")
@@ -58,11 +58,8 @@ def advance(
     momentum_decay: Any,
     dialect: str,
 ) -> dict[str, Any]:
-    """The product of all mu so far; the dialects with a constant mu have no use for it."""
-    product = group["mu_product"]
-    if dialect in SCHEDULED:
-        product = product * momentum(t, betas[0], momentum_decay, dialect)
-    return {"mu_product": product}
+    """The product of all mu so far."""
+    return {"mu_product": group["mu_product"] * momentum(t, betas[0], momentum_decay, dialect)}
 
 
 def direction(
@@ -91,14 +88,13 @@ def update(
     weight_decay: Any,
     momentum_decay: Any,
     decoupled_weight_decay: bool,
-    mu_product: Any,
     dialect: str,
+    mu_product: Any = None,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     decoupled = decoupled_weight_decay or dialect == "keras"
-    if weight_decay and not decoupled:
-        g = g + weight_decay * p
-    m, v = adam.moments(g, m, v, betas)
+    g = parts.coupled(p, g, weight_decay, when=not decoupled)
+    m, v = parts.moments(g, m, v, betas)
     d = direction(
         g,
         m,
@@ -113,21 +109,20 @@ def update(
         u = (-lr * root) * d / (nm.sqrt(v) + eps)
     else:
         u = -lr * d / (nm.sqrt(v) / root + eps)
-    return (u - (lr * weight_decay) * p if weight_decay and decoupled else u), m, v
+    return parts.decoupled(p, u, lr, weight_decay, when=decoupled), m, v
 
 
 RULE = Rule(
     name="nadam",
     update=update,
     advance=advance,
-    group={"mu_product": lambda h: 1.0},
+    group=lambda h: {"mu_product": lambda h: 1.0} if h.dialect in SCHEDULED else {},
     state=("exp_avg", "exp_avg_sq"),
     hyper={
-        "lr": Real(2e-3, low=0, doc="learning rate"),
-        **{n: adam.RULE.hyper[n] for n in ("betas", "eps")},
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="weight decay, coupled but in keras"
-        ),
+        "lr": parts.lr(2e-3),
+        "betas": parts.betas(0.9, 0.999),
+        "eps": parts.eps(1e-8),
+        "weight_decay": parts.weight_decay(doc="weight decay, coupled but in keras"),
         "momentum_decay": Real(
             4e-3, low=0, cases=(0.3,), doc="how fast the momentum rises to betas[0] (torch only)"
         ),
