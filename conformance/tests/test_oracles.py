@@ -15,10 +15,12 @@ from isostep_conformance.oracles.outcome import Deviation, Outcome, compare, run
 
 LIBRARIES = {
     "check_papers": (),
+    "check_derivations": (),
     "check_torch": ("torch",),
     "check_torch_rules": ("torch",),
     "check_optax": ("jax", "optax"),
     "check_optax_rules": ("jax", "optax"),
+    "check_optax_more": ("jax", "optax"),
     "check_muon": ("torch", "jax", "optax"),
     "check_pieces": ("torch", "jax", "optax"),
     "packages_pieces": ("torch", "pytorch_optimizer"),

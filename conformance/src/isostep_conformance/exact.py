@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -259,7 +259,7 @@ class _Walk:
             shape[axis] = 1
             return self.arith.array(np.full(shape, -np.inf))
         slices = [
-            self.arith.shaped(lambda a, i=i: np.take(a, [i], axis=axis), x)
+            self.arith.shaped(partial(np.take, indices=[i], axis=axis), x)
             for i in range(shape[axis])
         ]
         return reduce(lambda a, b: self.arith.apply("maximum", (a, b)), slices)

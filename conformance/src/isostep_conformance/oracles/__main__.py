@@ -1,4 +1,4 @@
-"""``python -m isostep_conformance.oracles tensorflow|libraries [--json FILE]``.
+"""``python -m isostep_conformance.oracles tensorflow|libraries|catalogue [--json FILE]``.
 
 Prints one line per rule, oracle and setting, with the worst deviation and its tolerance. Exits with
 1 if any of them fails or none was run.
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m isostep_conformance.oracles", description="Check isostep's rules live."
     )
-    parser.add_argument("oracle", choices=("tensorflow", "libraries"))
+    parser.add_argument("oracle", choices=("tensorflow", "libraries", "catalogue"))
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
     options = parser.parse_args(arguments)
     module = importlib.import_module(f".{options.oracle}", __package__)

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from . import (
+    check_derivations,
     check_muon,
     check_optax,
+    check_optax_more,
     check_optax_rules,
     check_papers,
     check_pieces,
@@ -27,9 +29,11 @@ def all_checks() -> list[Check]:
         check_torch_rules,
         check_optax,
         check_optax_rules,
+        check_optax_more,
         check_muon,
         check_papers,
         check_pieces,
+        check_derivations,
     )
     return [check for module in modules for check in module.checks()]
 

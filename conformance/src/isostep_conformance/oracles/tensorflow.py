@@ -1,4 +1,4 @@
-"""TensorFlow as the oracle, live: its sign kernels, its decays, its unit tests, and its Adam.
+"""TensorFlow as the oracle, live: its sign kernels, decays and unit tests, its Adam, and Keras.
 
 Needs tensorflow-cpu, isostep's core and this package, nothing else. Every check runs on each of the
 NumPy paths that are installed; the paths of torch and JAX meet the same trajectories on file
@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from . import sign_formulas, tf_adam, tf_kernels
+from . import check_keras, sign_formulas, tf_adam, tf_kernels
 from .drive import PATHS, decay_schedule, installed, run_sign, sign_rule
 from .outcome import NOTHING, Deviation, Outcome, compare
 from .replay import TOLERANCES, Replay, replay
@@ -42,6 +42,8 @@ def checks() -> Iterator[Outcome]:
         yield from unit_test_checks(path)
         yield from kernel_checks(path)
     yield from tf_adam.checks(paths[0])
+    for check in check_keras.checks():
+        yield check.outcome(paths[0])
 
 
 def decay_checks() -> Iterator[Outcome]:

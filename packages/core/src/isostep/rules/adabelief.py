@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep.domains import Real
+from isostep import parts
 from isostep.rule import Rule
 from isostep.rules import adam
 
@@ -43,12 +43,11 @@ def update(
     """See the module's equations."""
     *tops, t = top_t
     b1, b2 = betas
-    m = b1 * m + (1 - b1) * g
+    m = parts.average(m, g, b1)
     surprise = g - m
-    s = b2 * s + (1 - b2) * (surprise * surprise) + eps
+    s = parts.average(s, surprise * surprise, b2) + eps
     u, top = adam.torch_step(m, s, tops[0] if tops else None, t, lr=lr, betas=betas, eps=eps)
-    if weight_decay:
-        u = u - (lr * weight_decay) * p
+    u = parts.decoupled(p, u, lr, weight_decay)
     return (u, m, s, top) if tops else (u, m, s)
 
 
@@ -57,11 +56,10 @@ RULE = Rule(
     update=update,
     state=lambda h: ("exp_avg", "exp_avg_var", *(("max_exp_avg_var",) if h.amsgrad else ())),
     hyper={
-        **{n: adam.RULE.hyper[n] for n in ("lr", "betas")},
-        "eps": Real(1e-16, low=0, cases=(1e-3,), doc="added to the average and to the denominator"),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="decoupled weight decay"
-        ),
+        "lr": parts.lr(1e-3),
+        "betas": parts.betas(0.9, 0.999),
+        "eps": parts.eps(1e-16, "added to the average and to the denominator"),
+        "weight_decay": parts.weight_decay(),
         "amsgrad": adam.RULE.hyper["amsgrad"],
     },
     family="adam",

@@ -20,16 +20,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Flag, Pair, Real
 from isostep.rule import Rule
-from isostep.rules import adam
-
-
-def corrected(average: Any, x: Any, beta: Any, t: Any) -> Any:
-    """The bias-corrected running average after x, from the one before. StableAdamW shares it."""
-    weight = (1 - beta) / nm.one_minus_pow(beta, t)
-    return (1 - weight) * average + weight * x
 
 
 def update(
@@ -49,13 +42,11 @@ def update(
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     n1, n2 = nus
-    if weight_decay and not decouple_weight_decay:
-        g = g + weight_decay * p
+    g = parts.coupled(p, g, weight_decay, when=not decouple_weight_decay)
     square = g * g
-    m, v = corrected(m, g, betas[0], t), corrected(v, square, betas[1], t)
-    u = -lr * (n1 * m + (1 - n1) * g) / (nm.sqrt(n2 * v + (1 - n2) * square) + eps)
-    decoupled = weight_decay and decouple_weight_decay
-    return (u - (lr * weight_decay) * p if decoupled else u), m, v
+    m, v = parts.corrected(m, g, betas[0], t), parts.corrected(v, square, betas[1], t)
+    u = -lr * parts.average(m, g, n1) / (nm.sqrt(parts.average(v, square, n2)) + eps)
+    return parts.decoupled(p, u, lr, weight_decay, when=decouple_weight_decay), m, v
 
 
 RULE = Rule(
@@ -63,16 +54,15 @@ RULE = Rule(
     update=update,
     state=("exp_avg", "exp_avg_sq"),
     hyper={
-        **{n: adam.RULE.hyper[n] for n in ("lr", "betas")},
+        "lr": parts.lr(1e-3),
+        "betas": parts.betas(0.9, 0.999),
         "nus": Pair(
             Real(1.0, low=0, high=1, cases=(0.7,)),
             Real(1.0, low=0, high=1, cases=(0.8,)),
             doc="weights of the averages beside the gradient and its square",
         ),
-        "eps": adam.RULE.hyper["eps"],
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="weight decay, coupled by default"
-        ),
+        "eps": parts.eps(1e-8),
+        "weight_decay": parts.weight_decay(doc="weight decay, coupled by default"),
         "decouple_weight_decay": Flag(False, doc="weight decay past the averages, as in AdamW"),
     },
     family="adam",

@@ -16,26 +16,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep.rules.lars import norm
-
-from isostep import nm
-from isostep.domains import Real
+from isostep import nm, parts
 from isostep.rule import Rule
 
 
 def update(p: Any, g: Any, t: int, /, *, lr: Any) -> Any:
     """See the module's equations, as an update: 1 / root - 1 is written without cancellation."""
     root = nm.sqrt(1 + lr * lr)
-    size_p, size_g = norm(p), norm(g)
-    neither = nm.logical_or(size_p == 0, size_g == 0)
-    ratio = nm.where(neither, 1.0, size_p / nm.where(size_g == 0, 1.0, size_g))
+    ratio = parts.quotient_or_one(parts.norm(p), parts.norm(g))
     return (-lr / root * ratio) * g - (lr * lr / (root * (1 + root))) * p
 
 
 RULE = Rule(
     name="fromage",
     update=update,
-    hyper={"lr": Real(1e-2, low=0, cases=(0.2,), doc="learning rate")},
+    hyper={"lr": parts.lr(1e-2, cases=(0.2,))},
     family="sgd",
     year=2020,
     paper="Bernstein et al., On the distance between two neural networks and the stability of"

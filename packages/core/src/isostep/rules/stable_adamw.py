@@ -22,10 +22,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep.rules.qhadam import corrected
-
-from isostep import nm
-from isostep.domains import Pair, Real
+from isostep import nm, parts
 from isostep.rule import Rule
 
 
@@ -43,11 +40,11 @@ def update(
     weight_decay: Any,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
-    m, v = corrected(m, g, betas[0], t), corrected(v, g * g, betas[1], t)
+    m, v = parts.corrected(m, g, betas[0], t), parts.corrected(v, g * g, betas[1], t)
     rms = nm.sqrt(nm.sum(g * g / nm.maximum(v, eps * eps)) / nm.size(g))
     r = lr / nm.maximum(rms, 1.0)
     u = -r * (m / (nm.sqrt(v) + eps))
-    return (u - (r * weight_decay) * p if weight_decay else u), m, v
+    return parts.decoupled(p, u, r, weight_decay), m, v
 
 
 RULE = Rule(
@@ -55,17 +52,10 @@ RULE = Rule(
     update=update,
     state=("exp_avg", "exp_avg_sq"),
     hyper={
-        "lr": Real(1e-3, low=0, doc="learning rate"),
-        "betas": Pair(
-            *(Real(b, low=0, high=1, high_open=True) for b in (0.9, 0.99)),
-            doc="decay rates of the running averages of the gradient and of its square",
-        ),
-        "eps": Real(
-            1e-6, low=0, cases=(1e-3,), doc="added to the denominator; its square bounds v"
-        ),
-        "weight_decay": Real(
-            1e-2, low=0, zero_is_static=True, cases=(0.1,), doc="decoupled weight decay"
-        ),
+        "lr": parts.lr(1e-3),
+        "betas": parts.betas(0.9, 0.99),
+        "eps": parts.eps(1e-6, "added to the denominator; its square bounds v"),
+        "weight_decay": parts.weight_decay(1e-2),
     },
     family="adam",
     year=2023,

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Flag, Real
 from isostep.rule import Rule
 from isostep.rules import adam
@@ -41,12 +41,10 @@ def update(
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     *tops, t = top_t
-    if weight_decay:
-        g = g + weight_decay * p
-    m, v = adam.moments(g, m, v, betas)
-    c1, c2 = (nm.one_minus_pow(b, t) for b in betas)
-    tops = [nm.maximum(tops[0], v)] if tops else []
-    size = tops[0] if tops else v
+    g = parts.coupled(p, g, weight_decay)
+    m, v = parts.moments(g, m, v, betas)
+    c1, c2 = parts.corrections(betas, t)
+    size, tops = parts.largest(v, tops)
     u = (-lr * nm.sqrt(c2) / c1) * m / nm.pow(nm.sqrt(size) + eps, 2 * partial)
     return u, m, v, *tops
 
@@ -56,11 +54,10 @@ RULE = Rule(
     update=update,
     state=adam.state,
     hyper={
-        "lr": Real(0.1, low=0, doc="learning rate"),
-        **{n: adam.RULE.hyper[n] for n in ("betas", "eps")},
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="coupled weight decay (L2 penalty)"
-        ),
+        "lr": parts.lr(0.1),
+        "betas": parts.betas(0.9, 0.999),
+        "eps": parts.eps(1e-8),
+        "weight_decay": parts.weight_decay(doc=parts.COUPLED),
         "amsgrad": Flag(True, doc="divide by the largest average of squares so far"),
         "partial": Real(0.25, low=0, high=0.5, cases=(0.2,), doc="power of the average of squares"),
     },

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
-from isostep.domains import Pair, Real
+from isostep import nm, parts
 from isostep.rule import Rule
 
 
@@ -27,11 +26,8 @@ def update(
     p: Any, g: Any, m: Any, t: int, /, *, lr: Any, betas: tuple[Any, Any], weight_decay: Any
 ) -> tuple[Any, Any]:
     """See the module's equations."""
-    b1, b2 = betas
-    u = -lr * nm.sign(b1 * m + (1 - b1) * g)
-    if weight_decay:
-        u = u - (lr * weight_decay) * p
-    return u, b2 * m + (1 - b2) * g
+    u = -lr * nm.sign(parts.average(m, g, betas[0]))
+    return parts.decoupled(p, u, lr, weight_decay), parts.average(m, g, betas[1])
 
 
 RULE = Rule(
@@ -39,15 +35,13 @@ RULE = Rule(
     update=update,
     state=("exp_avg",),
     hyper={
-        "lr": Real(1e-4, low=0, doc="learning rate"),
-        "betas": Pair(
-            Real(0.9, low=0, high=1, high_open=True),
-            Real(0.99, low=0, high=1, high_open=True),
+        "lr": parts.lr(1e-4),
+        "betas": parts.betas(
+            0.9,
+            0.99,
             doc="weights of the momentum in the step and in its own average",
         ),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="decoupled weight decay"
-        ),
+        "weight_decay": parts.weight_decay(),
     },
     family="sign",
     year=2023,

@@ -19,17 +19,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep.rules.adagrad import filled
-
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Real
 from isostep.rule import Rule
 from isostep.rules import adam
 
 
-def init(p: Any, /, *, initial_accumulator: Any) -> tuple[Any, Any]:
+def init(p: Any, /, *, initial_accumulator: Any) -> tuple[Any, ...]:
     """Both averages start at the same value, in arrays of their own."""
-    return filled(p, initial_accumulator), filled(p, initial_accumulator)
+    return tuple(parts.filled(p, initial_accumulator) for _ in range(2))
 
 
 def update(
@@ -47,9 +45,8 @@ def update(
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     b1, b2 = betas
-    if weight_decay:
-        g = g + weight_decay * p
-    m = b1 * m + (1 - b1) * g
+    g = parts.coupled(p, g, weight_decay)
+    m = parts.average(m, g, b1)
     square = g * g
     v = v - (1 - b2) * (nm.sign(v - square) * square)
     u, _ = adam.torch_step(m, v, None, t, lr=lr, betas=betas, eps=eps)
@@ -62,13 +59,11 @@ RULE = Rule(
     init=init,
     state=("exp_avg", "exp_avg_sq"),
     hyper={
-        "lr": Real(1e-2, low=0, doc="learning rate"),
-        "betas": adam.RULE.hyper["betas"],
-        "eps": Real(1e-3, low=0, doc="added to the denominator"),
+        "lr": parts.lr(1e-2),
+        "betas": parts.betas(0.9, 0.999),
+        "eps": parts.eps(1e-3, cases=()),
         "initial_accumulator": Real(1e-6, low=0, cases=(0.1,), doc="first value of both averages"),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="coupled weight decay (L2 penalty)"
-        ),
+        "weight_decay": parts.weight_decay(doc=parts.COUPLED),
     },
     family="adam",
     year=2018,

@@ -45,12 +45,3 @@ def checks() -> Iterator[Check]:
             partial(derivations.lars, **settings, trust_coefficient=0.1),
             ("momentum_buffer",),
         )
-        for delta in (0.1, 1.0, 2.0, 3.0):
-            yield Check(
-                isostep.rule("sgdp", **settings, delta=delta, wd_ratio=0.3),
-                "Heo et al., Algorithm 1",
-                f"paper dialect, delta {delta:g}, decay {decay:g}",
-                quiet,
-                partial(derivations.sgdp, **settings, delta=delta, wd_ratio=0.3),
-                ("momentum_buffer",),
-            )

@@ -20,8 +20,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
-from isostep.domains import Real
+from isostep import nm, parts
 from isostep.rule import Rule
 from isostep.rules import adam
 
@@ -41,9 +40,8 @@ def update(
     weight_decay: Any,
 ) -> tuple[Any, ...]:
     """See the module's equations."""
-    if weight_decay:
-        g = g + weight_decay * p
-    m, v = adam.moments(g, m, v, betas)
+    g = parts.coupled(p, g, weight_decay)
+    m, v = parts.moments(g, m, v, betas)
     friction = 1 / (1 + nm.exp(-nm.abs(g - before)))
     u, _ = adam.keras_step(friction * m, v, None, t, lr=lr, betas=betas, eps=eps)
     return u, m, v, g
@@ -54,10 +52,10 @@ RULE = Rule(
     update=update,
     state=("exp_avg", "exp_avg_sq", "previous_grad"),
     hyper={
-        **{n: adam.RULE.hyper[n] for n in ("lr", "betas", "eps")},
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="coupled weight decay (L2 penalty)"
-        ),
+        "lr": parts.lr(1e-3),
+        "betas": parts.betas(0.9, 0.999),
+        "eps": parts.eps(1e-8),
+        "weight_decay": parts.weight_decay(doc=parts.COUPLED),
     },
     family="adam",
     year=2019,

@@ -24,8 +24,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
-from isostep.domains import Flag, Pair, Real
+from isostep import nm, parts
+from isostep.domains import Flag
 from isostep.rule import Rule
 
 
@@ -47,17 +47,16 @@ def update(
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     b1, b2, b3 = betas
-    c1, c2, c3 = (nm.one_minus_pow(b, t) for b in betas)
+    c1, c2, c3 = parts.corrections(betas, t)
     d = nm.where(t > 1, g - before, 0.0)
-    m = b1 * m + (1 - b1) * g
-    v = b2 * v + (1 - b2) * d
+    m = parts.average(m, g, b1)
+    v = parts.average(v, d, b2)
     ahead = g + b2 * d
-    n = b3 * n + (1 - b3) * (ahead * ahead)
-    u = -((lr / c1) * m + (lr * b2 / c2) * v) / (nm.sqrt(n) / nm.sqrt(c3) + eps)
-    if weight_decay:
-        u = u - (lr * weight_decay) * p
-        if not no_prox:
-            u = u / (1 + lr * weight_decay)
+    n = parts.average(n, ahead * ahead, b3)
+    u = -((lr / c1) * m + (lr * b2 / c2) * v) / (parts.root(n, c3) + eps)
+    u = parts.decoupled(p, u, lr, weight_decay)
+    if weight_decay and not no_prox:
+        u = u / (1 + lr * weight_decay)
     return u, m, v, n, g
 
 
@@ -66,15 +65,15 @@ RULE = Rule(
     update=update,
     state=("exp_avg", "exp_avg_diff", "exp_avg_sq", "previous_grad"),
     hyper={
-        "lr": Real(1e-3, low=0, doc="learning rate"),
-        "betas": Pair(
-            *(Real(b, low=0, high=1, high_open=True) for b in (0.98, 0.92, 0.99)),
+        "lr": parts.lr(1e-3),
+        "betas": parts.betas(
+            0.98,
+            0.92,
+            0.99,
             doc="decay rates of the averages of gradients, differences and squares",
         ),
-        "eps": Real(1e-8, low=0, cases=(1e-3,), doc="added to the denominator"),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.3,), doc="decay beside the averages"
-        ),
+        "eps": parts.eps(1e-8),
+        "weight_decay": parts.weight_decay(doc="decay beside the averages", case=0.3),
         "no_prox": Flag(False, doc="decay as in AdamW instead of by division"),
     },
     family="adam",

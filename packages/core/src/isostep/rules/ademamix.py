@@ -20,10 +20,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
-from isostep.domains import Pair, Real
+from isostep import parts
+from isostep.domains import Real
 from isostep.rule import Rule
-from isostep.rules import adam
 
 
 def update(
@@ -43,11 +42,11 @@ def update(
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     b1, b2, b3 = betas
-    m, v = adam.moments(g, m, v, (b1, b2))
-    n = b3 * n + (1 - b3) * g
-    c1, c2 = nm.one_minus_pow(b1, t), nm.one_minus_pow(b2, t)
-    u = -lr * (m / c1 + alpha * n) / (nm.sqrt(v) / nm.sqrt(c2) + eps)
-    return (u - (lr * weight_decay) * p if weight_decay else u), m, n, v
+    m, v = parts.moments(g, m, v, (b1, b2))
+    n = parts.average(n, g, b3)
+    c1, c2 = parts.corrections((b1, b2), t)
+    u = -lr * (m / c1 + alpha * n) / (parts.root(v, c2) + eps)
+    return parts.decoupled(p, u, lr, weight_decay), m, n, v
 
 
 RULE = Rule(
@@ -55,16 +54,16 @@ RULE = Rule(
     update=update,
     state=("exp_avg_fast", "exp_avg_slow", "exp_avg_sq"),
     hyper={
-        "lr": Real(1e-3, low=0, doc="learning rate"),
-        "betas": Pair(
-            *(Real(b, low=0, high=1, high_open=True) for b in (0.9, 0.999, 0.9999)),
+        "lr": parts.lr(1e-3),
+        "betas": parts.betas(
+            0.9,
+            0.999,
+            0.9999,
             doc="decay rates of the fast average, the average of squares and the slow average",
         ),
         "alpha": Real(2.0, low=0, doc="weight of the slow average"),
-        "eps": Real(1e-8, low=0, cases=(1e-3,), doc="added to the denominator"),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="decoupled weight decay"
-        ),
+        "eps": parts.eps(1e-8),
+        "weight_decay": parts.weight_decay(),
     },
     family="adam",
     year=2024,

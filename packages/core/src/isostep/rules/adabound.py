@@ -26,10 +26,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Flag, Real
 from isostep.rule import Rule
-from isostep.rules import adam
 
 
 def update(
@@ -48,15 +47,14 @@ def update(
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     *tops, t = top_t
-    if weight_decay:
-        g = g + weight_decay * p
-    m, v = adam.moments(g, m, v, betas)
-    # A momentum of one leaves Adam's rate alone, with the sign of a step.
-    step, top = adam.keras_step(1.0, v, tops[0] if tops else None, t, lr=lr, betas=betas, eps=eps)
+    g = parts.coupled(p, g, weight_decay)
+    m, v = parts.moments(g, m, v, betas)
+    c1, c2 = parts.corrections(betas, t)
+    size, tops = parts.largest(v, tops)
+    rate = (lr * nm.sqrt(c2) / c1) / (nm.sqrt(size) + eps)
     low = final_lr * (1 - 1 / (gamma * t + 1))
     high = final_lr * (1 + 1 / (gamma * t))
-    u = -nm.clip(-step, low, high) * m
-    return (u, m, v, top) if tops else (u, m, v)
+    return -nm.clip(rate, low, high) * m, m, v, *tops
 
 
 RULE = Rule(
@@ -64,7 +62,8 @@ RULE = Rule(
     update=update,
     state=lambda h: ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if h.amsbound else ())),
     hyper={
-        **{n: adam.RULE.hyper[n] for n in ("lr", "betas")},
+        "lr": parts.lr(1e-3),
+        "betas": parts.betas(0.9, 0.999),
         "final_lr": Real(0.1, low=0, cases=(0.05,), doc="the rate that both bounds close in on"),
         "gamma": Real(
             1e-3,
@@ -75,10 +74,8 @@ RULE = Rule(
             cases=(0.2,),
             doc="how fast the bounds close in",
         ),
-        "eps": adam.RULE.hyper["eps"],
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="coupled weight decay (L2 penalty)"
-        ),
+        "eps": parts.eps(1e-8),
+        "weight_decay": parts.weight_decay(doc=parts.COUPLED),
         "amsbound": Flag(False, doc="divide by the largest average of squares so far"),
     },
     family="adam",

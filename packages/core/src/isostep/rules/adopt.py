@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
-from isostep.domains import Flag, Pair, Real
+from isostep import nm, parts
+from isostep.domains import Flag, Real
 from isostep.rule import Rule
 
 
@@ -44,11 +44,10 @@ def update(
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     b1, b2 = betas
-    if weight_decay and not decouple:
-        g = g + weight_decay * p
+    g = parts.coupled(p, g, weight_decay, when=not decouple)
     # The bound is 0 at t = 1, so that m and p stay as they are without a choice.
     bound = nm.pow(t - 1, clip_exp)
-    m = b1 * m + (1 - b1) * nm.clip(g / nm.maximum(nm.sqrt(v), eps), -bound, bound)
+    m = parts.average(m, nm.clip(g / nm.maximum(nm.sqrt(v), eps), -bound, bound), b1)
     # v is zero before the first step, so all that t = 1 needs is the whole square.
     v = b2 * v + nm.where(t > 1, 1 - b2, 1.0) * (g * g)
     u = -lr * m
@@ -62,19 +61,17 @@ RULE = Rule(
     update=update,
     state=("exp_avg", "exp_avg_sq"),
     hyper={
-        "lr": Real(1e-3, low=0, doc="learning rate"),
-        "betas": Pair(
-            Real(0.9, low=0, high=1, high_open=True),
-            Real(0.9999, low=0, high=1, high_open=True),
+        "lr": parts.lr(1e-3),
+        "betas": parts.betas(
+            0.9,
+            0.9999,
             doc="decay rates of the running averages of the quotient and of the square",
         ),
-        "eps": Real(1e-6, low=0, low_open=True, cases=(1e-3,), doc="smallest divisor"),
+        "eps": parts.eps(1e-6, "smallest divisor", low_open=True),
         "clip_exp": Real(
             0.25, low=0, low_open=True, cases=(0.2,), doc="exponent of the bound of the quotient"
         ),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="weight decay, coupled by default"
-        ),
+        "weight_decay": parts.weight_decay(doc="weight decay, coupled by default"),
         "decouple": Flag(False, doc="weight decay past the averages, as in AdamW"),
     },
     family="adam",

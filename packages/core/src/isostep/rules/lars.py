@@ -27,15 +27,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Choice, Real
 from isostep.rule import Rule
 from isostep.rules import sgd
-
-
-def norm(x: Any) -> Any:
-    """The Euclidean norm of a whole array."""
-    return nm.sqrt(nm.sum(x * x))
 
 
 def update(
@@ -54,12 +49,12 @@ def update(
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     *buffer, t = buffer_t
-    h = g + weight_decay * p if weight_decay else g
-    size_p, size_g = norm(p), norm(h if dialect == "optax" else g)
+    h = parts.coupled(p, g, weight_decay)
+    size_p, size_g = parts.norm(p), parts.norm(h if dialect == "optax" else g)
     size = size_g + eps
     if weight_decay and dialect != "optax":
         size = size_g + weight_decay * size_p + eps
-    # Compared with == so that a NaN norm stays NaN; the divisor is made safe before the choice.
+    # As parts.quotient_or_one, with the whole divisor made safe.
     neither = nm.logical_or(size_p == 0, size_g == 0)
     ratio = nm.where(neither, 1.0, trust_coefficient * size_p / nm.where(neither, 1.0, size))
     inside = dialect != "timm"
@@ -79,12 +74,12 @@ RULE = Rule(
     update=update,
     state=sgd.RULE.state,
     hyper={
-        "lr": Real(1.0, low=0, cases=(0.3,), doc="learning rate"),
+        "lr": parts.lr(1.0, cases=(0.3,)),
         **{n: d for n, d in sgd.RULE.hyper.items() if n != "lr"},
         "trust_coefficient": Real(
             1e-3, low=0, cases=(0.1,), doc="ratio of step and parameter norm at lr 1"
         ),
-        "eps": Real(1e-8, low=0, cases=(1e-3,), doc="added to the gradient's norm"),
+        "eps": parts.eps(1e-8, "added to the gradient's norm"),
         "dialect": Choice(
             "paper", options=("paper", "timm", "optax"), doc="place of lr and norm of the decay"
         ),

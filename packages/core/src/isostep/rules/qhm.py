@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from isostep import parts
 from isostep.domains import Choice, Real
 from isostep.rule import Rule
 
@@ -39,11 +40,10 @@ def update(
 ) -> tuple[Any, Any]:
     """See the module's equations."""
     coupled = weight_decay_type == "grad"
-    if weight_decay and coupled:
-        g = g + weight_decay * p
-    b = momentum * b + (1 - momentum) * g
-    u = -lr * (nu * b + (1 - nu) * g)
-    return (u - (lr * weight_decay) * p if weight_decay and not coupled else u), b
+    g = parts.coupled(p, g, weight_decay, when=coupled)
+    b = parts.average(b, g, momentum)
+    u = -lr * parts.average(b, g, nu)
+    return parts.decoupled(p, u, lr, weight_decay, when=not coupled), b
 
 
 RULE = Rule(
@@ -51,12 +51,10 @@ RULE = Rule(
     update=update,
     state=("momentum_buffer",),
     hyper={
-        "lr": Real(1e-3, low=0, doc="learning rate"),
-        "momentum": Real(
-            0.999, low=0, high=1, high_open=True, doc="decay rate of the running average"
-        ),
+        "lr": parts.lr(1e-3),
+        "momentum": parts.decay_rate(0.999),
         "nu": Real(0.7, low=0, high=1, doc="weight of the average beside the gradient"),
-        "weight_decay": Real(0.0, low=0, zero_is_static=True, cases=(0.1,), doc="weight decay"),
+        "weight_decay": parts.weight_decay(doc="weight decay"),
         "weight_decay_type": Choice(
             "grad", options=("grad", "direct"), doc="coupled (L2 penalty) or decoupled"
         ),

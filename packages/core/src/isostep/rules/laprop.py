@@ -21,10 +21,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
-from isostep.domains import Real
+from isostep import parts
 from isostep.rule import Rule
-from isostep.rules import adam
 
 
 def update(
@@ -42,11 +40,11 @@ def update(
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     b1, b2 = betas
-    c1, c2 = (nm.one_minus_pow(b, t) for b in betas)
-    v = b2 * v + (1 - b2) * (g * g)
-    m = b1 * m + (1 - b1) * (g / (nm.sqrt(v) / nm.sqrt(c2) + eps))
+    c1, c2 = parts.corrections(betas, t)
+    v = parts.average(v, g * g, b2)
+    m = parts.average(m, g / (parts.root(v, c2) + eps), b1)
     u = (-lr / c1) * m
-    return (u - (lr * weight_decay) * p if weight_decay else u), m, v
+    return parts.decoupled(p, u, lr, weight_decay), m, v
 
 
 RULE = Rule(
@@ -54,12 +52,10 @@ RULE = Rule(
     update=update,
     state=("exp_avg", "exp_avg_sq"),
     hyper={
-        "lr": Real(4e-4, low=0, doc="learning rate"),
-        "betas": adam.RULE.hyper["betas"],
-        "eps": Real(1e-15, low=0, cases=(1e-3,), doc="added to the denominator"),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="decoupled weight decay"
-        ),
+        "lr": parts.lr(4e-4),
+        "betas": parts.betas(0.9, 0.999),
+        "eps": parts.eps(1e-15),
+        "weight_decay": parts.weight_decay(),
     },
     family="adam",
     year=2020,

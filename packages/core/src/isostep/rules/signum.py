@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep.domains import Real
+from isostep import parts
 from isostep.rule import Rule
 from isostep.rules import signsgd
 
@@ -26,7 +26,7 @@ def update(
     p: Any, g: Any, m: Any, t: int, /, *, lr: Any, momentum: Any, weight_decay: Any
 ) -> tuple[Any, Any]:
     """See the module's equations."""
-    m = momentum * m + (1 - momentum) * g
+    m = parts.average(m, g, momentum)
     return signsgd.step(p, m, lr, weight_decay), m
 
 
@@ -35,11 +35,9 @@ RULE = Rule(
     update=update,
     state=("momentum_buffer",),
     hyper={
-        "lr": signsgd.RULE.hyper["lr"],
-        "momentum": Real(
-            0.9, low=0, high=1, high_open=True, doc="decay rate of the running average"
-        ),
-        "weight_decay": signsgd.RULE.hyper["weight_decay"],
+        "lr": parts.lr(1e-2),
+        "momentum": parts.decay_rate(0.9),
+        "weight_decay": parts.weight_decay(),
     },
     family="sign",
     year=2018,

@@ -21,16 +21,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep.rules.adagrad import filled
-
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Real
 from isostep.rule import Rule
 
 
 def init(p: Any, /, *, initial_accumulator_value: Any) -> tuple[Any, Any]:
     """The sum of squares starts at a value, the linear term at zero."""
-    return filled(p, initial_accumulator_value), filled(p, 0.0)
+    return parts.filled(p, initial_accumulator_value), parts.zeros(p)
 
 
 def update(
@@ -65,7 +63,7 @@ RULE = Rule(
     init=init,
     state=("accumulator", "linear"),
     hyper={
-        "lr": Real(1e-3, low=0, low_open=True, doc="learning rate"),
+        "lr": parts.lr(1e-3, low_open=True),
         "learning_rate_power": Real(
             -0.5, high=0, cases=(-0.4,), doc="minus the power of the sum of squares"
         ),

@@ -15,15 +15,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
-from isostep.domains import Real
+from isostep import nm, parts
 from isostep.rule import Rule
 
 
 def step(p: Any, direction: Any, lr: Any, weight_decay: Any) -> Any:
     """A step against the sign of a direction, beside a decoupled decay. Signum shares it."""
-    u = -lr * nm.sign(direction)
-    return u - (lr * weight_decay) * p if weight_decay else u
+    return parts.decoupled(p, -lr * nm.sign(direction), lr, weight_decay)
 
 
 def update(p: Any, g: Any, t: int, /, *, lr: Any, weight_decay: Any) -> Any:
@@ -35,10 +33,8 @@ RULE = Rule(
     name="signsgd",
     update=update,
     hyper={
-        "lr": Real(1e-2, low=0, doc="learning rate"),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="decoupled weight decay"
-        ),
+        "lr": parts.lr(1e-2),
+        "weight_decay": parts.weight_decay(),
     },
     family="sign",
     year=2018,

@@ -1,0 +1,25 @@
+"""The authors' own packages and the collections of torch optimizers as oracles, live, in float64.
+
+An environment of its own has them: pytorch_optimizer, torch_optimizer, timm, optimi, and the packages
+of rules' authors. A package that is missing is an error, not a shorter table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from . import packages_adam, packages_other, packages_torch
+from .check import Check
+from .outcome import Outcome
+
+
+def all_checks() -> list[Check]:
+    """Every check, not yet run."""
+    tables = (*packages_torch.TABLES, *packages_adam.TABLES, *packages_other.TABLES)
+    return [row.check() for table in tables for row in table()]
+
+
+def checks(path: str = "numpy:reference") -> Iterator[Outcome]:
+    """Every check on one path, as it is finished."""
+    for check in all_checks():
+        yield check.outcome(path)

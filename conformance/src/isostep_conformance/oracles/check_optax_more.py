@@ -1,0 +1,86 @@
+"""Rules beyond torch.optim against optax with 64-bit floats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import optax
+import optax.contrib
+
+from .check import Check
+from .check_optax_rules import ADAM, B1, B2, BETAS, EPS, MOMENTS, OURS, Row, rows
+
+RULES: tuple[Row, ...] = (
+    *(
+        (
+            "lion",
+            "lion",
+            {"betas": BETAS, "weight_decay": decay},
+            partial(optax.lion, b1=B1, b2=B2, weight_decay=decay),
+            {"exp_avg": "mu"},
+        )
+        for decay in (0.0, 0.3)
+    ),
+    ("signsgd", "sign_sgd", {}, optax.sign_sgd, {}),
+    ("signum", "signum", {"momentum": 0.85}, partial(optax.signum, beta=0.85), {}),
+    *(
+        (
+            "lars",
+            "lars",
+            {
+                "momentum": momentum,
+                "nesterov": nesterov,
+                "weight_decay": decay,
+                "trust_coefficient": 0.1,
+                "eps": EPS,
+                "dialect": "optax",
+            },
+            partial(
+                optax.lars,
+                weight_decay=decay,
+                trust_coefficient=0.1,
+                eps=EPS,
+                momentum=momentum,
+                nesterov=nesterov,
+            ),
+            {},
+        )
+        for momentum, nesterov, decay in (
+            (0.0, False, 0.1),
+            (0.85, False, 0.0),
+            (0.85, True, 0.1),
+        )
+    ),
+    (
+        "adabelief",
+        "adabelief",
+        OURS,
+        partial(optax.adabelief, **ADAM, eps_root=EPS),
+        {"exp_avg": "mu", "exp_avg_var": "nu"},
+    ),
+    ("yogi", "yogi", {**OURS, "initial_accumulator": 1e-6}, partial(optax.yogi, **ADAM), MOMENTS),
+    (
+        "adopt",
+        "contrib.adopt",
+        {**OURS, "clip_exp": 0.25},
+        partial(optax.contrib.adopt, **ADAM),
+        MOMENTS,
+    ),
+    *(
+        (
+            "ademamix",
+            "contrib.ademamix",
+            {"betas": (B1, B2, 0.99), "alpha": 3.0, "eps": EPS, "weight_decay": decay},
+            partial(optax.contrib.ademamix, **ADAM, b3=0.99, alpha=3.0, weight_decay=decay),
+            {"exp_avg_fast": "m1", "exp_avg_slow": "m2", "exp_avg_sq": "nu"},
+        )
+        for decay in (0.0, 0.1)
+    ),
+    ("fromage", "fromage", {}, optax.fromage, {}),
+)
+
+
+def checks() -> Iterator[Check]:
+    """All of them."""
+    yield from rows(RULES)
