@@ -127,4 +127,20 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         for swap in ("gt -> ge", "ge -> gt")
     ),
     Equivalent("muon", "*: (lr * 1.0) [2-d]", "the shape's factor is one for a wide matrix"),
+    Equivalent("adai", "x 1.01: 1.0", _MASKED),
+    Equivalent(
+        "adai",
+        "always the second branch: where(((total / count) == 0), *",
+        "with coupled decay the mean is zero only where all parameters and gradients are",
+    ),
+    Equivalent(
+        "adai",
+        "x 1.01: 0",
+        "with coupled decay the mean is zero only where all parameters and gradients are",
+    ),
+    Equivalent(
+        "avagrad",
+        "right operand dropped: maximum((t - 1), 1)",
+        "at t = 1, where it acts, there is no step, and the authors' dialect does not measure with it",
+    ),
 )
