@@ -51,7 +51,7 @@ def test_decay_and_learning_rates_by_pattern():
     }
     assert len(found) == 5
     optimizer = AdamW(found, lr=0.1)
-    assert [g["param_names"] for g in optimizer.param_groups][0] == ["embed.weight", "head.weight"]
+    assert optimizer.param_groups[0]["param_names"] == ["embed.weight", "head.weight"]
     assert optimizer.param_groups[1]["weight_decay"] == 0.2
     for group in optimizer.param_groups:
         for p in group["params"]:

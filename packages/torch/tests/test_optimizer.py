@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 
 import pytest
@@ -26,115 +25,6 @@ def gradients(params, k):
     torch.manual_seed(100 + k)
     for p in params:
         p.grad = torch.randn_like(p) * 10.0 ** (k % 5 - 2)
-
-
-PEERS = {
-    "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.7, "dampening": 0.2, "weight_decay": 0.1}),
-    "sgd-nesterov": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.7, "nesterov": True}),
-    "adam": (torch.optim.Adam, {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1}),
-    "adam-amsgrad": (torch.optim.Adam, {"lr": 0.1, "betas": (0.8, 0.95), "amsgrad": True}),
-    "adamw": (
-        torch.optim.AdamW,
-        {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.2},
-    ),
-    "adafactor": (
-        torch.optim.Adafactor,
-        {"lr": 0.1, "eps": (1e-3, 1e-2), "d": 1.2, "weight_decay": 0.1},
-    ),
-}
-
-
-def pair(name, options, dtype, shapes=SHAPES):
-    """Ours and torch's, each with two groups of which the second has its own learning rate."""
-    theirs_class, hyper = PEERS[name]
-    made = []
-    for build in (load_optimizer(name.partition("-")[0]), theirs_class):
-        params = tensors(dtype, shapes)
-        groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.03}]
-        extra = options if build is not theirs_class else {}
-        made += [params, build(groups, **hyper, **extra)]
-    return made
-
-
-@pytest.mark.parametrize("options", PATHS, ids=["fused", "foreach", "loop"])
-@pytest.mark.parametrize("name", PEERS)
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-11), (torch.float32, 2e-5)])
-def test_thirty_steps_as_torch_optim(name, options, dtype, bound):
-    shapes = [s for s in SHAPES if s != (0,)] if name == "adafactor" else SHAPES
-    ours, mine, theirs, other = pair(name, options, dtype, shapes)
-    schedules = [torch.optim.lr_scheduler.ExponentialLR(o, 0.97) for o in (mine, other)]
-    for k in range(30):
-        gradients(ours, k)
-        gradients(theirs, k)
-        mine.step()
-        other.step()
-        for s in schedules:
-            s.step()
-        for a, b in zip(ours, theirs, strict=True):
-            assert a.numel() == 0 or ((a - b).abs() / b.abs().clamp(min=1.0)).max() < bound
-        for a, b in zip(ours, theirs, strict=True):
-            for key in set(mine.state[a]) & set(other.state[b]) - {"momentum_buffer"}:
-                torch.testing.assert_close(
-                    mine.state[a][key], other.state[b][key], rtol=bound, atol=bound
-                )
-
-
-@pytest.mark.parametrize("name", ["sgd", "adam", "adam-amsgrad", "adamw", "adafactor"])
-def test_state_dicts_are_torchs(name):
-    shapes = [(5, 3), (7,)]
-    ours, mine, theirs, other = pair(name, {}, torch.float64, shapes)
-    for k in range(3):
-        gradients(theirs, k)
-        other.step()
-    mine.load_state_dict(copy.deepcopy(other.state_dict()))
-    for a, b in zip(ours, theirs, strict=True):
-        a.data.copy_(b.data)
-    fresh = [torch.nn.Parameter(p.detach().clone()) for p in ours]
-    back = PEERS[name][0]([{"params": fresh[:2]}, {"params": fresh[2:]}], **PEERS[name][1])
-    back.load_state_dict(copy.deepcopy(mine.state_dict()))
-    for each, opt in ((ours, mine), (theirs, other), (fresh, back)):
-        gradients(each, 7)
-        opt.step()
-    for a, b, c in zip(ours, theirs, fresh, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(c, b, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", isostep.rules())
-def test_every_rule_saves_pickles_and_copies(name):
-    """The three ways of continuing give the bits of going on."""
-    ndim = isostep.definition(name).ndim
-    shapes = [s for s in [(4, 3), (6,), ()] if ndim is None or len(s) in ndim]
-    params = tensors(torch.float32, shapes)
-    optimizer = load_optimizer(name)(params, lr=0.01)
-
-    def step(opt, ps, k):
-        gradients(ps, k)
-        inputs = isostep.definition(name).inputs
-        opt.step(**{n: {p: p.grad.abs() + 0.1 for p in ps} for n in inputs})
-
-    for k in range(3):
-        step(optimizer, params, k)
-    copies = []
-    twin, other = copy.deepcopy((params, optimizer))
-    copies.append((twin, other))
-    copies.append(pickle.loads(pickle.dumps((params, optimizer))))
-    fresh = [torch.nn.Parameter(p.detach().clone()) for p in params]
-    loaded = load_optimizer(name)(fresh, lr=0.01)
-    buffer = io.BytesIO()
-    torch.save(optimizer.state_dict(), buffer)
-    buffer.seek(0)
-    loaded.load_state_dict(torch.load(buffer, weights_only=True))
-    copies.append((fresh, loaded))
-    for k in range(3, 6):
-        step(optimizer, params, k)
-        for ps, opt in copies:
-            step(opt, ps, k)
-    for ps, opt in copies:
-        for a, b in zip(params, ps, strict=True):
-            assert torch.equal(a, b)
-            for key, value in optimizer.state[a].items():
-                assert torch.equal(value, opt.state[b][key])
 
 
 def test_closure_maximize_and_zero_grad():

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from isostep import nm
 from isostep.values import MAPS
 
 #: What Python's operators do: torch takes their numbers as arguments of the kernel.
@@ -24,14 +25,22 @@ def call(op: str, *args: Any) -> Any:
         return args[1] if args[0] else args[2]
     if op in OPERATORS:
         return MAPS[op].array(None, *args)
-    floating = [t for t in tensors if t.is_floating_point()]
-    like = floating[0] if floating else tensors[0]
-    kind = like.dtype if floating or op != "where" else torch.float64
+    kind = next((t.dtype for t in tensors if t.is_floating_point()), None)
+    if kind is None:  # a choice between two numbers, or logic
+        kind = _kind_of_choice(tensors[0]) if op == "where" else torch.bool
     known = [
-        a if isinstance(a, torch.Tensor) else torch.full((), a, dtype=kind, device=like.device)
+        a
+        if isinstance(a, torch.Tensor)
+        else torch.full((), a, dtype=kind, device=tensors[0].device)
         for a in args
     ]
     return MAPS[op].array(torch, *known)  # array_api_compat's sign indexes by a mask: a read
+
+
+def _kind_of_choice(condition: torch.Tensor) -> torch.dtype:
+    """That of the parameter for which a rule is computing, else that of scalars."""
+    like = getattr(nm._computing, "like", None)
+    return double(condition).dtype if like is None else like.dtype
 
 
 def double(value: Any) -> Any:

@@ -111,6 +111,14 @@ class Optimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch.optim's: ``state`` by number, with a step count of its own for each, and ``param_groups``."""
+        first = self.register_state_dict_post_hook(_counts_apart, prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            first.remove()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of this rule, ours or torch.optim's; an error leaves the optimizer as it was.
 
@@ -309,6 +317,14 @@ class Optimizer(torch.optim.Optimizer):
             name, reason = paths.path_of(g, g["params"]), paths.why(g, g["params"])
             lines.append(f"{name}: {reason}; {paths.make(name, g).path(self._rule_of(g))}")
         return "\n".join(lines)
+
+
+def _counts_apart(_: Any, packed: dict[str, Any]) -> None:
+    """Parameters at the same step share its count; torch.optim's classes, which may load this, count in place."""
+    packed["state"] = {
+        key: own | {"step": own["step"].clone()} if "step" in own else own
+        for key, own in packed["state"].items()
+    }
 
 
 def _hyper(value: Any, traced: bool) -> Any:

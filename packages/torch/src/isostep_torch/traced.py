@@ -18,7 +18,7 @@ from isostep.interpret import Interpreter, Task
 from isostep.program import Program, trace
 from isostep.rule import BoundRule
 from isostep.state import State, StepError
-from isostep.values import MAPS, Domain, Value
+from isostep.values import MAPS, Value
 from isostep_torch.calls import call, double
 from isostep_torch.loop import TorchLoop
 
@@ -69,10 +69,8 @@ class _Tensors(Interpreter):
         if node.op not in MAPS:
             return super()._compute(node, task)
         operands = [self._fit(self._value(a, task), a, node, task) for a in node.args]
-        if node.domain > Domain.GROUP and not any(isinstance(x, torch.Tensor) for x in operands):
-            p = task.arrays["p"]
-            return torch.full((), call(node.op, *operands), dtype=p.dtype, device=p.device)
-        return call(node.op, *operands)
+        with nm.computing(task.arrays["p"]):
+            return call(node.op, *operands)
 
 
 class TracedLoop(TorchLoop):
