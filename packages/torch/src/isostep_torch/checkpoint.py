@@ -28,6 +28,8 @@ def check(rule: BoundRule, groups: list[dict[str, Any]], saved: Mapping[str, Any
                 f"reorder it in a load_state_dict pre-hook"
             )
             raise ValueError(message)
+        owns = [own for key in other["params"] if (own := saved["state"].get(key))]
+        shared_of(rule, owns)
     params = [(group, p) for group in groups for p in group["params"]]
     keys = [key for group in saved["param_groups"] for key in group["params"]]
     for place, (key, (group, p)) in enumerate(zip(keys, params, strict=False)):
@@ -59,6 +61,23 @@ def _check_one(
                 f"{shape}; it was saved for another model"
             )
             raise ValueError(message)
+
+
+def shared_of(rule: BoundRule, owns: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the group shares, where a state dict has it with each parameter (NAdam's product in torch.optim)."""
+    shared: dict[str, Any] = {}
+    for n in rule.group_names:
+        values = [own[n] for own in owns if n in own]
+        if not values:
+            return {}
+        if any(float(v) != float(values[0]) for v in values):
+            message = (
+                f"{rule.name}: {n} differs between parameters of a group, which share it here; put "
+                f"those that joined late into a group of their own"
+            )
+            raise ValueError(message)
+        shared[n] = values[0].detach().clone()
+    return shared and {"step": int(max(own["step"] for own in owns)), **shared}
 
 
 def arrays_of(

@@ -93,13 +93,18 @@ class Optimizer(torch.optim.Optimizer):
 
     def _take_arrays(self, saved: Mapping[str, Any]) -> None:
         """The saved arrays again, from the state dict itself: torch has cast them to the parameter's dtype."""
-        keys = (key for group in saved["param_groups"] for key in group["params"])
-        for group in self.param_groups:
-            for p, key in zip(group["params"], keys, strict=False):
-                own = saved["state"].get(key)
-                if own:
-                    names = self._rule_of(group).state_names
-                    self.state[p].update(checkpoint.arrays_of(group, p, names, own))
+        for group, other in zip(self.param_groups, saved["param_groups"], strict=True):
+            rule = self._rule_of(group)
+            pairs = zip(group["params"], other["params"], strict=True)
+            owns = [(p, own) for p, key in pairs if (own := saved["state"].get(key))]
+            for p, own in owns:
+                kept = (
+                    {} if "rule" not in other else self.state[p]
+                )  # torch.optim's extras grow stale
+                taken = checkpoint.arrays_of(group, p, rule.state_names, own)
+                self.state[p] = {n: v for n, v in kept.items() if n not in rule.group_names} | taken
+            if SHARED not in group and (shared := checkpoint.shared_of(rule, [o for _, o in owns])):
+                group[SHARED] = shared
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hyperparameters and options are checked at once."""
@@ -112,8 +117,12 @@ class Optimizer(torch.optim.Optimizer):
             raise
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch.optim's: ``state`` by number, with a step count of its own for each, and ``param_groups``."""
-        first = self.register_state_dict_post_hook(_counts_apart, prepend=True)
+        """As torch.optim's: ``state`` by number, with a step count of its own for each, and ``param_groups``.
+
+        What the parameters of a group share stands in the group, and once more with each parameter, where
+        torch.optim's classes look for it.
+        """
+        first = self.register_state_dict_post_hook(_as_torchs, prepend=True)
         try:
             return super().state_dict()
         finally:
@@ -319,12 +328,17 @@ class Optimizer(torch.optim.Optimizer):
         return "\n".join(lines)
 
 
-def _counts_apart(_: Any, packed: dict[str, Any]) -> None:
+def _as_torchs(_: Any, packed: dict[str, Any]) -> None:
     """Parameters at the same step share its count; torch.optim's classes, which may load this, count in place."""
-    packed["state"] = {
-        key: own | {"step": own["step"].clone()} if "step" in own else own
-        for key, own in packed["state"].items()
-    }
+    state = dict(packed["state"])
+    for group in packed["param_groups"]:
+        shared = {n: v for n, v in group.get(SHARED, {}).items() if n != "step"}
+        for key in group["params"]:
+            if own := state.get(key):
+                state[key] = own | {
+                    n: v.clone() for n, v in ({"step": own["step"]} | shared).items()
+                }
+    packed["state"] = state
 
 
 def _hyper(value: Any, traced: bool) -> Any:
