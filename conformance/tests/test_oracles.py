@@ -23,7 +23,7 @@ LIBRARIES = {
     "check_optax_more": ("jax", "optax"),
     "check_muon": ("torch", "jax", "optax"),
     "check_pieces": ("torch", "jax", "optax"),
-    "packages_pieces": ("torch", "pytorch_optimizer"),
+    "packages_pieces": ("torch", "pytorch_optimizer", "torch_optimizer"),
 }
 
 

@@ -163,6 +163,35 @@ def test_an_average_of_updates():
         np.testing.assert_allclose(state.arrays[0]["ema_update.ema"], total, rtol=1e-12)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize(
+    ("dialect", "makes", "when"),
+    [
+        ("paper", None, lambda t, k: t % k == 0),
+        ("timm", lambda k: k, lambda t, k: t % k == 0),
+        ("torch_optimizer", lambda k: 1, lambda t, k: (t - 1) % k == 0),
+    ],
+)
+def test_which_steps_of_lookahead_synchronise(dialect, makes, when, k):
+    rule = isostep.compose(
+        isostep.rule("sgd", lr=0.1, momentum=0.9), pieces.lookahead(k, 0.6, dialect=dialect)
+    )
+    p = normal(5)
+    params, slow, m = [p.copy()], p.copy(), 0.0
+    state = REFERENCE.init(rule, params)
+    for t in range(1, 11):
+        g = normal(5, seed=t)
+        REFERENCE.step(rule, params, [g], state)
+        m = 0.9 * m + g
+        p = p - 0.1 * m
+        if when(t, k):
+            if makes is not None and t == makes(k):
+                slow = p
+            else:
+                p = slow = slow + 0.6 * (p - slow)
+        np.testing.assert_allclose(params[0], p, rtol=1e-13)
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [

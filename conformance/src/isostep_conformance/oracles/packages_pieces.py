@@ -1,4 +1,4 @@
-"""Pieces against pytorch_optimizer."""
+"""Pieces against pytorch_optimizer and torch_optimizer."""
 
 from __future__ import annotations
 
@@ -61,6 +61,22 @@ def checks() -> Iterator[Check]:
             ),
         )
     yield norm_loss()
+    jettify = importlib.import_module("torch_optimizer")
+    for k in (1, 4):
+        yield Check(
+            isostep.compose(
+                rule, isostep.pieces.lookahead(k=k, alpha=0.6, dialect="torch_optimizer")
+            ),
+            "torch_optimizer.Lookahead",
+            f"around SGD, k = {k}",
+            mild(MIXED_SHAPES),
+            partial(
+                torch_optim.run,
+                lambda ps, k=k: jettify.Lookahead(  # type: ignore[misc]
+                    torch.optim.SGD(ps, lr=1.0, momentum=0.85, foreach=False), k=k, alpha=0.6
+                ),
+            ),
+        )
 
 
 def _sgd(before: Callable[[Sequence[torch.Tensor]], object]) -> Any:
