@@ -19,10 +19,17 @@ from isostep import (
     averaging,
     curvature,
     domains,
+<<<<<<< HEAD
     multitask,
     nm,
     pieces,
     plot,
+=======
+    guards,
+    multitask,
+    nm,
+    pieces,
+>>>>>>> c22f976 (Accumulated gradients and steps left out where they are not finite)
     schedules,
     sharpness,
 )
@@ -61,6 +68,7 @@ __all__ = [
     "curvature",
     "definition",
     "domains",
+    "guards",
     "load",
     "multitask",
     "nm",
