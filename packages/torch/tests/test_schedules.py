@@ -314,3 +314,24 @@ def test_a_rule_s_hyperparameters_follow_schedules():
         other.step()
         # torch's bias correction takes this step's beta to the power t, as the rule's does.
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.int64])
+@pytest.mark.parametrize(
+    "name",
+    [
+        n
+        for n in CASES
+        if n not in ("lambda", "multiplicative", "chained annealing", "cyclic by hand")
+    ],
+)
+def test_steps_that_are_tensors(name, kind):
+    _, schedule = CASES[name]
+    wide = kind is torch.float64
+    tolerance = {"rtol": 1e-12, "atol": 1e-13} if wide else {"rtol": 5e-6, "atol": 3e-7}
+    for t in (0, 1, 7, 25, 60, 61, 113, 140, 199):
+        found = schedule(torch.tensor(t, dtype=kind))
+        assert isinstance(found, torch.Tensor)
+        assert found.shape == ()
+        assert found.dtype is (torch.float64 if wide else torch.float32)
+        np.testing.assert_allclose(found.item(), schedule(t), **tolerance)

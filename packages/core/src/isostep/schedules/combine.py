@@ -33,7 +33,7 @@ class Sequential(Schedule):
     milestones: tuple[int, ...]
 
     def at(self, t: Any, /) -> Any:
-        found = self.schedules[0](whole_step(t))
+        found = self.schedules[0](whole_step(t)) + 0.0 * t  # of the step's dtype, whatever it gives
         for schedule, milestone in zip(self.schedules[1:], self.milestones, strict=True):
             # A part that has not begun is asked for its beginning, which every schedule has.
             own = schedule(whole_step(nm.maximum(t - milestone, 0.0)))

@@ -94,7 +94,7 @@ class CosineAnnealingWarmRestarts(Schedule):
         else:
             # The starts are numbers known beforehand; a logarithm would miss them by a rounding.
             start, length = 0.0, float(self.T_0)
-            begun, lasts = start, length
+            begun, lasts = start + 0.0 * t, length + 0.0 * t  # of the step's dtype
             while start + length < _FAR:
                 start, length = start + length, length * self.T_mult
                 begun = nm.where(t >= start, start, begun)

@@ -157,7 +157,8 @@ class Constant(Factor):
         check(self, "total_iters", self.total_iters, at_least=0, whole=True, hint=_LENGTH)
 
     def at(self, t: Any, /) -> Any:
-        return nm.where(t >= self.total_iters, self.value, self.value * self.factor)
+        early = self.value * self.factor + 0.0 * t  # of the step's dtype, as both are plain numbers
+        return nm.where(t >= self.total_iters, self.value, early)
 
 
 @dataclass(frozen=True)
