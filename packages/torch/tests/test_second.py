@@ -109,40 +109,83 @@ def test_sam_s_order_of_steps_and_what_is_left_after_errors():
     assert same(net, before)
 
 
-class Scaler:
-    """What a gradient scaler does: unscales, skips a step whose gradients are not finite."""
-
-    scale, skipped = 1024.0, 0
-
-    def step(self, optimizer):
-        grads = [p.grad for g in optimizer.param_groups for p in g["params"]]
-        if not all(torch.isfinite(g).all() for g in grads):
-            self.skipped += 1
-            return
-        for g in grads:
-            g.div_(self.scale)
-        optimizer.step()
-
-
-def test_sam_with_scaled_losses():
+def test_sam_with_a_gradient_scaler():
     (a, x, y), (b, _, _) = problem(), problem()
-    scaler = Scaler()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     scaled, plain = (second.SAM(SGD(n.parameters(), lr=0.1), 0.2) for n in (a, b))
     for _ in range(3):
-        scaled.zero_grad()
-        (scaler.scale * loss_of(a, x, y)).backward()
+        scaler.scale(loss_of(a, x, y)).backward()
         scaled.first_step(zero_grad=True)
-        (scaler.scale * loss_of(a, x, y)).backward()
+        scaler.scale(loss_of(a, x, y)).backward()
         scaled.second_step(scaler, zero_grad=True)
+        scaler.update()
         plain.step(lambda: (plain.zero_grad(), loss_of(b, x, y).backward()))
     for p, q in zip(a.parameters(), b.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-9)  # eps is not scaled
+    # An overflow in the first pass makes the way NaN, and so the second gradient: the scaler skips the step.
     before = bits(a)
-    (float("inf") * loss_of(a, x, y)).backward()
+    (float("inf") * scaler.scale(loss_of(a, x, y))).backward()
     scaled.first_step(zero_grad=True)
-    loss_of(a, x, y).backward()
+    scaler.scale(loss_of(a, x, y)).backward()
     scaled.second_step(scaler)
-    assert scaler.skipped == 1
+    scaler.update()
+    assert scaler.get_scale() == 512.0
+    assert same(a, before)
+
+
+def test_looksam():
+    (a, x, y), (b, _, _) = problem(), problem()
+    groups = [{"params": a[0].parameters()}, {"params": a[2].parameters(), "lr": 0.03}]
+    unused = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    mine = second.LookSAM(SGD([*groups, {"params": [unused]}], lr=0.1), 0.2, k=3, alpha=0.6)
+    groups = [{"params": b[0].parameters()}, {"params": b[2].parameters(), "lr": 0.03}]
+    other = torch.optim.SGD(groups, lr=0.1)
+    params, calls = list(b.parameters()), []
+
+    def closure():
+        mine.zero_grad()
+        loss = loss_of(a, x, y)
+        loss.backward()
+        calls.append(loss.item())
+        return loss
+
+    def flat(grads):
+        return torch.cat([g.reshape(-1) for g in grads])
+
+    for t in range(8):
+        if t == 5:  # resumed between two second gradients
+            saved = mine.state_dict()
+            mine = second.LookSAM(mine.optimizer, 0.2, k=3, alpha=0.6)
+            mine.load_state_dict(saved)
+        calls.clear()
+        assert mine.step(closure).item() == calls[0]
+        assert len(calls) == (2 if t % 3 == 0 else 1)
+        g = flat(torch.autograd.grad(loss_of(b, x, y), params))
+        if t % 3 == 0:
+            start = torch.nn.utils.parameters_to_vector(params).detach()
+            torch.nn.utils.vector_to_parameters(start + 0.2 * g / g.norm(), params)
+            s = flat(torch.autograd.grad(loss_of(b, x, y), params))
+            torch.nn.utils.vector_to_parameters(start, params)
+            v = s - (s @ g) / (g @ g) * g
+        else:
+            s = g + 0.6 * g.norm() / v.norm() * v
+        for p, part in zip(params, s.split([p.numel() for p in params]), strict=True):
+            p.grad = part.reshape(p.shape).clone()
+        other.step()
+        for p, q in zip(a.parameters(), b.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-9)
+    assert unused.grad is None
+    before = bits(a)
+    mine.look.count = 0
+
+    def fails():
+        if calls:
+            raise KeyboardInterrupt
+        return closure()
+
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        mine.step(fails)
     assert same(a, before)
 
 

@@ -142,6 +142,79 @@ class SAM:
         self.optimizer.load_state_dict(state_dict)
 
 
+class LookSAM:
+    """SAM's second gradient every ``k`` steps only, with a closure, see ``isostep.sharpness``.
+
+    Args:
+        optimizer: what steps.
+        rho, adaptive, eta, eps, backend: as for ``SAM``.
+        k: every k-th step takes a second gradient, the first among them.
+        alpha: weight of its part that the other steps use again.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        rho: float = 0.05,
+        *,
+        k: int = 5,
+        alpha: float = 0.7,
+        adaptive: bool = False,
+        eta: float = 0.0,
+        eps: float = 1e-12,
+        backend: Any = None,
+    ) -> None:
+        self.optimizer = optimizer
+        sam = sharpness.SAM(backend or TorchLoop(), rho, adaptive=adaptive, eta=eta, eps=eps)
+        self.look = sharpness.LookSAM(sam, k=k, alpha=alpha)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's."""
+        return self.optimizer.param_groups
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """The optimizer's."""
+        self.optimizer.zero_grad(set_to_none)
+
+    def step(self, closure: Callable[[], Any]) -> Any:
+        """One step; ``closure`` zeroes the gradients, computes the loss and calls backward. Called once or twice.
+
+        A parameter without a gradient is left alone. Whatever the closure raises: the weights are back.
+
+        Returns:
+            The first call's loss.
+        """
+        params = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
+        losses, missing = [], set[int]()
+
+        def gradient(_: Any) -> list[torch.Tensor]:
+            with torch.enable_grad():
+                losses.append(closure())
+            missing.update(i for i, p in enumerate(params) if p.grad is None)
+            return [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+
+        found = self.look.gradient(gradient, params)
+        for i, (p, g) in enumerate(zip(params, found, strict=True)):
+            p.grad = None if i in missing else g.detach()
+        self.optimizer.step()
+        return losses[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's, and what the next steps use again."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "count": self.look.count,
+            "across": list(self.look.across),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.look.count = state_dict["count"]
+        self.look.across = [a.clone() for a in state_dict["across"]]
+
+
 def hutchinson(
     grads: Sequence[torch.Tensor],
     params: Sequence[torch.Tensor],
@@ -216,4 +289,4 @@ def pcgrad(
         p.grad = g
 
 
-__all__ = ["SAM", "hutchinson", "pcgrad"]
+__all__ = ["SAM", "LookSAM", "hutchinson", "pcgrad"]
