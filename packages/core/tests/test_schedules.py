@@ -1,6 +1,7 @@
 """Schedules that torch has not, and what is refused. torch's and optax's are in the adapters' tests."""
 
 import copy
+import dataclasses
 import math
 import pickle
 
@@ -185,6 +186,13 @@ def test_pure_frozen_and_of_host_numbers(schedule):
     assert pickled(11) == wanted[11]
     with pytest.raises(AttributeError):
         schedule.value = 5
+
+
+@pytest.mark.parametrize("schedule", SOME, ids=lambda x: type(x).__name__)
+def test_made_again_from_its_name_and_fields(schedule):
+    made = getattr(s, type(schedule).__name__)
+    fields = {f.name: getattr(schedule, f.name) for f in dataclasses.fields(schedule) if f.init}
+    assert made(**fields) == schedule
 
 
 @pytest.mark.parametrize("schedule", SOME, ids=lambda x: type(x).__name__)

@@ -7,7 +7,7 @@ no framework.
 
 from isostep.schedules.base import Schedule
 from isostep.schedules.chebyshev import Chebyshev
-from isostep.schedules.combine import chained, scale, sequential
+from isostep.schedules.combine import Chained, Scaled, Sequential, chained, scale, sequential
 from isostep.schedules.cycles import (
     CosineAnnealing,
     CosineAnnealingWarmRestarts,
@@ -44,6 +44,7 @@ from isostep.schedules.warmups import (
 
 __all__ = [
     "REX",
+    "Chained",
     "Chebyshev",
     "Constant",
     "CosineAnnealing",
@@ -65,7 +66,9 @@ __all__ = [
     "RestartCosineInternalDecay",
     "RestartCosineInternalDecayTorchPort",
     "SWAAnneal",
+    "Scaled",
     "Schedule",
+    "Sequential",
     "Step",
     "UntunedLinearWarmup",
     "WarmupStableDecay",
