@@ -94,6 +94,13 @@ class ArrayBackend(ABC):
         """Which way this rule runs here."""
         return "generic"
 
+    def value_and_grad(self, function: Any) -> Any:
+        """``(params, *args) -> (value, gradients)`` of a scalar function of params; None if the framework has none.
+
+        No step needs it: it is what networks are trained with (``isostep.train``).
+        """
+        return None
+
     # What follows from it.
 
     def compute_dtype(self, array: Any) -> str:

@@ -77,6 +77,17 @@ class JaxJit(ArrayBackend):
     def path(self, rule: BoundRule) -> str:
         return "jit"
 
+    def value_and_grad(self, function: Any) -> Any:
+        differentiated = jax.jit(jax.value_and_grad(function))
+
+        def both(params: Any, *args: Any) -> tuple[jax.Array, list[jax.Array]]:
+            wide = any(p.dtype == np.float64 for p in params)
+            # On a GPU JAX would otherwise multiply float32 matrices in TF32, with 10 bits of mantissa.
+            with _x64(wide), jax.default_matmul_precision("highest"):
+                return differentiated(list(params), *args)
+
+        return both
+
     def compilations(self) -> int:
         """How many steps have been compiled in this process, for tests that nothing recompiles."""
         return int(_step._cache_size())  # type: ignore[attr-defined]

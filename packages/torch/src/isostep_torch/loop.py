@@ -47,3 +47,11 @@ class TorchLoop(ArrayBackend):
 
     def quiet(self) -> AbstractContextManager[Any]:
         return torch.no_grad()
+
+    def value_and_grad(self, function: Any) -> Any:
+        def both(params: Any, *args: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+            leaves = [p.detach().requires_grad_() for p in params]
+            value = function(leaves, *args)
+            return value.detach(), list(torch.autograd.grad(value, leaves))
+
+        return both

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import isostep
-from isostep.commands import catalogue, completion, diff, doctor, plot
+from isostep.commands import catalogue, completion, diff, doctor, plot, train
 from isostep.commands.common import Parser, UsageError
 from isostep.extras import MissingExtra
 
@@ -55,7 +55,7 @@ def parser() -> Parser:
     top = Parser(prog="isostep", description="Optimizers, each specified once.")
     top.add_argument("--version", action="version", version=isostep.__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (catalogue, diff, plot, doctor, completion):
+    for module in (catalogue, diff, plot, train, doctor, completion):
         module.add(commands)
     return top
 

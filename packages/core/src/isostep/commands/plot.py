@@ -32,6 +32,7 @@ def add(commands: Any) -> None:
     )
     kinds = plot.add_subparsers(dest="kind", required=True, metavar="KIND")
     _add_surface(kinds)
+    _add_results(kinds)
     for kind, about, example in (
         (
             "schedule",
@@ -53,6 +54,26 @@ def add(commands: Any) -> None:
         )
         made.add_argument(
             "--steps", type=int, default=100, help="how many steps (default: %(default)s)"
+        )
+        _output(made, f"{kind}.png", FORMATS)
+
+
+def _add_results(kinds: Any) -> None:
+    for kind, about, example in (
+        (
+            "hypergradient",
+            "learning rate, training and validation loss of what isostep train wrote",
+            "isostep plot hypergradient results -o hypergradient.pdf",
+        ),
+        (
+            "signs",
+            "the sign rules beside others, as isostep train wrote them",
+            "isostep plot signs results/cnn -o signs.png",
+        ),
+    ):
+        made = command(kinds, kind, run_results, about, example)
+        made.add_argument(
+            "folder", type=Path, nargs="?", default=Path("results"), help="of results"
         )
         _output(made, f"{kind}.png", FORMATS)
 
@@ -182,3 +203,17 @@ def run_schedule(arguments: argparse.Namespace) -> None:
         found[text] = [float(schedule(done)) for done in range(steps + 1)]
     curves(found, xlabel="steps done", ylabel="value").savefig(out, dpi=130)
     report(arguments, out, {"curves": found})
+
+
+def run_results(arguments: argparse.Namespace) -> None:
+    """Draw the runs below a folder: with insets by iteration, or all panels logarithmic."""
+    from isostep.train.experiment import TrainError
+    from isostep.train.results import find, three_panels
+
+    try:
+        results = find(arguments.folder)
+    except TrainError as error:
+        raise UsageError(str(error)) from None
+    out = target(arguments)
+    three_panels(results, insets=arguments.kind == "hypergradient").savefig(out, dpi=130)
+    report(arguments, out, {"runs": [r.summary() for r in results]})

@@ -1,0 +1,253 @@
+"""``isostep train``: the published experiments, with any rule on any backend."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import isostep
+from isostep.backend import families
+from isostep.commands.common import (
+    UsageError,
+    assignments,
+    at_least,
+    bind,
+    command,
+    completes,
+    print_json,
+    set_argument,
+)
+from isostep.plot.paths import title
+from isostep.rule import BoundRule
+
+METHODS = ("sgd", "sgd_hd", "sgdn", "sgdn_hd", "adam", "adam_hd")
+MODELS = ("logreg", "mlp", "cnn", "vgg")
+#: Exit code of a run that Ctrl-C ended.
+INTERRUPTED = 130
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    made = command(
+        commands,
+        "train",
+        run,
+        "the hypergradient experiment, or any rule in its place",
+        "isostep train --model logreg --method sgd_hd --alpha-0 1e-5 --beta 1e-3 --epochs 20",
+        "Writes DIR/MODEL/METHOD/ALPHA_BETA.csv. In --set, STEPS is the number of steps of the run.",
+    )
+    what = made.add_argument_group("what is trained")
+    what.add_argument("--model", choices=MODELS, default="logreg", help="(default: %(default)s)")
+    what.add_argument(
+        "--data",
+        choices=("digits", "mnist", "cifar10"),
+        default="digits",
+        help="embedded digits, or files that you have (default: %(default)s)",
+    )
+    what.add_argument("--data-dir", type=Path, default=Path("data"), help="(default: %(default)s)")
+    what.add_argument("--hidden", metavar="A,B", help="hidden widths (default: the model's)")
+    how = made.add_argument_group("how")
+    how.add_argument("--method", choices=METHODS, help="a published method (default: sgd_hd)")
+    completes(how.add_argument("--rule", help="any rule instead of a method"), isostep.rules)
+    set_argument(made)
+    how.add_argument(
+        "--alpha-0",
+        type=float,
+        default=1e-3,
+        help="first learning rate of a method (default: %(default)s)",
+    )
+    how.add_argument(
+        "--beta",
+        type=float,
+        default=1e-6,
+        help="learning rate of the learning rate (default: %(default)s)",
+    )
+    how.add_argument(
+        "--mu", type=float, default=0.9, help="Nesterov momentum (default: %(default)s)"
+    )
+    how.add_argument(
+        "--weight-decay", type=float, default=0.0, help="of a method (default: %(default)s)"
+    )
+    how.add_argument("--batch-size", type=int, default=128, help="(default: %(default)s)")
+    how.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
+    completes(
+        how.add_argument("--backend", default="numpy", help="such as torch (default: %(default)s)"),
+        lambda: list(families()),
+    )
+    how.add_argument(
+        "--dtype", choices=("float32", "float64"), default="float32", help="(default: %(default)s)"
+    )
+    end = made.add_argument_group("when it ends")
+    end.add_argument("--epochs", type=int, help="(default: 10 without --iterations)")
+    end.add_argument("--iterations", type=int, help="steps")
+    end.add_argument("--loss-threshold", type=float, help="a batch's loss")
+    out = made.add_argument_group("what is written")
+    out.add_argument(
+        "--dir", type=Path, default=Path("results"), help="folder (default: %(default)s)"
+    )
+    out.add_argument("--name", help="file name without ending (default: from the settings)")
+    out.add_argument("--save", action="store_true", help="keep a checkpoint after every epoch")
+    out.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    out.add_argument("--force", action="store_true", help="replace results that are there")
+    out.add_argument("--quiet", action="store_true", help="print no progress")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, and say how it ended."""
+    from isostep.train.data import DataError, load_data
+    from isostep.train.experiment import TrainError, train
+    from isostep.train.network import NoGradient
+
+    try:
+        data = load_data(arguments.data, arguments.data_dir)
+        settings = settings_of(arguments, len(data.y_train))
+        if settings.path.exists() and not (arguments.resume or arguments.force):
+            message = (
+                f"{settings.path} is there already; go on with --resume or start anew with --force"
+            )
+            raise UsageError(message)
+        quiet = arguments.quiet or arguments.json
+        with progress(None if quiet else settings.total(len(data.y_train))) as tick:
+            ended = train(settings, data, resume=arguments.resume, tick=tick)
+    except (DataError, TrainError, NoGradient) as error:
+        raise UsageError(str(error)) from None
+    last = ended.last
+    valid = [r.valid_loss_epoch for r in ended.rows if not math.isnan(r.valid_loss_epoch)]
+    found = {
+        "file": str(settings.path),
+        "label": settings.label,
+        "reason": ended.reason,
+        "epoch": last.epoch,
+        "iteration": last.iteration,
+        "loss": last.loss,
+        "valid_loss": valid[-1] if valid else math.nan,
+        "alpha": last.alpha,
+    }
+    if arguments.json:
+        print_json(found)
+    else:
+        numbers = f"loss {last.loss:.6g}, validation loss {found['valid_loss']:.6g}, learning rate {last.alpha:.6g}"
+        print(f"{ended.reason} after {last.iteration} iterations: {numbers}; wrote {settings.path}")
+    return INTERRUPTED if ended.reason == "interrupted" else 0
+
+
+def settings_of(arguments: argparse.Namespace, rows: int) -> Any:
+    """The run that the arguments describe."""
+    from isostep.train.experiment import Settings
+
+    for name in ("epochs", "iterations", "batch_size"):
+        if getattr(arguments, name) is not None:
+            at_least(f"--{name.replace('_', '-')}", getattr(arguments, name), 1)
+    at_least("--seed", arguments.seed, 0)
+    epochs = arguments.epochs
+    if epochs is None and arguments.iterations is None:
+        epochs = 10
+    per_epoch = -(-rows // arguments.batch_size)
+    steps = min(x for x in (epochs and epochs * per_epoch, arguments.iterations) if x is not None)
+    rule, label, name = chosen(arguments, steps)
+    folder = arguments.dir / arguments.model / (arguments.rule or arguments.method or "sgd_hd")
+    return Settings(
+        path=folder / f"{arguments.name or name}.csv",
+        rule=rule,
+        label=arguments.name or label,
+        model=arguments.model,
+        data=arguments.data,
+        batch_size=arguments.batch_size,
+        epochs=epochs,
+        iterations=arguments.iterations,
+        loss_threshold=arguments.loss_threshold,
+        backend=arguments.backend,
+        dtype=arguments.dtype,
+        seed=arguments.seed,
+        hidden=widths(arguments.hidden),
+        save=arguments.save or arguments.resume,
+    )
+
+
+def chosen(arguments: argparse.Namespace, steps: int) -> tuple[BoundRule, str, str]:
+    """The rule, its label in pictures and the file's name."""
+    from isostep.train.experiment import method_rule
+
+    if arguments.rule is not None:
+        if arguments.method is not None:
+            message = f"--rule and --method exclude each other, got --rule {arguments.rule} --method {arguments.method}"
+            raise UsageError(message)
+        words = [w.replace("STEPS", str(steps)) for w in arguments.set]
+        rule = bind(isostep.definition(arguments.rule), assignments(words))
+        label = title(rule)
+        return (
+            rule,
+            label,
+            "".join(c if c.isalnum() or c in ".-=" else "_" for c in label).strip("_"),
+        )
+    if arguments.set:
+        message = "--set belongs to --rule; a method has --alpha-0, --beta, --mu and --weight-decay"
+        raise UsageError(message)
+    method, alpha, beta = arguments.method or "sgd_hd", arguments.alpha_0, arguments.beta
+    rule = method_rule(method, alpha, beta, arguments.mu, arguments.weight_decay)
+    return rule, f"{method}, alpha_0={alpha:g}", f"{alpha:g}_{beta:g}"
+
+
+def widths(text: str | None) -> tuple[int, ...] | None:
+    """``A,B`` as numbers."""
+    if text is None:
+        return None
+    try:
+        found = tuple(int(w) for w in text.split(",") if w)
+    except ValueError:
+        found = (0,)
+    if any(w < 1 for w in found):
+        message = f"--hidden must be whole numbers >= 1 with commas between, got {text!r}"
+        raise UsageError(message)
+    return found
+
+
+@contextmanager
+def progress(total: int | None) -> Iterator[Callable[[Any], None]]:
+    """A function to call with every row: a bar on a terminal with rich, else a line after every epoch."""
+    if total is None:
+        yield lambda row: None
+        return
+    if not sys.stderr.isatty():
+        yield _line
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+    except ModuleNotFoundError:
+        yield _line
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("training", total=total)
+
+        def tick(row: Any) -> None:
+            text = f"epoch {row.epoch}, loss {row.loss:.4g}, lr {row.alpha:.3g}"
+            bar.update(task, completed=row.iteration, description=text)
+
+        yield tick
+
+
+def _line(row: Any) -> None:
+    if not math.isnan(row.valid_loss_epoch):
+        print(
+            f"epoch {row.epoch}: loss {row.loss_epoch:.6g}, validation loss {row.valid_loss_epoch:.6g}, "
+            f"learning rate {row.alpha_epoch:.6g}",
+            file=sys.stderr,
+        )
