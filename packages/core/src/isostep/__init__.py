@@ -19,17 +19,11 @@ from isostep import (
     averaging,
     curvature,
     domains,
-<<<<<<< HEAD
-    multitask,
-    nm,
-    pieces,
-    plot,
-=======
     guards,
     multitask,
     nm,
     pieces,
->>>>>>> c22f976 (Accumulated gradients and steps left out where they are not finite)
+    plot,
     schedules,
     sharpness,
 )

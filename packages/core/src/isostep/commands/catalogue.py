@@ -10,6 +10,7 @@ from typing import Any
 import isostep
 from isostep.backend import families
 from isostep.backend import family as find_family
+from isostep.commands import sources
 from isostep.commands.common import (
     UsageError,
     assignments,
@@ -23,7 +24,6 @@ from isostep.commands.common import (
     set_argument,
     table,
 )
-from isostep.commands import sources
 from isostep.lower.layout import Layout
 from isostep.lower.traffic import bytes_moved
 from isostep.rule import BoundRule, Rule

@@ -171,7 +171,7 @@ def settings_of(arguments: argparse.Namespace, rows: int) -> Any:
 
 def chosen(arguments: argparse.Namespace, steps: int) -> tuple[BoundRule, str, str]:
     """The rule, its label in pictures and the file's name."""
-    from isostep.train.experiment import method_rule
+    from isostep.train.methods import method_rule
 
     if arguments.rule is not None:
         if arguments.method is not None:

@@ -10,7 +10,18 @@ Used by ``isostep train``; the pieces are plain functions and dataclasses:
 from __future__ import annotations
 
 from isostep.train.data import Data, load_data
-from isostep.train.experiment import METHODS, Settings, TrainError, train
+from isostep.train.experiment import Settings, TrainError, train
+from isostep.train.methods import METHODS, method_rule
 from isostep.train.network import MODELS, Network
 
-__all__ = ["METHODS", "MODELS", "Data", "Network", "Settings", "TrainError", "load_data", "train"]
+__all__ = [
+    "METHODS",
+    "MODELS",
+    "Data",
+    "Network",
+    "Settings",
+    "TrainError",
+    "load_data",
+    "method_rule",
+    "train",
+]

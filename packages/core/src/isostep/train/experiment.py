@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,32 +25,13 @@ import isostep
 from isostep.files import FileError, load, save
 from isostep.rule import BoundRule
 from isostep.train.data import Data
+from isostep.train.interrupt import interruptible
 from isostep.train.log import Log, Row, read
 from isostep.train.network import Network, network
-
-#: Published methods: rule, and what of it is set beside lr (alpha_0). MU and BETA are the options of that name.
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "sgd": ("sgd", {}),
-    "sgd_hd": ("sgd_hd", {"hypergrad_lr": "BETA"}),
-    "sgdn": ("sgd", {"momentum": "MU", "nesterov": True}),
-    "sgdn_hd": ("sgd_hd", {"momentum": "MU", "nesterov": True, "hypergrad_lr": "BETA"}),
-    "adam": ("adam", {}),
-    "adam_hd": ("adam_hd", {"hypergrad_lr": "BETA"}),
-}
 
 
 class TrainError(ValueError):
     """A run that cannot be made or resumed as asked, in one line."""
-
-
-def method_rule(
-    method: str, alpha_0: float, beta: float, mu: float, weight_decay: float
-) -> BoundRule:
-    """The rule of a published method."""
-    name, more = METHODS[method]
-    values = {"MU": mu, "BETA": beta}
-    given = {n: values[v] if isinstance(v, str) else v for n, v in more.items()}
-    return isostep.rule(name, lr=alpha_0, weight_decay=weight_decay, **given)
 
 
 @dataclass(frozen=True)
@@ -133,7 +112,7 @@ def train(
     run.describe()
     ended = threading.Event() if stop is None else stop
     try:
-        with interruptible(ended):
+        with interruptible(ended), np.errstate(all="ignore"):  # a loss that overflows ends the run
             reason = run.go(rows, log, tick, ended)
     finally:
         log.close()
@@ -296,22 +275,3 @@ class _Run:
         """The learning rate of the learning rate, where the rule has one."""
         value = self.rule.values.get("hypergrad_lr", math.nan)
         return float(value) if isinstance(value, float) else math.nan
-
-
-@contextmanager
-def interruptible(ended: threading.Event) -> Iterator[None]:
-    """Let Ctrl-C end the run after the iteration under way; a second one ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handler(number: int, frame: Any) -> None:
-        if ended.is_set():
-            raise KeyboardInterrupt
-        ended.set()
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
