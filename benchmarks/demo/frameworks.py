@@ -5,30 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
+
+from net import NETS, Net
 
 import isostep
 
-KNOWN = ("numpy", "torch", "jax", "cupy")
-
-
-class Net(Protocol):
-    """What the training loop needs of a framework beside its isostep backend."""
-
-    device: str
-    gradients: str
-
-    def put(self, array: Any) -> Any:
-        """Copy a NumPy array to where the network computes."""
-
-    def logits(self, params: list[Any], x: Any) -> Any:
-        """Return the ten scores of every row."""
-
-    def loss_and_grads(self, params: list[Any], x: Any, y: Any) -> tuple[Any, list[Any]]:
-        """Return the mean cross-entropy of a batch and its gradient for every parameter."""
-
-    def wait(self, arrays: Any) -> None:
-        """Return when these arrays are computed."""
+KNOWN = tuple(NETS)
 
 
 def why_not(framework: str) -> str | None:
@@ -61,12 +44,5 @@ class Framework:
 
 def open_framework(wanted: str, dtype: str) -> Framework:
     """Import the framework of a backend name ("torch", "torch:loop") and make both its halves."""
-    module = wanted.split(":")[0]
-    if module == "torch":
-        net = importlib.import_module("net_torch").TorchNet()
-    elif module == "jax":
-        net = importlib.import_module("net_jax").JaxNet(dtype)
-    else:
-        net = importlib.import_module("net_arrays").ArrayNet(importlib.import_module(module))
     backend = isostep.backend(wanted)
-    return Framework(backend.name, backend, net)
+    return Framework(backend.name, backend, NETS[wanted.split(":")[0]](backend, dtype))

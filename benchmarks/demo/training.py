@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from frameworks import Framework
 from numpy.typing import NDArray
-from task import Task, Weights
+from task import CLASSES, Task, Weights
 
 FIRST = 100
 """Steps over which the deviation is judged."""
@@ -83,8 +83,9 @@ def train(
     losses = np.empty(task.steps)
     whole, update = np.empty(task.steps), np.empty(task.steps)
     snapshots: dict[int, NDArray[Any]] = {}
+    onehot = np.eye(CLASSES, dtype=task.x_train.dtype)[task.y_train]
     for index, batch in enumerate(task.batches):
-        x, y = net.put(task.x_train[batch]), net.put(task.y_train[batch])
+        x, y = net.put(task.x_train[batch]), net.put(onehot[batch])
         net.wait((x, y))
         start = time.perf_counter()
         loss, grads = net.loss_and_grads(params, x, y)
