@@ -179,7 +179,7 @@ def group_start(rule: BoundRule) -> str:
                 )
             else:
                 own[n] = symbol(label, value, d.is_static(value))
-        for n, make in c.part.group.items():
+        for n, make in c.group_state(rule.values).items():
             entries.append(f"{c.prefix + n!r}: {expression(make(SimpleNamespace(**own)))}")
     return f"function (H) {{ return {{{', '.join(entries)}}}; }}"
 
