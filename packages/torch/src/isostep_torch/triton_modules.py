@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,10 +29,10 @@ def module(kernels: Kernels, *, interpreted: bool = False) -> ModuleType:
         return _LOADED[key][1]
 
 
+@cache
 def common(*, interpreted: bool = False) -> ModuleType:
     """The kernels that know no rule: ``reduce`` and ``commit``."""
-    with _LOCK:
-        return _load("common", (_HERE / "triton_common.py").read_text(), interpreted)
+    return _load("common", (_HERE / "triton_common.py").read_text(), interpreted)
 
 
 def _load(name: str, text: str, interpreted: bool) -> ModuleType:
