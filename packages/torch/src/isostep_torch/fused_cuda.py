@@ -7,7 +7,8 @@ proved where there is no GPU.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 import triton.language as tl
 
-from isostep.lower.device import Kernels
+from isostep.lower.device import Kernel, Kernels
 from isostep.lower.executor import Device, DeviceBackend, Launch
 from isostep.lower.fused import Plan
 from isostep.rule import BoundRule
@@ -48,23 +49,27 @@ class TritonDevice(Device):
     def compile(self, kernels: Kernels) -> Mapping[str, Launch]:
         own = triton_modules.module(kernels, interpreted=self.interpreted)
         common = triton_modules.common(interpreted=self.interpreted)
-        found: dict[str, Launch] = {
-            k.name: partial(_stage, getattr(own, k.name), k.arguments.index("count"))
-            for k in kernels.stages
-        }
         group = {"DTYPE": getattr(tl, kernels.group_dtype)}
-        found["reduce"] = partial(_launch, common.reduce, {"BLOCK": ROWS})
-        found["commit"] = partial(_launch, common.commit, group)
-        return found
+        return {
+            **{k.name: partial(stage, getattr(own, k.name), k) for k in kernels.stages},
+            "reduce": partial(launch, common.reduce, {"BLOCK": ROWS}),
+            "commit": partial(launch, common.commit, group),
+        }
 
 
-def _stage(kernel: Any, count: int, blocks: int, arguments: Sequence[Any]) -> None:
+def stage(
+    function: Any, kernel: Kernel, blocks: int, arguments: Sequence[Any], *more: Any
+) -> None:
     """One block per row, so that a kernel need not know how many there are."""
-    kernel[(blocks,)](*arguments[:count], *arguments[count + 1 :], BLOCK=BLOCK, **OPTIONS)
+    count = kernel.arguments.index("count")
+    function[(blocks,)](*arguments[:count], *arguments[count + 1 :], *more, BLOCK=BLOCK, **OPTIONS)
 
 
-def _launch(kernel: Any, given: dict[str, Any], blocks: int, arguments: Sequence[Any]) -> None:
-    kernel[(blocks,)](*arguments, **given, **OPTIONS)
+def launch(
+    function: Any, given: dict[str, Any], blocks: int, arguments: Sequence[Any], *more: Any
+) -> None:
+    """So many blocks of a kernel, ``given`` what it is compiled for."""
+    function[(blocks,)](*arguments, *more, **given, **OPTIONS)
 
 
 class TorchTriton(DeviceBackend, TorchLoop):
@@ -109,7 +114,7 @@ class TorchTriton(DeviceBackend, TorchLoop):
     ) -> dict[str, Any]:
         place: Any = plan.params[0].device
         self.device = self._devices.setdefault(place, TritonDevice(place))
-        with _on(place):
+        with on(place):
             return super().launch(plan, hypers, group_hyper, group)
 
 
@@ -119,10 +124,12 @@ class TorchInterpreter(TorchTriton):
     name = "torch:triton(interpreter)"
     kind = "cpu"
 
-    def launch(self, *arguments: Any) -> dict[str, Any]:
-        with np.errstate(all="ignore"):  # the interpreter computes with NumPy
-            return super().launch(*arguments)
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        with super().quiet(), np.errstate(all="ignore"):  # the interpreter computes with NumPy
+            yield
 
 
-def _on(place: torch.device) -> Any:
+def on(place: torch.device) -> Any:
+    """Launches go to this device."""
     return torch.cuda.device(place if place.type == "cuda" else -1)

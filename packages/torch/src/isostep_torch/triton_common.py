@@ -1,4 +1,4 @@
-"""The two kernels that know no rule: sums of partial sums, and the group's new values to where the old ones are."""
+"""The kernels that know no rule: sums of partial sums, the group's new values to where the old ones are, counts."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
 # (Triton compiles these functions; an annotation would be a type of its own.)
@@ -33,3 +33,21 @@ def commit(group, group_new, values, DTYPE: tl.constexpr):
     """Write the group's new values, in the group's dtype."""
     for k in range(values):
         tl.store(pointer(group, k, DTYPE, False), item(group_new, k).to(DTYPE))
+
+
+@kernel
+def commit_if_taken(group, group_new, values, amp, DTYPE: tl.constexpr):
+    """``commit``, unless the step must change nothing."""
+    if item(amp, 1) == 0:
+        for k in range(values):
+            tl.store(pointer(group, k, DTYPE, False), item(group_new, k).to(DTYPE))
+
+
+@kernel
+def advance(times, count, amp, LANES: tl.constexpr):
+    """One more step in each count, unless the step must change nothing."""
+    lane = tl.program_id(0) * LANES + tl.arange(0, LANES)
+    inside = lane < count
+    at = tl.load(times + lane, mask=inside, other=0).to(tl.pointer_type(tl.float32))
+    taken = (item(amp, 1) == 0).to(tl.float32)
+    tl.store(at, tl.load(at, mask=inside, other=0) + taken, mask=inside)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,16 +20,17 @@ _LOCK = threading.Lock()
 _LOADED: dict[Any, tuple[Any, ModuleType]] = {}
 
 
-def module(kernels: Kernels, *, interpreted: bool = False) -> ModuleType:
-    """A program's kernels: ``stage0``, ``stage1``, ..."""
-    key = (id(kernels), interpreted)
+def module(kernels: Kernels, *, interpreted: bool = False, traced: bool = False) -> ModuleType:
+    """A program's kernels: ``stage0``, ``stage1``, ...; see ``triton_source.source``."""
+    key = (id(kernels), interpreted, traced)
     with _LOCK:
         if key not in _LOADED:  # the kernels are kept too, so that their id stays their own
-            _LOADED[key] = (kernels, _load(kernels.program.name, source(kernels), interpreted))
+            text = source(kernels, traced=traced)
+            _LOADED[key] = (kernels, _load(kernels.program.name, text, interpreted))
         return _LOADED[key][1]
 
 
-@cache
+@functools.cache
 def common(*, interpreted: bool = False) -> ModuleType:
     """The kernels that know no rule: ``reduce`` and ``commit``."""
     return _load("common", (_HERE / "triton_common.py").read_text(), interpreted)

@@ -12,8 +12,8 @@ import numpy as np
 from isostep.listing import identifiers, lines
 from isostep.lower.device import ARGUMENTS, FACT_COLUMNS, Given, Kernel, Kernels, is_bool, of_group
 from isostep.lower.device import kernels as kernels_of
-from isostep.program import Program
-from isostep.values import FACTS, MAPS, Value
+from isostep.program import Program, ancestors
+from isostep.values import FACTS, MAPS, Domain, Value
 
 #: Elements that a block holds at a time: eight for each of its 128 threads.
 BLOCK = 1024
@@ -39,13 +39,17 @@ FACT_NAMES = dict(zip(FACT_COLUMNS, ("size", "ndim", "inner", "units", "base"), 
 #: What a kernel's own text uses, so that no value of a rule's may be called so.
 RESERVED = (*HELPERS, *CALLS, *"""
     tl triton device kernel range float size ndim inner units base row array start stop kind aligned at lane i inside
-    unit length u r mine some few nothing run tile AXIS BLOCK WHOLE ALONG UNITS
+    unit length u r mine some few nothing run tile amp times hypers kinds LANES AXIS BLOCK WHOLE ALONG UNITS
 """.split(), *ARGUMENTS)  # fmt: skip
 
 
-def source(kernels: Kernels) -> str:
-    """The module text of a program's kernels."""
-    return _Writer(kernels).module()
+def source(kernels: Kernels, *, traced: bool = False) -> str:
+    """The module text of a program's kernels.
+
+    ``traced``: each stage has one more argument, ``amp``: what to multiply gradients by, and whether to leave
+    everything as it is; and there are ``numbers`` and ``shared_numbers``, which compute the scalars of a step.
+    """
+    return _Writer(kernels, traced).module()
 
 
 def show(program: Program, dtype: str) -> str:
@@ -54,8 +58,8 @@ def show(program: Program, dtype: str) -> str:
 
 
 class _Writer:
-    def __init__(self, kernels: Kernels) -> None:
-        self.kernels = kernels
+    def __init__(self, kernels: Kernels, traced: bool) -> None:
+        self.kernels, self.traced = kernels, traced
         self.half = kernels.compute != kernels.dtype
         touch = (f"{_id(n)}_at" for n in kernels.slots)
         self.names = identifiers(kernels.program, (*RESERVED, *touch))
@@ -64,6 +68,8 @@ class _Writer:
         body: list[str] = []
         for kernel in self.kernels.stages:
             body += ["", "", *_Pass(self, kernel).text()]
+        if self.traced:
+            body += _Numbers(self.kernels).text()
         text = "\n".join(body)
         used = [h for h in (*HELPERS, *CALLS) if f"{h}(" in text]
         head = [
@@ -130,7 +136,7 @@ class _Pass:
     def __init__(self, writer: _Writer, kernel: Kernel) -> None:
         self.writer, self.kernel = writer, kernel
         self.kernels, self.names = writer.kernels, writer.names
-        self.arguments = arguments(kernel)
+        self.arguments = arguments(kernel, traced=writer.traced)
         self.over_units = kernel.grid == "units"
 
     def text(self) -> list[str]:
@@ -156,6 +162,13 @@ class _Pass:
                 self._choice(f"pass{stage}({given}, row, array, start, stop, kind, {{}}, BLOCK)")
             ),
         ]
+
+    def _guarded(self, lines: list[str]) -> list[str]:
+        """A step that must change nothing still sums, and stores nothing."""
+        stores = self.kernel.stores or self.kernel.update is not None
+        if not (self.writer.traced and stores):
+            return _indent(lines)
+        return ["    if item(amp, 1) == 0:", *_indent(lines, 2)]
 
     def _choice(self, call: str) -> list[str]:
         if self.over_units:
@@ -312,6 +325,8 @@ class _Pass:
             text = f"tl.load({_id(slot)}_at + i, mask=inside, other=0)"
             name = "p" if node is None else self.names[node]
             out.append(f"{name} = {f'widen({text})' if self.writer.half else text}")
+            if slot == "g" and self.writer.traced:
+                out.append(f"{name} = {name} * item(amp, 0).to(tl.{self.kernels.compute})")
         out += self._lines(self.kernel.element)
         for r in (*self.kernel.sums, *self.kernel.unit_sums):
             x = self.writer.value(r.args[0], None)
@@ -349,9 +364,74 @@ class _Pass:
         return out
 
 
-def arguments(kernel: Kernel) -> tuple[str, ...]:
+def arguments(kernel: Kernel, *, traced: bool = False) -> tuple[str, ...]:
     """The arguments of a stage's kernel here: a program for each row, so that the number of rows is not one."""
-    return tuple(a for a in kernel.arguments if a != "count")
+    return (*(a for a in kernel.arguments if a != "count"), *(("amp",) if traced else ()))
+
+
+def hyper_names(program: Program) -> list[str]:
+    """The hyperparameters that the scalars of a program are made of: the entries of ``hypers``."""
+    inputs = (n for n in program.live if n.op == "input" and n.domain <= Domain.STEP)
+    return sorted({str(n.attrs[0]) for n in inputs} - {"t"})
+
+
+class _Numbers(_Writer):
+    """The scalars of a step on the device: from counts and hyperparameters, in float64 as the host would."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        super().__init__(kernels, True)
+
+    def dtype_of(self, node: Value) -> str:
+        return "float64"
+
+    def _dtype_among(self, node: Value) -> str:
+        return "float64"
+
+    def text(self) -> list[str]:
+        """``numbers``, a lane for each array, and ``shared_numbers``, for the group's own count."""
+        t = "tl.load(tl.load(times + lane, mask=inside, other=0).to(tl.pointer_type(tl.float32)), mask=inside, other=0)"
+        own = [
+            *("", "", "@kernel", "def numbers(times, hypers, scalars, kinds, LANES: tl.constexpr):"),
+            '    """The scalars of each count: the rows of scalars."""',
+            "    lane = tl.program_id(0) * LANES + tl.arange(0, LANES)",
+            "    inside = lane < kinds",
+            *_indent(self._block("array", t, self.kernels.scalars, "scalars", "lane", ", mask=inside")),
+        ]
+        count = "item(pointer(times, 0, tl.float32, False), 0)"
+        shared = [
+            *("", "", "@kernel", "def shared_numbers(times, hypers, shared):"),
+            '    """The scalars of the group\'s own count."""',
+            *_indent(self._block("group", count, self.kernels.shared, "shared", "0", "")),
+        ]
+        return [
+            *(own if self.kernels.scalars else []),
+            *(shared if self.kernels.shared else []),
+        ]
+
+    def _block(
+        self, scope: str, t: str, found: list[Value], table: str, row: str, mask: str
+    ) -> list[str]:
+        program, order = self.kernels.program, hyper_names(self.kernels.program)
+        needed = ancestors(found)
+        nodes = [n for n in program.live if n in needed and n.op != "const"]
+        inputs = {n: n.attrs[0] for n in nodes if n.op == "input"}
+        values = [
+            f"{self.names[n]}.to(tl.float64)" if is_bool(n) else self.names[n] for n in found
+        ]
+        return [
+            *(
+                f"{self.names[n]} = {f'{t}.to(tl.float64) + 1' if name == 't' else f'item(hypers, {order.index(name)})'}"
+                for n, name in inputs.items()
+            ),
+            *self._all_lines(nodes),
+            *(
+                f"tl.store({table} + {len(found)} * {row} + {k}, {v}{mask})"
+                for k, v in enumerate(values)
+            ),
+        ]
+
+    def _all_lines(self, nodes: list[Value]) -> list[str]:
+        return lines(self.kernels.program, nodes, self.names, self.render)
 
 
 def _fact(column: str) -> str:

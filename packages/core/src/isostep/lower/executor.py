@@ -162,8 +162,7 @@ class Runner:
         group: np.ndarray,
     ) -> None:
         """Bring the tables up to date: addresses, the scalars of this step, where the group's state lies."""
-        self.tables.write("table", _with_alignment(np.concatenate(tables)))
-        self.tables.write("group", group)
+        self.upload_addresses(tables, group)
         found = []
         for k in self.kernels:
             own = [scalars.evaluate(k.program, h, t) for t, h in hypers] if k.scalars else []
@@ -174,6 +173,11 @@ class Runner:
                 values = scalars.evaluate(k.program, hyper, t, scope="group")
                 found += [float(values[n]) for n in k.shared]
         self.tables.write("numbers", np.array(found))
+
+    def upload_addresses(self, tables: Sequence[np.ndarray], group: np.ndarray) -> None:
+        """Where arrays lie, and where the group's state does."""
+        self.tables.write("table", _with_alignment(np.concatenate(tables)))
+        self.tables.write("group", group)
 
     def launch(self) -> None:
         """All passes of a step, in order. No host value enters here: a stream may capture it."""

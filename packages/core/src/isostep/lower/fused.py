@@ -168,7 +168,7 @@ class FusedBackend(ArrayBackend):
         plans = [self._plan(rule, params, arrays, state, run, given) for run in runs]
         _keep_only(state, plans)
         group = dict(state.group)
-        now = (state.group_t + 1, rule.at(state.group_t + 1))
+        now = (state.group_t + 1, self._at(rule, state.group_t + 1)[0])
         with self.quiet():
             for plan in plans:
                 group |= self._step(rule, plan, state, group, now)
@@ -188,7 +188,7 @@ class FusedBackend(ArrayBackend):
         for part in plan.parts:
             for slot in part.slots:
                 slot.fetch()
-        new = self.launch(plan, [(t, rule.at(t)) for t in counts], now, group)
+        new = self.launch(plan, [(t, self._at(rule, t)[0]) for t in counts], now, group)
         for part in plan.parts:
             for name in part.bin.layout.written:
                 part.slots[part.bin.layout.slots.index(name)].store()
