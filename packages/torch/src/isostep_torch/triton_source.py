@@ -158,7 +158,7 @@ class _Pass:
             "    start = item(chunks, 4 * row + 1)",
             "    stop = item(chunks, 4 * row + 2)",
             "    kind = item(chunks, 4 * row + 3)",
-            *_indent(
+            *self._guarded(
                 self._choice(f"pass{stage}({given}, row, array, start, stop, kind, {{}}, BLOCK)")
             ),
         ]
