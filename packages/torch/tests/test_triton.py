@@ -10,7 +10,7 @@ import torch
 import isostep
 from isostep import pieces
 from isostep.domains import REQUIRED
-from isostep.lower.device import DTYPES, kernels
+from isostep.lower.device import COMMIT, DTYPES, REDUCE, kernels
 from isostep.lower.layout import layout
 from isostep.program import trace
 from isostep.rule import compose
@@ -23,7 +23,8 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from isostep_torch import triton_interpreted, triton_modules  # noqa: E402
 from isostep_torch.fused_cuda import OPTIONS  # noqa: E402
-from isostep_torch.triton_source import BLOCK, CALLS, HELPERS, arguments, show  # noqa: E402
+from isostep_torch.triton_source import BLOCK, arguments, show  # noqa: E402
+from isostep_torch.triton_words import CALLS, HELPERS  # noqa: E402
 
 BACKEND = isostep.backend("torch:triton(interpreter)")
 REFERENCE = isostep.backend("numpy:reference")
@@ -123,9 +124,9 @@ def launches(rule, dtypes=("float32",)):
     params = [BACKEND.asarray(np.ones(s, d)) for d in dtypes for s in ((3, 4), (5,), (2, 3))]
     state = BACKEND.init(rule, params)
     BACKEND.step(rule, params, [p.clone() for p in params], state)
-    runner = state.plan.runner
-    stages = max(len(k.stages) for k in runner.kernels)
-    return len(runner.launches), stages
+    (plan,) = state.plan.values()
+    stages = max(len(k.stages) for k in plan.runner.kernels)
+    return len(plan.runner.launches), stages
 
 
 def test_a_composition_of_six_takes_two_launches_a_stage_at_most():
@@ -228,21 +229,31 @@ def _own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # so that everything is compiled
 
 
-def compiled(rule, arch, dtype="float32"):
-    """Each stage of a rule as PTX, compiled all the way to machine code, for CUDA devices of one architecture."""
+TYPES = {"int64": "*i64", "float64": "*fp64", None: "i32"}
+KNOWN = {**DTYPES, "amp": "float64", "times": "int64", "hypers": "float64"}
+
+
+def machine_code(function, names, arch, **given):
+    """The PTX of a kernel that is compiled all the way, for CUDA devices of one architecture."""
+    signature = {n: TYPES[KNOWN.get(n)] for n in names} | dict.fromkeys(given, "constexpr")
+    made = triton.compile(
+        ASTSource(
+            function, signature, {(len(names) + k,): v for k, v in enumerate(given.values())}
+        ),
+        target=GPUTarget("cuda", arch, 32),
+        options=OPTIONS,
+    )
+    assert len(made.asm["cubin"])
+    return made.asm["ptx"]
+
+
+def compiled(rule, arch, dtype="float32", traced=False):
+    """Each stage of a rule, with its PTX."""
     k = kernels(trace(rule), dtype)
-    module = triton_modules.module(k)
+    module = triton_modules.module(k, traced=traced)
     for stage in k.stages:
-        names = arguments(stage)
-        types = {"int64": "*i64", "float64": "*fp64", None: "i32"}
-        signature = {n: types[DTYPES.get(n)] for n in names} | {"BLOCK": "constexpr"}
-        made = triton.compile(
-            ASTSource(getattr(module, stage.name), signature, {(len(names),): BLOCK}),
-            target=GPUTarget("cuda", arch, 32),
-            options=OPTIONS,
-        )
-        assert len(made.asm["cubin"])
-        yield stage, made.asm["ptx"]
+        names = arguments(stage, traced=traced)
+        yield stage, machine_code(getattr(module, stage.name), names, arch, BLOCK=BLOCK)
 
 
 def check_width(stage, text, dtype):
@@ -282,6 +293,27 @@ def test_rules_of_every_kind_compile_for_older_and_newer_devices(name, arch):
 def test_kernels_over_units_compile():
     grids = [stage.grid for stage, _ in compiled(compose(*DEEP), 90, "bfloat16")]
     assert grids.count("units") >= 1
+
+
+def test_kernels_that_guard_and_unscale_compile_and_stay_wide():
+    for stage, text in compiled(isostep.rule("adamw", lr=0.1), 90, traced=True):
+        check_width(stage, text, "float32")
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam_hd"])
+def test_kernels_of_scalars_compile(name):
+    module = triton_modules.module(kernels(trace(bound(name)), "float32"), traced=True)
+    machine_code(module.numbers, ("times", "hypers", "scalars", "kinds"), 90, LANES=128)
+    if name == "adam_hd":
+        machine_code(module.shared_numbers, ("times", "hypers", "shared"), 90)
+
+
+def test_kernels_that_know_no_rule_compile():
+    common = triton_modules.common()
+    machine_code(common.reduce, REDUCE, 90, BLOCK=256)
+    machine_code(common.commit, COMMIT, 90, DTYPE=tl.float32)
+    machine_code(common.commit_if_taken, (*COMMIT, "amp"), 90, DTYPE=tl.float64)
+    machine_code(common.advance, ("times", "count", "amp"), 90, LANES=128)
 
 
 def test_the_text_is_shown():

@@ -12,10 +12,10 @@ from isostep.state import State
 
 pytest.importorskip("triton", reason="needs triton, which runs the kernels")
 
-from isostep.lower.device import kernels  # noqa: E402
-from isostep_torch.fused_traced import TracedInterpreter  # noqa: E402
-from isostep_torch.traced import Held  # noqa: E402
-from isostep_torch.triton_source import source  # noqa: E402
+from isostep.lower.device import kernels
+from isostep_torch.fused_traced import TracedInterpreter
+from isostep_torch.traced import Held
+from isostep_torch.triton_source import source
 
 PLAIN = isostep.backend("torch:triton(interpreter)")
 RULES = {
@@ -70,7 +70,9 @@ def test_parameters_may_have_counts_of_their_own():
     state = on_device(backend, rule, params)
     grads = [tensors(k) for k in range(1, 4)]
     for k, given in enumerate(grads):  # the second parameter misses the first step
-        backend.step(rule, params, [None if i == 1 and k == 0 else g for i, g in enumerate(given)], state)
+        backend.step(
+            rule, params, [None if i == 1 and k == 0 else g for i, g in enumerate(given)], state
+        )
     assert [float(t) for t in state.t] == [3.0, 2.0, 3.0]
     own = PLAIN.init(rule, [alone[1]])
     for given in grads[1:]:

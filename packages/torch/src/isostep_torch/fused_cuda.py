@@ -57,9 +57,7 @@ class TritonDevice(Device):
         }
 
 
-def stage(
-    function: Any, kernel: Kernel, blocks: int, arguments: Sequence[Any], *more: Any
-) -> None:
+def stage(function: Any, kernel: Kernel, blocks: int, arguments: Sequence[Any], *more: Any) -> None:
     """One block per row, so that a kernel need not know how many there are."""
     count = kernel.arguments.index("count")
     function[(blocks,)](*arguments[:count], *arguments[count + 1 :], *more, BLOCK=BLOCK, **OPTIONS)

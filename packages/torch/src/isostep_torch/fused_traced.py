@@ -1,4 +1,4 @@
-"""``torch:fused(cuda)`` with counts and hyperparameters on the device: ``capturable``, and ``GradScaler`` in the kernels.
+"""``torch:fused(cuda)`` with counts and hyperparameters on the device: ``capturable``, and what ``GradScaler`` says.
 
 The kernels are those of ``fused_cuda``. What the host does there before each step, one small kernel does here: it
 reads the counts (and those hyperparameters that are tensors) and fills the table of scalars, in float64. Gradients are
@@ -24,9 +24,17 @@ from isostep.rule import BoundRule
 from isostep.state import State, as_list
 from isostep_torch import triton_modules
 from isostep_torch.foreach import TracedForeach
-from isostep_torch.fused_cuda import ROWS, TorchInterpreter, TorchTriton, TritonDevice, launch, on, stage
+from isostep_torch.fused_cuda import (
+    ROWS,
+    TorchInterpreter,
+    TorchTriton,
+    TritonDevice,
+    launch,
+    on,
+    stage,
+)
 from isostep_torch.traced import Held
-from isostep_torch.triton_source import hyper_names
+from isostep_torch.triton_numbers import hyper_names
 
 #: Counts that a block of the small kernels takes.
 LANES = 128

@@ -38,9 +38,9 @@ class Optimizer(torch.optim.Optimizer):
     """A rule, or a composition of pieces and a rule, as a torch optimizer.
 
     ``maximize`` ascends. ``fused`` and ``foreach`` ask for a path (True) or forbid it (False); with neither, CPU
-    tensors take the fused path and others foreach. ``capturable`` keeps step counts (and a learning rate that is a
-    tensor) on the device and reads nothing from it, so that a CUDA graph can hold the step. ``differentiable`` lets
-    autograd through the step, to tensors given as hyperparameters too. For half-precision parameters:
+    and CUDA tensors take the fused path and others foreach. ``capturable`` keeps step counts (and a learning rate that
+    is a tensor) on the device and reads nothing from it, so that a CUDA graph can hold the step. ``differentiable``
+    lets autograd through the step, to tensors given as hyperparameters too. For half-precision parameters:
     ``master_weights`` (a float32 copy is stepped), ``kahan`` (a second half-precision array keeps what the
     parameter cannot hold) or ``stochastic_rounding`` (of parameters and state, by ``rounding_seed``; see
     ``isostep_torch.rounding``). ``state_dtype`` is the dtype of state arrays, else the parameter's.
@@ -180,13 +180,15 @@ class Optimizer(torch.optim.Optimizer):
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if found_inf is not None and not group["capturable"] and found_inf.item():
             return  # on the CPU: see _step_supports_amp_scaling
-        if scale is not None:
+        backend = self._backend_of(group, params)
+        if hasattr(backend, "grad_scale"):
+            backend.grad_scale = scale  # its kernels unscale
+        elif scale is not None:
             inverse = scale.double().reciprocal().float()  # as GradScaler.unscale_ takes it
             grads = [None if g is None else g * inverse.to(g.device) for g in grads]
         if group["maximize"]:
             grads = [None if g is None else -g for g in grads]
         rule = self._rule_of(group, paths.traced(group))
-        backend = self._backend_of(group, params)
         known = self._known_of(rule, group, params, backend)
         given = {n: [v.get(p) for p in params] for n, v in inputs.items()}
         if group["capturable"]:

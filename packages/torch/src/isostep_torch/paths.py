@@ -30,9 +30,11 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     if options["fused"] and options["foreach"]:
         message = f"{name}: fused and foreach cannot both be True; choose one path"
         raise ValueError(message)
-    if options["fused"] and options["capturable"]:
+    params = options.get("params", ())
+    if options["fused"] and options["capturable"] and params and not _on_cuda(params):
         message = (
-            f"{name}: capturable takes the foreach or loop path, got fused=True; leave fused out"
+            f"{name}: capturable takes the foreach or loop path except on CUDA, got fused=True; "
+            "leave fused out"
         )
         raise ValueError(message)
     if not options["differentiable"]:
@@ -48,18 +50,25 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 
 def path_of(group: Mapping[str, Any], params: Iterable[torch.Tensor]) -> str:
     """The path that a group takes."""
+    params = list(params)
     on_cpu = _on_cpu(params)
+    on_cuda = _on_cuda(params) and _has("triton")
     if group["fused"]:
-        if not on_cpu:
-            message = "fused=True runs on CPU tensors so far; use foreach=True on other devices"
+        if not (on_cpu or on_cuda):
+            message = (
+                "fused=True runs on tensors of the CPU, or of one CUDA device with triton installed; "
+                "use foreach=True for others"
+            )
             raise ValueError(message)
-        return "torch:fused"
+        return "torch:fused" if on_cpu else "torch:fused(cuda)"
     if group["differentiable"]:
         return "torch:loop"
     if group["foreach"]:
         return "torch:foreach"
-    if group["fused"] is None and on_cpu and not group["capturable"] and _has_numba():
+    if group["fused"] is None and on_cpu and not group["capturable"] and _has("numba"):
         return "torch:fused"
+    if group["fused"] is None and on_cuda:
+        return "torch:fused(cuda)"
     if group["foreach"] is None and (group["capturable"] or not on_cpu):
         return "torch:foreach"
     return "torch:loop"
@@ -72,8 +81,13 @@ def why(group: Mapping[str, Any], params: Iterable[torch.Tensor]) -> str:
             return option
     if group["fused"] or group["foreach"]:
         return "asked for"
-    if group["fused"] is None and _on_cpu(params):
-        return "CPU tensors" if _has_numba() else "CPU tensors, and numba is not installed"
+    params = list(params)
+    for on, kind, needs in (
+        (_on_cpu, "CPU tensors", "numba"),
+        (_on_cuda, "CUDA tensors", "triton"),
+    ):
+        if group["fused"] is None and on(params):
+            return kind if _has(needs) else f"{kind}, and {needs} is not installed"
     return "other tensors" if group["foreach"] is None else "fused and foreach are ruled out"
 
 
@@ -88,6 +102,11 @@ def make(path: str, group: Mapping[str, Any]) -> Any:
         from isostep_torch.fused_cpu import TorchFused
 
         return TorchFused()
+    if path == "torch:fused(cuda)":
+        from isostep_torch.fused_cuda import TorchTriton
+        from isostep_torch.fused_traced import TracedTriton
+
+        return TracedTriton() if traced(group) else TorchTriton()
     if path == "torch:foreach":
         return TracedForeach() if traced(group) else TorchForeach()
     if traced(group):
@@ -106,5 +125,11 @@ def _on_cpu(params: Iterable[torch.Tensor]) -> bool:
     return all(p.device.type == "cpu" for p in params)
 
 
-def _has_numba() -> bool:
-    return importlib.util.find_spec("numba") is not None
+def _on_cuda(params: Iterable[torch.Tensor]) -> bool:
+    """All on one CUDA device."""
+    devices = {p.device for p in params}
+    return len(devices) == 1 and next(iter(devices)).type == "cuda"
+
+
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None

@@ -16,7 +16,9 @@ import triton.language as tl
 from triton.language.extra import libdevice
 
 #: How a generated module marks a function that the host launches, and one that those call.
-kernel = triton.jit(do_not_specialize=["count", "arrays", "width", "lead", "columns", "values", "kinds"])
+kernel = triton.jit(
+    do_not_specialize=["count", "arrays", "width", "lead", "columns", "values", "kinds"]
+)
 device = triton.jit
 
 

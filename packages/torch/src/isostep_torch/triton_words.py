@@ -1,0 +1,112 @@
+"""The values of a program as Triton text: names, constants, operations, each in its own dtype."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from isostep.listing import identifiers, lines
+from isostep.lower.device import ARGUMENTS, FACT_COLUMNS, Kernels, is_bool, of_group
+from isostep.values import FACTS, MAPS, Value
+
+TEXT = {
+    "and": "both({}, {})",
+    "or": "either({}, {})",
+    "not": "({} == 0)",
+    "abs": "tl.abs({})",
+    "where": "tl.where({}, {}, {})",
+}
+#: Operations that ``triton_support`` has, and Triton not, or not as the contract wants them.
+CALLS = (
+    "div", "pow", "sign", "sqrt", "cbrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "atan2", "maximum",
+    "minimum", "floor", "isfinite", "isnan",
+)  # fmt: skip
+TEXT |= {f: f"{f}({', '.join(['{}'] * MAPS[f].arity)})" for f in CALLS}
+#: Operations in which Triton gives a Python number the type of the other operand.
+INFIX = frozenset(("add", "sub", "mul", "lt", "le", "gt", "ge", "eq", "ne"))
+HELPERS = (
+    "item", "pointer", "widen", "narrow", "total", "quotient", "unit_of", "both", "either"
+)  # fmt: skip
+FACT_NAMES = dict(zip(FACT_COLUMNS, ("size", "ndim", "inner", "units", "base"), strict=True))
+#: What a kernel's own text uses, so that no value of a rule's may be called so.
+RESERVED = (*HELPERS, *CALLS, *"""
+    tl triton device kernel range float size ndim inner units base row array start stop kind aligned at lane i inside
+    unit length u r mine some few nothing run tile amp times hypers kinds LANES AXIS BLOCK WHOLE ALONG UNITS
+""".split(), *ARGUMENTS)  # fmt: skip
+
+
+class Words:
+    """Names and expressions of one program's kernels."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        self.kernels = kernels
+        self.half = kernels.compute != kernels.dtype
+        touch = (f"{identifier(n)}_at" for n in kernels.slots)
+        self.names = identifiers(kernels.program, (*RESERVED, *touch))
+
+    def lines(self, nodes: list[Value]) -> list[str]:
+        """These nodes, one line for each that has a name or is used twice."""
+        return lines(self.kernels.program, nodes, self.names, self.render)
+
+    def dtype_of(self, node: Value) -> str:
+        """The dtype in which a value is computed."""
+        return self.kernels.group_dtype if of_group(node) else self.kernels.compute
+
+    def constant(self, node: Value, dtype: str) -> str:
+        """A number where Triton would not see of which type it is to be."""
+        value = node.attrs[0]
+        if isinstance(value, bool):
+            return f"tl.full((), {value}, tl.int1)"
+        return f"tl.full((), {number(value)}, tl.{dtype})"
+
+    def render(self, node: Value, text: dict[Value, str]) -> str:
+        """One node as Triton source."""
+        if node.op == "const":
+            return ""  # its users write it, each in a type of its own
+        if node.op in FACTS:
+            return self._fact(node)
+        literal = node.op in INFIX and any(a.op != "const" for a in node.args)
+        words = [
+            number(a.attrs[0]) if a.op == "const" and literal else self.value(a, node, text)
+            for a in node.args
+        ]
+        return TEXT.get(node.op, MAPS[node.op].text).format(*words)
+
+    def value(self, node: Value, user: Value | None, text: dict[Value, str] | None = None) -> str:
+        """A value as ``user`` takes it (None: the loop over elements), in the user's dtype."""
+        dtype = self.kernels.compute if user is None else self.dtype_among(user)
+        if node.op == "const":
+            return self.constant(node, dtype)
+        own = (text or self.names)[node]
+        return own if is_bool(node) or self.dtype_of(node) == dtype else f"{own}.to(tl.{dtype})"
+
+    def dtype_among(self, node: Value) -> str:
+        """The type of the numbers that an operation works on: a comparison has none, its operands do."""
+        if is_bool(node) and not of_group(node):
+            numbers = [a for a in node.args if a.op != "const" and not is_bool(a)]
+            if numbers and all(map(of_group, numbers)):
+                return self.kernels.group_dtype
+        return self.dtype_of(node)
+
+    def _fact(self, node: Value) -> str:
+        compute = self.kernels.compute
+        if node.op == "eps":
+            return f"tl.full((), {float(np.finfo(compute).eps)!r}, tl.{compute})"
+        if node.op == "unit_size":
+            return f"(size // tl.maximum(units, 1)).to(tl.{compute})"
+        return f"{node.op}.to(tl.{compute})"
+
+
+def number(value: float | int | bool) -> str:
+    """A number as Triton reads it."""
+    text = repr(float(value))
+    return f'float("{text}")' if text.strip("-") in ("inf", "nan") else text
+
+
+def identifier(name: str) -> str:
+    """A slot's name as part of an identifier."""
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def indent(block: list[str], levels: int = 1) -> list[str]:
+    """The lines further in."""
+    return ["    " * levels + line for line in block]

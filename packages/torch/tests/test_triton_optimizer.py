@@ -1,0 +1,104 @@
+"""Optimizer classes on ``torch:fused(cuda)``: when it is chosen, and what it does, in Triton's interpreter."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import isostep_torch
+from isostep_torch import paths
+
+pytest.importorskip("triton", reason="needs triton, which runs the kernels")
+
+from isostep_torch.fused_cuda import TorchInterpreter
+from isostep_torch.fused_traced import TracedInterpreter
+
+ON = {d: SimpleNamespace(device=torch.device(d)) for d in ("cuda:0", "cuda:1", "cpu", "meta")}
+
+
+def choice(*devices, **options):
+    group = {**paths.OPTIONS, **options}
+    params = [ON[d] for d in devices]
+    return paths.path_of(group, params), paths.why(group, params)
+
+
+def test_cuda_tensors_take_the_fused_path():
+    assert choice("cuda:0", "cuda:0") == ("torch:fused(cuda)", "CUDA tensors")
+    assert choice("cuda:0", capturable=True) == ("torch:fused(cuda)", "capturable")
+    assert choice("cuda:0", fused=True)[0] == "torch:fused(cuda)"
+    assert choice("cuda:0", fused=False)[0] == "torch:foreach"
+    assert choice("cuda:0", foreach=True)[0] == "torch:foreach"
+    assert choice("cuda:0", differentiable=True)[0] == "torch:loop"
+
+
+def test_tensors_of_several_devices_take_foreach():
+    assert choice("cuda:0", "cuda:1") == ("torch:foreach", "other tensors")
+    assert choice("cuda:0", "cpu")[0] == "torch:foreach"
+    with pytest.raises(ValueError, match="of one CUDA device with triton installed; use foreach"):
+        choice("cuda:0", "cuda:1", fused=True)
+
+
+def test_without_triton_the_path_says_so(monkeypatch):
+    monkeypatch.setattr(paths, "_has", lambda module: module != "triton")
+    assert choice("cuda:0") == ("torch:foreach", "CUDA tensors, and triton is not installed")
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """CPU tensors in place of CUDA's."""
+
+    def make(path, group):
+        assert path == "torch:fused(cuda)"
+        return TracedInterpreter() if paths.traced(group) else TorchInterpreter()
+
+    monkeypatch.setattr(paths, "_on_cuda", lambda params: True)
+    monkeypatch.setattr(paths, "_on_cpu", lambda params: False)
+    monkeypatch.setattr(paths, "make", make)
+
+
+def networks():
+    torch.manual_seed(0)
+    ours = torch.nn.Linear(5, 3)
+    theirs = torch.nn.Linear(5, 3)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def train(network, optimizer, steps=4, scale=None):
+    for k in range(steps):
+        optimizer.zero_grad()
+        x = torch.linspace(-1, 1, 10).reshape(2, 5) + k
+        loss = network(x).square().sum()
+        (loss * scale if scale is not None else loss).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_adamw_is_torchs(interpreted, capturable):
+    ours, theirs = networks()
+    settings = {"betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1, "amsgrad": True}
+    lr = torch.tensor(0.05) if capturable else 0.05
+    mine = isostep_torch.AdamW(ours.parameters(), lr=lr, capturable=capturable, **settings)
+    assert mine.path.startswith("torch:fused(cuda): ")
+    train(ours, mine)
+    train(theirs, torch.optim.AdamW(theirs.parameters(), lr=0.05, **settings))
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-6)
+    assert [float(own["step"]) for own in mine.state.values()] == [4.0, 4.0]
+
+
+def test_a_scaler_is_heard_in_the_kernels(interpreted):
+    ours, theirs = networks()
+    mine = isostep_torch.AdamW(ours.parameters(), lr=0.05, capturable=True)
+    assert mine._step_supports_amp_scaling
+    mine.grad_scale, mine.found_inf = torch.tensor(512.0), torch.tensor(0.0)
+    train(ours, mine, scale=512.0)
+    other = isostep_torch.AdamW(theirs.parameters(), lr=0.05, capturable=True)
+    train(theirs, other)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+    kept = [p.detach().clone() for p in ours.parameters()]
+    mine.found_inf = torch.tensor(1.0)
+    train(ours, mine, steps=1, scale=512.0)
+    assert all(map(torch.equal, ours.parameters(), kept))
+    assert {float(own["step"]) for own in mine.state.values()} == {4.0}
