@@ -6,5 +6,14 @@ from typing import Any
 
 
 def gaps() -> list[Any]:
-    """No gaps: every rule runs on ``cupy:generic`` in every dtype."""
-    return []
+    """The kernels of ``cupy:raw`` have none; CuPy's own, which run the generic path, flush denormals."""
+    return [
+        {
+            "word": "notyet",
+            "reason": "CuPy compiles its own kernels with -ftz=true, in cupy/cuda/compiler.py (read there, 14.2; not seen)",
+            "path": "cupy:generic",
+            "dtype": "float32",
+            "check": "denormals",
+            "partly": True,
+        },
+    ]
