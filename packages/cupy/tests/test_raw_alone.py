@@ -1,0 +1,187 @@
+"""``cupy:raw`` without CuPy: its own few lines, over a stand-in whose device is the host path's compiler.
+
+This shows that they hang together, not that CuPy does what the stand-in does: for that see ``test_raw.py``.
+"""
+
+import ctypes
+import re
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import isostep
+from isostep_cupy import host
+from isostep_cupy.cuda_source import header
+
+REFERENCE = isostep.backend("numpy:reference")
+
+
+class Array(np.ndarray):
+    """A NumPy array with what raw.py asks of CuPy's."""
+
+    device = SimpleNamespace(id=0)
+
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=host.address(self), copy_from_host_async=self._copy)
+
+    def _copy(self, source, size, stream):
+        assert stream == "stream"
+        assert size == self.nbytes
+        ctypes.memmove(host.address(self), source, size)
+
+
+class Event:
+    """Not done when it is first asked, so that there is a second buffer; done from then on."""
+
+    def __init__(self, disable_timing):
+        self.asked = False
+
+    @property
+    def done(self):
+        before, self.asked = self.asked, True
+        return before
+
+    def record(self, stream):
+        assert stream == "stream"
+
+
+class Module:
+    """Text in the place of machine code."""
+
+    def __init__(self, path):
+        with open(path) as file:
+            self.text = file.read()
+        found = re.findall(r"__global__ void (\w+)\(([^)]*)\)", self.text)
+        self.arguments = {n: re.findall(r"(\w+)(?:,|\s*$)", a.strip()) for n, a in found}
+        entries = "\n".join(host._entry(n, a) for n, a in self.arguments.items())
+        whole = f"{header('host.h')}{self.text}\n{entries}"
+        self.library = ctypes.CDLL(str(host.built(host.compiler(), "alone", whole)))
+
+    def get_function(self, name):
+        function = getattr(self.library, f"run_{name}")
+        function.argtypes = (ctypes.c_int64, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p)
+        expected = self.arguments[name]
+
+        def kernel(grid, block, arguments):
+            assert len(arguments) == len(expected)
+            assert all(isinstance(a, Array | np.int64) for a in arguments)
+            values = [a.data.ptr if isinstance(a, Array) else a for a in arguments]
+            function(grid[0], block[0], True, host.address(np.array(values, np.int64)))
+
+        return kernel
+
+
+class Compiler:
+    """NVRTC's calls; the code is the text."""
+
+    NVRTCError = RuntimeError
+
+    @staticmethod
+    def getVersion():
+        return 13, 0
+
+    @staticmethod
+    def createProgram(text, name, headers, names):
+        return text
+
+    @staticmethod
+    def compileProgram(program, options):
+        assert options == ("-std=c++17", "--gpu-architecture=sm_90")
+
+    @staticmethod
+    def getCUBIN(program):
+        return program.encode()
+
+    @staticmethod
+    def destroyProgram(program):
+        pass
+
+
+@pytest.fixture
+def raw(monkeypatch, tmp_path):
+    try:
+        host.compiler()
+    except isostep.Unavailable as error:
+        pytest.skip(str(error))
+    place = SimpleNamespace(id=0, compute_capability="90", attributes={"MultiProcessorCount": 1})
+    as_array = lambda x, dtype=None: np.array(x, dtype).view(Array)  # noqa: E731
+    cuda = SimpleNamespace(
+        runtime=SimpleNamespace(
+            getDeviceCount=lambda: 1,
+            CUDARuntimeError=RuntimeError,
+            getDeviceProperties=lambda k: {"name": b"none"},
+        ),
+        Device=lambda: place,
+        Event=Event,
+        nvrtc=Compiler,
+        get_current_stream=lambda: "stream",
+        alloc_pinned_memory=bytearray,
+    )
+    fake = SimpleNamespace(
+        cuda=cuda,
+        ndarray=Array,
+        RawModule=lambda path: Module(path),
+        empty=lambda shape, dtype: np.empty(shape, dtype).view(Array),
+        ones=lambda shape, dtype: np.ones(shape, dtype).view(Array),
+        zeros_like=lambda a, dtype=None: np.zeros(a.shape, dtype or a.dtype).view(Array),
+        array=as_array,
+        asarray=as_array,
+        asnumpy=lambda a: np.array(a),
+    )
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: object())
+    monkeypatch.setenv("ISOSTEP_CACHE_DIR", str(tmp_path))
+    from isostep_cupy.raw import CupyRaw
+
+    return CupyRaw()
+
+
+@pytest.mark.parametrize("name", ["addsign", "lamb", "sgd_hd"])
+def test_steps_are_the_reference_s(raw, name):
+    rule = isostep.rule(name, lr=0.1)
+    assert raw.path(rule) == "fused"
+    assert str(raw.device) == "none"
+    results = []
+    for backend in (raw, REFERENCE):
+        rng = np.random.default_rng(0)
+        params = [backend.asarray(rng.normal(size=s)) for s in ((5, 3), (300_000,), ())]
+        state = backend.init(rule, params)
+        for _ in range(3):
+            grads = [backend.asarray(rng.normal(size=p.shape)) for p in params]
+            backend.step(rule, params, grads, state)
+        results.append((params, state))
+    (found, state), (wanted, other) = results
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(np.asarray(a), b, rtol=1e-12, atol=1e-12)
+    for n, v in other.group.items():
+        assert float(state.group[n]) == pytest.approx(float(v), rel=1e-12)
+    staged = [len(waiting) for waiting in raw.device._staging.values()]
+    assert 1 < max(staged) <= 3  # page-locked buffers are used again
+
+
+def test_kernels_are_compiled_once_and_kept(raw, tmp_path, monkeypatch):
+    rule, params = isostep.rule("sgd", lr=0.5), [raw.asarray(np.ones(3))]
+    raw.step(rule, params, [raw.asarray(np.ones(3))], raw.init(rule, params))
+    (file,) = tmp_path.rglob("*.cubin")
+    assert file.name.startswith("sgd_")
+    monkeypatch.setattr(Compiler, "getCUBIN", None)
+    again = type(raw)()
+    again.step(rule, params, [raw.asarray(np.ones(3))], again.init(rule, params))
+    assert params[0].tolist() == [0, 0, 0]
+
+
+def test_what_nvrtc_refuses_is_shown(raw, monkeypatch):
+    def refuse(program, options):
+        raise RuntimeError
+
+    monkeypatch.setattr(Compiler, "compileProgram", refuse)
+    monkeypatch.setattr(Compiler, "getProgramLog", lambda program: "line 3: no", raising=False)
+    rule, params = isostep.rule("sgd", lr=0.5), [raw.asarray(np.ones(3))]
+    state = raw.init(rule, params)
+    with pytest.raises(RuntimeError, match="NVRTC cannot compile these kernels:\nline 3: no"):
+        raw.step(rule, params, [raw.asarray(np.ones(3))], state)
+    assert state.t == [0]
+    assert params[0].tolist() == [1, 1, 1]
