@@ -202,7 +202,7 @@ RULES = [
 SHAPES = [(7, 5), (), (1009,), (0,), (2, 3, 4), (3, device.CHUNK)]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", RULES, ids=[r.name for r in RULES])
 def test_the_description_is_the_step(rule):
     dtypes = (
         ("f8",) if rule.reduces_group else ("f4", "f8")
