@@ -37,7 +37,7 @@ def from_rule(rule: BoundRule, params: Any, *, path: str | None = None) -> Optim
 
 
 def __getattr__(name: str) -> Any:
-    if name[:1].isupper() and any(camel_case(r) == name for r in isostep.rules()):
+    if not name.startswith("_") and any(camel_case(r) == name for r in isostep.rules()):
         return load_optimizer(name)
     known = ", ".join(map(camel_case, isostep.rules()))
     message = f"module {__name__!r} has no attribute {name!r}; optimizers: {known}"
