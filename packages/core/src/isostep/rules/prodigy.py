@@ -29,25 +29,24 @@ lr unit: a factor, to be left at 1 or given a schedule.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Flag, Real
 from isostep.rule import Rule
-from isostep.rules import adam
 
 
 def init(p: Any, /) -> tuple[Any, Any, Any, Any]:
     """Three zeros and a copy of the starting point."""
-    zeros = nm.where(nm.isfinite(p), 0.0 * p, 0.0)
-    return zeros, 1.0 * p, 1.0 * zeros, 1.0 * zeros
+    return parts.zeros(p), parts.copied(p), parts.zeros(p), parts.zeros(p)
 
 
 def rate(lr: Any, betas: tuple[Any, Any], t: Any, use_bias_correction: bool) -> Any:
     """The factor k beside d."""
     if not use_bias_correction:
         return lr
-    c1, c2 = (nm.one_minus_pow(b, t) for b in betas)
+    c1, c2 = parts.corrections(betas, t)
     return lr * nm.sqrt(c2) / c1
 
 
@@ -77,8 +76,7 @@ def measure(
     d: Any,
 ) -> dict[str, Any]:
     """What the estimate's numerator grows by, and its denominator; d is that of the last step."""
-    if weight_decay and not decouple:
-        g = g + weight_decay * p
+    g = parts.coupled(p, g, weight_decay, when=not decouple)
     k = rate(lr, betas, t, use_bias_correction)
     b3 = nm.sqrt(betas[1]) if beta3 is None else beta3
     gain = (d / d0 * (d * k)) * (g * (p0 - p))
@@ -104,17 +102,12 @@ def advance(
     found = d_coef * numerator / nm.where(norm == 0, 1.0, norm)
     found = nm.where(norm == 0, d, found)
     largest = nm.maximum(group["d_max"], found)
-    new, grown = largest, group["grown"]
-    if growth_rate is not None:  # the first growth is free
-        new = nm.where(grown > 0.5, nm.minimum(largest, d * growth_rate), largest)
-        grown = nm.where(found > d, 1.0, grown)
-    return {
-        "d": new,
-        "d_max": largest,
-        "d_numerator": numerator,
-        "d_previous": d,
-        "grown": grown,
-    }
+    new = {"d": largest, "d_max": largest, "d_numerator": numerator, "d_previous": d}
+    if growth_rate is None:
+        return new
+    grown = group["grown"]  # the first growth is free
+    new["d"] = nm.where(grown > 0.5, nm.minimum(largest, d * growth_rate), largest)
+    return {**new, "grown": nm.where(found > d, 1.0, grown)}
 
 
 def update(
@@ -140,17 +133,21 @@ def update(
     d_previous: Any,
 ) -> tuple[Any, ...]:
     """See the module's equations."""
-    if weight_decay and not decouple:
-        g = g + weight_decay * p
+    g = parts.coupled(p, g, weight_decay, when=not decouple)
     b3 = nm.sqrt(betas[1]) if beta3 is None else beta3
     k = rate(lr, betas, t, use_bias_correction)
     s = weighted(s, g, b3, d_previous, k, d0, safeguard_warmup)
-    m, v = adam.moments(d_previous * g, m, v, betas)
+    m, v = parts.moments(d_previous * g, m, v, betas)
     step = d_previous * k
     u = -step * m / (nm.sqrt(v) + d * eps)
-    if weight_decay and decouple:
-        u = u - (step * weight_decay) * p
-    return u, s, p0, m, v
+    return parts.decoupled(p, u, step, weight_decay, when=decouple), s, p0, m, v
+
+
+def group(h: SimpleNamespace) -> dict[str, Any]:
+    """d_previous is the d that this step goes by; grown is 1 once d has left d0."""
+    first = dict.fromkeys(("d", "d_max", "d_previous"), lambda h: h.d0)
+    none = ("d_numerator",) if h.growth_rate is None else ("d_numerator", "grown")
+    return first | dict.fromkeys(none, lambda h: 0.0)
 
 
 RULE = Rule(
@@ -159,18 +156,11 @@ RULE = Rule(
     init=init,
     measure=measure,
     advance=advance,
-    # d_previous is the d that this step goes by; grown is 1 once d has left d0.
-    group={
-        "d": lambda h: h.d0,
-        "d_max": lambda h: h.d0,
-        "d_numerator": lambda h: 0.0,
-        "d_previous": lambda h: h.d0,
-        "grown": lambda h: 0.0,
-    },
+    group=group,
     state=("s", "p0", "exp_avg", "exp_avg_sq"),
     hyper={
-        "lr": Real(1.0, low=0, cases=(0.7,), doc="factor of the estimated distance"),
-        "betas": adam.RULE.hyper["betas"],
+        "lr": parts.lr(1.0, "factor of the estimated distance", cases=(0.7,)),
+        "betas": parts.betas(0.9, 0.999),
         "beta3": Real(
             None,
             low=0,
@@ -180,8 +170,8 @@ RULE = Rule(
             cases=(0.9,),
             doc="decay rate of the estimate's sums; None: sqrt(betas[1])",
         ),
-        "eps": Real(1e-8, low=0, cases=(1e-3,), doc="added to the denominator, times d"),
-        "weight_decay": Real(0.0, low=0, zero_is_static=True, cases=(0.1,), doc="weight decay"),
+        "eps": parts.eps(1e-8, "added to the denominator, times d"),
+        "weight_decay": parts.weight_decay(doc="weight decay"),
         "decouple": Flag(True, doc="weight decay past the averages, as in AdamW"),
         "use_bias_correction": Flag(False, doc="Adam's bias corrections"),
         "safeguard_warmup": Flag(False, doc="leave lr out of s, for warm-ups"),

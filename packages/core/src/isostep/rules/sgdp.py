@@ -22,10 +22,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep.rules.adamp import PROJECTION, UNIT_AXIS, projection
-
+from isostep import parts
 from isostep.domains import Choice, Flag, Real
 from isostep.rule import Rule
+from isostep.rules.adamp import PROJECTION, UNIT_AXIS, projection
 
 
 def update(
@@ -50,9 +50,7 @@ def update(
     b = momentum * b + (1 - dampening) * g
     d = g + momentum * b if nesterov else b
     d, ratio = projection(p, g, d, delta=delta, wd_ratio=wd_ratio, eps=eps, unit_axis=unit_axis)
-    u = -lr * d
-    if weight_decay:
-        u = u - (lr * weight_decay / (1 - momentum) * ratio) * p
+    u = parts.decoupled(p, -lr * d, lr / (1 - momentum) * ratio, weight_decay)
     return u, (d if dialect == "original" and not nesterov else b)
 
 
@@ -61,14 +59,12 @@ RULE = Rule(
     update=update,
     state=("momentum_buffer",),
     hyper={
-        "lr": Real(1e-3, low=0, doc="learning rate"),
+        "lr": parts.lr(1e-3),
         "momentum": Real(0.0, low=0, high=1, high_open=True, cases=(0.85,), doc="momentum factor"),
         "dampening": Real(0.0, low=0, high=1, doc="part of the gradient kept out of the momentum"),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="decoupled weight decay"
-        ),
+        "weight_decay": parts.weight_decay(),
         "nesterov": Flag(False, doc="Nesterov momentum"),
-        "eps": Real(1e-8, low=0, cases=(1e-3,), doc="smallest norm"),
+        "eps": parts.eps(1e-8, "smallest norm"),
         **PROJECTION,
         **UNIT_AXIS,
         "dialect": Choice("paper", options=("paper", "original"), doc="what the buffer keeps"),

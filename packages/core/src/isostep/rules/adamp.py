@@ -29,10 +29,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Flag, Integer, Real
 from isostep.rule import Rule
-from isostep.rules import adam
 
 Total = Callable[[Any], Any]
 
@@ -90,17 +89,16 @@ def update(
     unit_axis: int,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
-    b1, b2 = betas
-    m, v = adam.moments(g, m, v, betas)
-    ahead = b1 * m + (1 - b1) * g if nesterov else m
-    d = ahead / (nm.sqrt(v) / nm.sqrt(nm.one_minus_pow(b2, t)) + eps)
+    m, v = parts.moments(g, m, v, betas)
+    c1, c2 = parts.corrections(betas, t)
+    ahead = parts.average(m, g, betas[0]) if nesterov else m
+    d = ahead / (parts.root(v, c2) + eps)
     d, ratio = projection(p, g, d, delta=delta, wd_ratio=wd_ratio, eps=eps, unit_axis=unit_axis)
-    u = (-lr / nm.one_minus_pow(b1, t)) * d
-    return (u - (lr * weight_decay * ratio) * p if weight_decay else u), m, v
+    return parts.decoupled(p, (-lr / c1) * d, lr * ratio, weight_decay), m, v
 
 
 PROJECTION = {
-    "delta": Real(0.1, low=0, cases=(0.5,), doc="how small the cosine must be to project"),
+    "delta": Real(0.1, low=0, cases=(2.0,), doc="how small the cosine must be to project"),
     "wd_ratio": Real(0.1, low=0, cases=(0.3,), doc="factor of the decay where projected"),
 }
 UNIT_AXIS = {"unit_axis": Integer(0, static=True, doc="the axis that numbers the units")}
@@ -110,10 +108,10 @@ RULE = Rule(
     update=update,
     state=("exp_avg", "exp_avg_sq"),
     hyper={
-        **{n: adam.RULE.hyper[n] for n in ("lr", "betas", "eps")},
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="decoupled weight decay"
-        ),
+        "lr": parts.lr(1e-3),
+        "betas": parts.betas(0.9, 0.999),
+        "eps": parts.eps(1e-8),
+        "weight_decay": parts.weight_decay(),
         **PROJECTION,
         "nesterov": Flag(False, doc="Nesterov momentum"),
         **UNIT_AXIS,
