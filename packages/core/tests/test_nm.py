@@ -206,3 +206,11 @@ def test_functions_take_numbers_beside_arrays_rounded_once():
     assert nm.atan2(x, 0.25)[0] == np.float32(math.pi / 4)
     np.testing.assert_array_equal(nm.logical_and(x > 0, True), [True])
     np.testing.assert_array_equal(nm.logical_not(x > 0), [False])
+
+
+def test_cube_roots_without_the_library_s_own_are_as_good():
+    x = np.array([1e-300, 3e-8, 2.0, 1e300, 0.0, math.inf, math.nan])
+    x = np.concatenate([x, -x])
+    found = np.asarray(nm.cbrt(array_api_strict.asarray(x)))
+    np.testing.assert_array_max_ulp(found[np.isfinite(x)], np.cbrt(x[np.isfinite(x)]), 1)
+    np.testing.assert_array_equal(found, np.where(np.isfinite(x), found, np.cbrt(x)))
