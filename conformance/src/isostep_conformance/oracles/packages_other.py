@@ -114,4 +114,4 @@ def averages() -> Iterator[Row]:
 
 
 #: One function for each rule or two.
-TABLES: tuple[Callable[[], Iterator[Row]], ...] = (sign_rules, lars)
+TABLES: tuple[Callable[[], Iterator[Row]], ...] = (sign_rules, lars, duals, averages)

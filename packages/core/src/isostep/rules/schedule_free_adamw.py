@@ -21,15 +21,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Pair, Real
 from isostep.rule import Rule
-from isostep.rules import adam, schedule_free_sgd
+from isostep.rules import schedule_free_sgd
 
 
 def init(p: Any, /) -> tuple[Any, Any]:
     """z is a copy of the parameter, the average of squares is zero."""
-    return schedule_free_sgd.start(p), nm.where(nm.isfinite(p), 0.0 * p, 0.0)
+    return parts.copied(p), parts.zeros(p)
 
 
 def update(
@@ -48,29 +48,34 @@ def update(
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     b1, b2 = betas
-    v = b2 * v + (1 - b2) * (g * g)
-    d = g / (nm.sqrt(v) / nm.sqrt(nm.one_minus_pow(b2, t)) + eps)
-    if weight_decay:
-        d = d + weight_decay * p
+    v = parts.average(v, g * g, b2)
+    d = g / (parts.root(v, nm.one_minus_pow(b2, t)) + eps)
+    d = parts.coupled(p, d, weight_decay)
     u, z = schedule_free_sgd.step(p, d, z, lr=lr, momentum=b1, share=share)
     return u, z, v
+
+
+def evaluate(p: Any, z: Any, v: Any, t: int, /, *, betas: tuple[Any, Any]) -> Any:
+    """The average x, from y and z."""
+    return schedule_free_sgd.averaged(p, z, betas[0])
 
 
 RULE = Rule(
     name="schedule_free_adamw",
     update=update,
+    evaluate=evaluate,
     init=init,
     advance=schedule_free_sgd.advance,
     group=schedule_free_sgd.GROUP,
     state=("z", "exp_avg_sq"),
     hyper={
-        "lr": Real(2.5e-3, low=0, doc="learning rate"),
+        "lr": parts.lr(2.5e-3),
         "betas": Pair(
             Real(0.9, low=0, high=1, low_open=True, high_open=True),
             Real(0.999, low=0, high=1, high_open=True),
             doc="place of y between z and x, and decay rate of the average of squares",
         ),
-        "eps": adam.RULE.hyper["eps"],
+        "eps": parts.eps(1e-8),
         "weight_decay": schedule_free_sgd.RULE.hyper["weight_decay"],
         **schedule_free_sgd.WEIGHTS,
     },

@@ -24,15 +24,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Flag, Real
 from isostep.rule import Rule
 
 
 def init(p: Any, /, *, momentum: Any) -> tuple[Any, ...]:
     """Empty sums, and with momentum a copy of the starting point."""
-    zeros = nm.where(nm.isfinite(p), 0.0 * p, 0.0)
-    return (zeros, 1.0 * zeros, 1.0 * p) if momentum else (zeros, 1.0 * zeros)
+    sums = parts.zeros(p), parts.zeros(p)
+    return (*sums, parts.copied(p)) if momentum else sums
 
 
 def displacement(v: Any, s: Any, eps: Any) -> Any:
@@ -58,17 +58,14 @@ def update(
     """See the module's equations."""
     *start, t = start_t
     rate = lr + eps * nm.sign(lr) if eps else lr
-    if weight_decay and not decouple_decay:
-        g = g + weight_decay * p
+    g = parts.coupled(p, g, weight_decay, when=not decouple_decay)
     weight = rate * nm.sqrt(t)
     before = displacement(v, s, eps)
     v = v + weight * (g * g)
     s = s + weight * g
     after = displacement(v, s, eps)
     u = (1 - momentum) * (start[0] - after - p) if momentum else before - after
-    if weight_decay and decouple_decay:
-        u = u - (rate * weight_decay) * p
-    return u, v, s, *start
+    return parts.decoupled(p, u, rate, weight_decay, when=decouple_decay), v, s, *start
 
 
 RULE = Rule(
@@ -77,7 +74,7 @@ RULE = Rule(
     init=init,
     state=lambda h: ("grad_sum_sq", "s", *(("x0",) if h.momentum else ())),
     hyper={
-        "lr": Real(1e-2, low=0, doc="learning rate"),
+        "lr": parts.lr(1e-2),
         "momentum": Real(
             0.9,
             low=0,
@@ -86,16 +83,8 @@ RULE = Rule(
             zero_is_static=True,
             doc="part of p that a step keeps",
         ),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="weight decay, coupled by default"
-        ),
-        "eps": Real(
-            1e-6,
-            low=0,
-            zero_is_static=True,
-            cases=(1e-3,),
-            doc="added to the denominator and to lr",
-        ),
+        "weight_decay": parts.weight_decay(doc="weight decay, coupled by default"),
+        "eps": parts.eps(1e-6, "added to the denominator and to lr", zero_is_static=True),
         "decouple_decay": Flag(False, doc="weight decay past the sums"),
     },
     family="adaptive",

@@ -9,7 +9,7 @@
 
 The parameter is y, the point at which gradients are taken; z is state. The averaged point x, at which
 the model is to be evaluated, is not stored: y = momentum * x + (1 - momentum) * z, so that
-x = p + (1 / momentum - 1) * (p - z); ``averaged`` computes it. As equations for x and z the step is
+x = p + (1 / momentum - 1) * (p - z): a backend's ``evaluation_point`` gives it. As equations for x and z the step is
 
     z <- z - lr * g         x <- (1 - c) * x + c * z         y = momentum * x + (1 - momentum) * z
 
@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Real
 from isostep.rule import Rule
 
@@ -56,13 +56,13 @@ def advance(
     largest = nm.maximum(group["lr_max"], lr)
     weight = nm.pow(t, r) * nm.pow(largest, weight_lr_power)
     total = group["weight_sum"] + weight
-    share = nm.where(total == 0, 0.0, weight / nm.where(total == 0, 1.0, total))
+    share = weight / nm.where(total == 0, 1.0, total)  # 0 while lr has been 0
     return {"lr_max": largest, "weight_sum": total, "share": share}
 
 
-def start(p: Any, /) -> Any:
+def init(p: Any, /) -> Any:
     """The array z before the first step: a copy of the parameter."""
-    return 1.0 * p
+    return parts.copied(p)
 
 
 def step(p: Any, d: Any, z: Any, *, lr: Any, momentum: Any, share: Any) -> tuple[Any, Any]:
@@ -71,8 +71,13 @@ def step(p: Any, d: Any, z: Any, *, lr: Any, momentum: Any, share: Any) -> tuple
 
 
 def averaged(p: Any, z: Any, momentum: Any) -> Any:
-    """The point x at which to evaluate."""
+    """The point x at which to evaluate. Schedule-Free AdamW shares it."""
     return p + (1 / momentum - 1) * (p - z)
+
+
+def evaluate(p: Any, z: Any, t: int, /, *, momentum: Any) -> Any:
+    """See ``averaged``."""
+    return averaged(p, z, momentum)
 
 
 def update(
@@ -88,26 +93,24 @@ def update(
     share: Any,
 ) -> tuple[Any, Any]:
     """See the module's equations."""
-    if weight_decay:
-        g = g + weight_decay * p
+    g = parts.coupled(p, g, weight_decay)
     return step(p, g, z, lr=lr, momentum=momentum, share=share)
 
 
 RULE = Rule(
     name="schedule_free_sgd",
     update=update,
-    init=start,
+    evaluate=evaluate,
+    init=init,
     advance=advance,
     group=GROUP,
     state=("z",),
     hyper={
-        "lr": Real(1.0, low=0, cases=(0.1,), doc="learning rate"),
+        "lr": parts.lr(1.0, cases=(0.1,)),
         "momentum": Real(
             0.9, low=0, high=1, low_open=True, high_open=True, doc="place of y between z and x"
         ),
-        "weight_decay": Real(
-            0.0, low=0, zero_is_static=True, cases=(0.1,), doc="weight decay, taken at y"
-        ),
+        "weight_decay": parts.weight_decay(doc="weight decay, taken at y"),
         **WEIGHTS,
     },
     family="schedule-free",
