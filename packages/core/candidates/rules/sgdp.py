@@ -22,10 +22,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from isostep.rules.adamp import PROJECTION, UNIT_AXIS, projection
+
 from isostep import parts
 from isostep.domains import Choice, Flag, Real
 from isostep.rule import Rule
-from isostep.rules.adamp import PROJECTION, UNIT_AXIS, projection
 
 
 def update(

@@ -98,10 +98,14 @@ def update(
 
 
 PROJECTION = {
-    "delta": Real(0.1, low=0, cases=(2.0,), doc="how small the cosine must be to project"),
+    "delta": Real(
+        0.1, low=0, cases=(1.47, 1.5, 1.5, 1.58), doc="how small the cosine must be to project"
+    ),
     "wd_ratio": Real(0.1, low=0, cases=(0.3,), doc="factor of the decay where projected"),
 }
-UNIT_AXIS = {"unit_axis": Integer(0, static=True, doc="the axis that numbers the units")}
+UNIT_AXIS = {
+    "unit_axis": Integer(0, static=True, cases=(-1,), doc="the axis that numbers the units")
+}
 
 RULE = Rule(
     name="adamp",

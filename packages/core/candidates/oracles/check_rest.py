@@ -1,0 +1,94 @@
+"""Prodigy against optax, SGDP's paper dialect against a loop: what is left of the candidates' checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import optax.contrib
+
+import isostep
+
+from .check import Check
+from .check_optax_rules import BETAS, EPS, OURS, Row, rows
+from .problems import CONV_SHAPES, MIXED_SHAPES, Floats, Problem, Record, mild
+
+#: Prodigy wants a learning rate near one.
+ESTIMATES: tuple[Row, ...] = (
+    *(
+        (
+            "prodigy",
+            "contrib.prodigy",
+            {**OURS, "d0": 0.01, "use_bias_correction": True, "weight_decay": decay},
+            partial(
+                optax.contrib.prodigy,
+                betas=BETAS,
+                eps=EPS,
+                estim_lr0=0.01,
+                weight_decay=decay,
+            ),
+            {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "s": "grad_sum"},
+        )
+        for decay in (0.0, 0.1)
+    ),
+)
+
+
+def checks() -> Iterator[Check]:
+    """All of them."""
+    yield from rows(ESTIMATES, mild(MIXED_SHAPES, lr=0.7))
+    for decay in (0.0, 0.1):
+        for delta in (0.1, 1.0, 2.0, 3.0):
+            settings = {"momentum": 0.85, "weight_decay": decay, "eps": 1e-3, "delta": delta}
+            yield Check(
+                isostep.rule("sgdp", **settings, wd_ratio=0.3),
+                "Heo et al., Algorithm 1",
+                f"paper dialect, delta {delta:g}, decay {decay:g}",
+                mild((*MIXED_SHAPES, *CONV_SHAPES)),
+                partial(sgdp, **settings, wd_ratio=0.3),
+                ("momentum_buffer",),
+            )
+
+
+def sgdp(
+    problem: Problem,
+    *,
+    momentum: float,
+    weight_decay: float,
+    delta: float,
+    wd_ratio: float,
+    eps: float,
+) -> Record:
+    """Heo et al., Algorithm 1, with the package's test by rows and then by the whole array."""
+    points = [p.copy() for p in problem.start]
+    sums = [np.zeros_like(p) for p in points]
+    record = Record()
+    for gradients, lr in zip(problem.gradients, problem.lrs, strict=True):
+        for k, (p, g) in enumerate(zip(points, gradients, strict=True)):
+            sums[k] = momentum * sums[k] + g
+            step, ratio = sums[k], 1.0
+            for units in (p.shape[0], 1) if p.ndim > 1 else ():
+                flat = [x.reshape(units, -1) for x in (p, g, sums[k])]
+                if all(
+                    _cosine(a, b, eps) < delta / a.size**0.5 for a, b, _ in zip(*flat, strict=True)
+                ):
+                    step = np.stack([_tangent(a, c, eps) for a, _, c in zip(*flat, strict=True)])
+                    step, ratio = step.reshape(p.shape), wd_ratio
+                    break
+            points[k] = p * (1 - lr * weight_decay * ratio / (1 - momentum)) - lr * step
+        record.add(points, {"momentum_buffer": sums})
+    return record
+
+
+def _length(x: Floats) -> float:
+    return float(np.linalg.norm(x.ravel()))
+
+
+def _cosine(p: Floats, g: Floats, eps: float) -> float:
+    return abs(float(p @ g)) / (max(_length(p), eps) * max(_length(g), eps))
+
+
+def _tangent(p: Floats, d: Floats, eps: float) -> Floats:
+    e = p / (_length(p) + eps)
+    return d - e * float(e @ d)
