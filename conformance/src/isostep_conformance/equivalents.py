@@ -98,7 +98,20 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     ),
     Equivalent("*sgd_hd*", "x 1.01: 1.0 [phase (1,)]", "a synchronising step is never the first"),
     Equivalent("adafactor", "size -> unit_size: * [1-d]", "a vector is one unit"),
+    Equivalent("came", "size -> unit_size: * [1-d]", "a vector is one unit"),
     Equivalent("adafactor", "sum of each unit only: * [1-d]", "a vector is one unit"),
+    Equivalent("came", "sum of each unit only: * [1-d]", "a vector is one unit"),
+    Equivalent("adammini", "size -> unit_size: * [1-d]", "a vector is one unit"),
+    Equivalent(
+        "ranger",
+        "gt -> ge: (((div(...) - 1) - (mul(...) / *",
+        "the length of the average is a fraction that only rounding can make equal to the bound",
+    ),
+    Equivalent(
+        "ranger",
+        "x 1.01: 5",
+        "with the cases' beta2 the length passes 5 at t = 6, a step of the other phase",
+    ),
     Equivalent("schedule_free_*", "x 1.01: 1.0", "it divides a zero: the sum of weights is zero"),
     Equivalent(
         "fromage",
@@ -138,6 +151,14 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "x 1.01: 0",
         "with coupled decay the mean is zero only where all parameters and gradients are",
     ),
+    Equivalent("dadapt_adam", "x 1.01: 1.0", "what it divides is zero where it stands for a norm"),
+    Equivalent(
+        "adashift",
+        "right operand dropped: maximum((t - *",
+        "it acts while t <= keep_num, when nothing comes of it",
+    ),
+    Equivalent("sm3", "other axis: *, (-2, -1)) [3-d]", "both axes, in another order"),
+    Equivalent("adashift", "other axis: max_axis(*", "all axes, in another order"),
     Equivalent(
         "avagrad",
         "right operand dropped: maximum((t - 1), 1)",
