@@ -102,10 +102,13 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent("adafactor", "sum of each unit only: * [1-d]", "a vector is one unit"),
     Equivalent("came", "sum of each unit only: * [1-d]", "a vector is one unit"),
     Equivalent("adammini", "size -> unit_size: * [1-d]", "a vector is one unit"),
-    Equivalent(
-        "ranger",
-        "gt -> ge: (((div(...) - 1) - (mul(...) / *",
-        "the length of the average is a fraction that only rounding can make equal to the bound",
+    *(
+        Equivalent(
+            rule,
+            "gt -> ge: (((div(...) - 1) - (mul(...) / *",
+            "the length of the average is a fraction that only rounding can make equal to the bound",
+        )
+        for rule in ("ranger", "schedule_free_radam")
     ),
     Equivalent(
         "ranger",
