@@ -94,7 +94,12 @@ class Interpreter:
             return self._total(self._group_sums[id(task.program)][node])
         if node.op in FACTS:
             return self._fact(node, task)
-        operands = [self._fit(self._value(a, task), a, node, task) for a in node.args]
+        return self._apply(
+            node, [self._fit(self._value(a, task), a, node, task) for a in node.args], task
+        )
+
+    def _apply(self, node: Value, operands: list[Any], task: Task) -> Any:
+        """One operation on its operands' values; what keeps arrays in another form does it otherwise."""
         if node.op in MAPS:
             with nm.computing(task.arrays["p"]):
                 return nm.call(node.op, *operands)
@@ -117,10 +122,14 @@ class Interpreter:
             total = None
             for task in self.tasks:
                 node = next(n for n, i in self._group_sums[id(task.program)].items() if i == k)
-                part = self.cast(nm.sum(self._value(node.args[0], task)), self.group_dtype)
+                part = self.cast(self._sum(node.args[0], task), self.group_dtype)
                 total = part if total is None else total + part
             self.sums[k] = total
         return self.sums[k]
+
+    def _sum(self, node: Value, task: Task) -> Any:
+        """The sum of a value over all elements of the task's arrays."""
+        return nm.sum(self._value(node, task))
 
     def _fact(self, node: Value, task: Task) -> Any:
         p = task.arrays["p"]

@@ -14,10 +14,13 @@ from typing import Any
 
 import isostep
 from isostep.version import VERSION as __version__
-from isostep_jax.backend import JaxJit
+from isostep_jax.backend import JaxGrouped, JaxJit
+from isostep_jax.flat import FlatTransform, flat
 from isostep_jax.transform import Transform, TransformState, constructor, transform
 
-__all__ = ["JaxJit", "Transform", "TransformState", "__version__", "transform"]
+__all__ = [
+    "FlatTransform", "JaxGrouped", "JaxJit", "Transform", "TransformState", "__version__", "flat", "transform",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -18,11 +18,11 @@ import numpy as np
 
 import isostep.scalars as scalars
 from isostep import ArrayBackend, Family
-from isostep.interpret import Interpreter, Task
 from isostep.program import Program, trace
 from isostep.rule import BoundRule
 from isostep.state import State, aligned, as_list, check_inputs, check_rule, check_state
 from isostep.values import Domain, Value
+from isostep_jax.layout import Run, Stack, Stacked, singles, stacks
 from isostep_jax.support import gaps
 
 
@@ -33,6 +33,7 @@ class _Spec:
     programs: tuple[Program, ...]
     kinds: tuple[int, ...]
     group_dtype: str
+    grouped: bool = False
 
 
 class JaxJit(ArrayBackend):
@@ -43,6 +44,8 @@ class JaxJit(ArrayBackend):
 
     name = "jax:jit"
     in_place = False
+    #: whether small leaves of one shape are evaluated as stacks
+    grouped = False
 
     def asarray(self, array: np.ndarray) -> jax.Array:
         with _x64(array.dtype == np.float64):
@@ -138,13 +141,23 @@ class JaxJit(ArrayBackend):
             trace(rule, rule.phase(t), tuple(x["p"].shape)) for t, x in zip(ts, leaves, strict=True)
         )
         dtype = self._dtype_of_group(group, [x["p"] for x in leaves])
-        spec = _Spec(programs, tuple(kinds.index(t) for t in ts), dtype)
+        spec = _Spec(programs, tuple(kinds.index(t) for t in ts), dtype, self.grouped)
         hypers = {t: rule.at(t) for t in {*kinds, group_t}}
         numbers = [_arguments(p, hypers[t], t, "array") for p, t in _distinct(programs, ts)]
         shared = [_arguments(p, hypers[group_t], group_t, "group") for p, _ in _distinct(programs)]
         wide = dtype == "float64" or any(self.compute_dtype(x["p"]) == "float64" for x in leaves)
         with _x64(wide):
             return _step(spec, leaves, group, numbers, shared)
+
+
+class JaxGrouped(JaxJit):
+    """As ``jax:jit``, with small leaves of one shape evaluated as stacks: what ``transform(grouped=True)`` runs."""
+
+    name = "jax:grouped"
+    grouped = True
+
+    def path(self, rule: BoundRule) -> str:
+        return "grouped"
 
 
 def _scalar_inputs(program: Program, scope: str) -> list[Value]:
@@ -170,30 +183,46 @@ def _step(
     shared: list[list[Any]],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The compiled step: arrays by name in, the new parameter and state out, rounded once to their dtypes."""
-    tasks = []
     known = {
         (id(program), kind): dict(zip(_scalar_inputs(program, "array"), values, strict=True))
         for (program, kind), values in zip(
             _distinct(spec.programs, spec.kinds), numbers, strict=True
         )
     }
-    for program, kind, leaf in zip(spec.programs, spec.kinds, leaves, strict=True):
-        wide = "float64" if leaf["p"].dtype == jnp.float64 else "float32"
-        arrays = {n: a.astype(wide) for n, a in leaf.items()}
-        tasks.append(Task(program, arrays, known[id(program), kind], wide))
+    runs = _runs(spec, leaves)
+    tasks = []
+    for run in runs:
+        at = run.leaves[0]
+        program, kind, first = spec.programs[at], spec.kinds[at], leaves[at]
+        wide = "float64" if first["p"].dtype == jnp.float64 else "float32"
+        arrays = {n: run.join([x[n] for x in leaves]).astype(wide) for n in first}
+        tasks.append(Stack(program, arrays, known[id(program), kind], wide, count=run.stacked))
     group_scalars = {
         n: v
         for (program, _), values in zip(_distinct(spec.programs), shared, strict=True)
         for n, v in zip(_scalar_inputs(program, "group"), values, strict=True)
     }
-    run = Interpreter(
+    done = Stacked(
         tasks, group, group_scalars, spec.group_dtype, lambda a, d: jnp.asarray(a).astype(d)
     )
-    new = []
-    for task, leaf in zip(tasks, leaves, strict=True):
-        found = run.outputs(task)
-        new.append({n: found[n].astype(leaf[n].dtype) for n in found})
-    return new, run.group_outputs()
+    new: list[dict[str, Any]] = [{} for _ in leaves]
+    for task, run in zip(tasks, runs, strict=True):
+        for n, value in done.outputs(task).items():
+            own = value.astype(leaves[run.leaves[0]][n].dtype)
+            for i, each in zip(run.leaves, run.split(own), strict=True):
+                new[i][n] = each
+    return new, done.group_outputs()
+
+
+def _runs(spec: _Spec, leaves: list[dict[str, Any]]) -> list[Run]:
+    """Which leaves are evaluated together: small ones of one shape, dtype, program and step count."""
+    if not spec.grouped:
+        return singles(len(leaves))
+    keys = [
+        (id(program), kind, leaf["p"].shape, leaf["p"].dtype)
+        for program, kind, leaf in zip(spec.programs, spec.kinds, leaves, strict=True)
+    ]
+    return stacks(keys, [leaf["p"].size for leaf in leaves])
 
 
 def _distinct(
@@ -208,4 +237,4 @@ def _x64(needed: bool) -> Any:
     return jax.enable_x64(bool(needed) or bool(jax.config.read("jax_enable_x64")))
 
 
-family = Family("jax", {"jit": JaxJit}, gaps=gaps)
+family = Family("jax", {"jit": JaxJit, "grouped": JaxGrouped}, gaps=gaps)

@@ -9,8 +9,10 @@ traced, so that changing them does not recompile.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +20,12 @@ import numpy as np
 
 import isostep
 import isostep.scalars as scalars
-from isostep.interpret import Interpreter, Task
+from isostep.interpret import Task
 from isostep.program import PARAMETER, UPDATE, Program, trace
 from isostep.rule import BoundRule, RuleError, call_part
 from isostep.state import COMPUTE_DTYPE, StepError, check_inputs, check_like, check_param
 from isostep.values import Domain, Value
+from isostep_jax.layout import Buffer, Flat, Run, Segments, Stack, Stacked, singles, stacks
 
 
 class TransformState(NamedTuple):
@@ -34,26 +37,56 @@ class TransformState(NamedTuple):
 
 
 class Transform(NamedTuple):
-    """What optax calls a GradientTransformationExtraArgs."""
+    """What optax calls a GradientTransformationExtraArgs; where optax is loaded, it is one."""
 
     init: Callable[[Any], TransformState]
     update: Callable[..., tuple[Any, TransformState]]
 
 
-def transform(rule: BoundRule) -> Transform:
-    """A bound or composed rule as a transformation."""
-    if rule.sequential:
-        message = f"{rule.name}: a rule that takes parameters one after another has no transformation; see jax:jit"
-        raise RuleError(message)
+@dataclass(frozen=True)
+class Init:
+    """``init(params) -> state`` of a rule; what else is made of a transformation finds its rule here."""
 
-    def init(params: Any) -> TransformState:
-        leaves, tree = jax.tree.flatten(params)
-        _check(rule, tree, leaves)
+    rule: BoundRule
+    grouped: bool = False
+
+    def __call__(self, params: Any) -> TransformState:
+        rule = self.rule
+        leaves, tree = flattened(rule, params)
         made = [_init_leaf(rule, p) for p in leaves]
-        arrays = {n: jax.tree.unflatten(tree, [m[n] for m in made]) for n in rule.state_names}
+        arrays = {n: self.keep(tree, leaves, [m[n] for m in made]) for n in rule.state_names}
         wide = _group_dtype(leaves)
         group = {n: jnp.asarray(v, wide) for n, v in rule.group_init().items()}
         return TransformState(jnp.zeros((), jnp.int32), arrays, group)
+
+    def runs(self, leaves: list[Any]) -> list[Run]:
+        """Which leaves are kept as one stack."""
+        if not self.grouped:
+            return singles(len(leaves))
+        return stacks([(p.shape, p.dtype) for p in leaves], [p.size for p in leaves])
+
+    def keep(self, tree: Any, leaves: list[Any], values: list[Any]) -> Any:
+        """One state array of every leaf as it is kept: a tree like the parameters, or stacks."""
+        if not self.grouped:
+            return jax.tree.unflatten(tree, values)
+        return [run.join(values) for run in self.runs(leaves)]
+
+
+def transform(rule: BoundRule, *, grouped: bool = False) -> Transform:
+    """A bound or composed rule as a transformation.
+
+    ``grouped`` keeps the state of small leaves of one shape in stacks of twenty: with a thousand such leaves a
+    step takes less than half of the time, and so does its compilation. Not for sharded leaves.
+    """
+    if rule.sequential:
+        message = f"{rule.name}: a rule that takes parameters one after another has no transformation; see jax:jit"
+        raise RuleError(message)
+    return build(Init(rule, grouped))
+
+
+def build(init: Init, segments: Sequence[Segments | None] | None = None) -> Transform:
+    """The pair for an ``init``; ``segments`` say of each leaf, if it is a flat buffer, what lies in it."""
+    rule, grouped = init.rule, init.grouped
 
     def update(
         grads: Any, state: TransformState, params: Any = None, **inputs: Any
@@ -61,29 +94,54 @@ def transform(rule: BoundRule) -> Transform:
         if params is None:
             message = f"{rule.name} needs the parameters: update(grads, state, params)"
             raise StepError(message)
-        leaves, tree = jax.tree.flatten(params)
-        _check(rule, tree, leaves)
-        wanted = {
-            n: inputs[n] for n in rule.input_names if n in inputs
-        }  # others are another transform's
+        leaves, tree = flattened(rule, params)
+        # Inputs that the rule does not name are another transformation's.
+        wanted = {n: inputs[n] for n in rule.input_names if n in inputs}
         check_inputs(rule, wanted)
-        named = {"g": grads, **wanted, **state.arrays}
-        columns = {n: _like(rule, n, tree, leaves, v) for n, v in named.items()}
-        leaf_arrays = [
-            {"p": p, **{n: c[i] for n, c in columns.items()}} for i, p in enumerate(leaves)
+        runs = init.runs(leaves)
+        given = {n: _like(rule, n, tree, leaves, v) for n, v in {"g": grads, **wanted}.items()}
+        kept = jax.tree.structure([0] * len(runs)) if grouped else tree
+        held = {n: _like(rule, n, kept, [], v) for n, v in state.arrays.items()}
+        stacked = [
+            _Leaf(
+                {n: run.join(c) for n, c in {"p": leaves, **given}.items()}
+                | {n: c[k] for n, c in held.items()},
+                run.stacked,
+                segments[k] if segments else None,
+            )
+            for k, run in enumerate(runs)
         ]
         t = (state.count + 1).astype(jnp.float32)
         if _group_dtype(leaves) == "float64":
             t = t.astype(jnp.float64)
 
         def step(phase: tuple[int, ...]) -> Any:
-            return _outputs(rule, phase, leaf_arrays, state.group, t)
+            return _outputs(rule, phase, stacked, state.group, t)
 
-        updates, arrays, group = _by_phase(rule, state.count + 1, step)
-        done = {n: jax.tree.unflatten(tree, [a[n] for a in arrays]) for n in rule.state_names}
-        return jax.tree.unflatten(tree, updates), TransformState(state.count + 1, done, group)
+        found, arrays, group = _by_phase(rule, state.count + 1, step)
+        updates = dict(
+            pair
+            for run, u in zip(runs, found, strict=True)
+            for pair in zip(run.leaves, run.split(u), strict=True)
+        )
+        done = {n: jax.tree.unflatten(kept, [a[n] for a in arrays]) for n in rule.state_names}
+        after = TransformState(state.count + 1, done, group)
+        return jax.tree.unflatten(tree, [updates[i] for i in range(len(leaves))]), after
 
-    return Transform(init, update)
+    return paired(init, update)
+
+
+def paired(init: Callable[..., Any], update: Callable[..., Any]) -> Transform:
+    """The pair as optax's own type where optax is loaded: ``chain`` hands extra inputs to that type only."""
+    library = sys.modules.get("optax")
+    kind = Transform if library is None else library.GradientTransformationExtraArgs
+    return cast(Transform, kind(init, update))
+
+
+def kinds(rule: BoundRule) -> list[tuple[int, ...]]:
+    """Every kind of step that the rule has."""
+    ranges = [range(c.part.phases) for c in rule.components if c.part.phase is not None]
+    return list(itertools.product(*ranges))
 
 
 def _by_phase(rule: BoundRule, t: jax.Array, step: Callable[[tuple[int, ...]], Any]) -> Any:
@@ -92,39 +150,56 @@ def _by_phase(rule: BoundRule, t: jax.Array, step: Callable[[tuple[int, ...]], A
     if not parts:
         return step(())
     found = [jnp.asarray(call_part(f, t, given=c.own(rule.values)), jnp.int32) for c, f in parts]
-    kinds = list(itertools.product(*(range(c.part.phases) for c, _ in parts)))
     index = sum(
         (x * int(np.prod([c.part.phases for c, _ in parts[k + 1 :]])) for k, x in enumerate(found)),
         jnp.int32(0),
     )
-    return jax.lax.switch(index, [lambda kind=kind: step(kind) for kind in kinds])
+    return jax.lax.switch(index, [lambda kind=kind: step(kind) for kind in kinds(rule)])
+
+
+class _Leaf(NamedTuple):
+    """What is evaluated as one: arrays by name, of one leaf, a stack or a flat buffer."""
+
+    arrays: dict[str, Any]
+    stacked: int
+    segments: Segments | None
 
 
 def _outputs(
-    rule: BoundRule, phase: tuple[int, ...], leaves: list[dict[str, Any]], group: Any, t: Any
+    rule: BoundRule,
+    phase: tuple[int, ...],
+    leaves: list[_Leaf],
+    group: Any,
+    t: Any,
 ) -> tuple[list[Any], list[dict[str, Any]], dict[str, Any]]:
     """Updates in the compute dtype, state in its own; the group's new values."""
     tasks: list[Task] = []
     shared: dict[Value, Any] = {}
     known: dict[int, dict[Value, Any]] = {}
     for leaf in leaves:
-        program = trace(rule, phase, tuple(leaf["p"].shape))
+        program = trace(rule, phase, tuple(leaf.arrays["p"].shape[bool(leaf.stacked) :]))
         if id(program) not in known:
             known[id(program)] = _scalars(rule, program, t, "array")
             shared |= _scalars(rule, program, t, "group")
-        wide = COMPUTE_DTYPE[leaf["p"].dtype.name]
-        arrays = {n: a.astype(wide) for n, a in leaf.items()}
-        tasks.append(Task(program, arrays, known[id(program)], wide))
+        wide = COMPUTE_DTYPE[leaf.arrays["p"].dtype.name]
+        arrays = {n: a.astype(wide) for n, a in leaf.arrays.items()}
+        given = (program, arrays, known[id(program)], wide)
+        tasks.append(
+            Stack(*given, count=leaf.stacked)
+            if leaf.segments is None
+            else Buffer(*given, segments=leaf.segments)
+        )
     if not tasks:
         return [], [], group
-    dtype = _group_dtype([x["p"] for x in leaves])
-    run = Interpreter(tasks, group, shared, dtype, lambda a, d: jnp.asarray(a).astype(d))
+    dtype = _group_dtype([x.arrays["p"] for x in leaves])
+    kind = Stacked if all(x.segments is None for x in leaves) else Flat
+    run = kind(tasks, group, shared, dtype, lambda a, d: jnp.asarray(a).astype(d))
     updates, states = [], []
-    for task, leaf in zip(tasks, leaves, strict=True):
-        found = run.raw_outputs(task)
-        u = found.pop(UPDATE) if UPDATE in found else found.pop(PARAMETER) - task.arrays["p"]
+    for each, leaf in zip(tasks, leaves, strict=True):
+        found = run.raw_outputs(each)
+        u = found.pop(UPDATE) if UPDATE in found else found.pop(PARAMETER) - each.arrays["p"]
         updates.append(u)
-        states.append({n: v.astype(leaf[n].dtype) for n, v in found.items()})
+        states.append({n: v.astype(leaf.arrays[n].dtype) for n, v in found.items()})
     return updates, states, run.group_outputs()
 
 
@@ -146,7 +221,7 @@ def _like(rule: BoundRule, what: str, tree: Any, leaves: list[Any], values: Any)
     if structure != tree:
         message = f"{rule.name}: {label} must have the structure of params, {tree}, got {structure}"
         raise StepError(message)
-    if what not in rule.state_names:
+    if leaves:
         for i, (p, v) in enumerate(zip(leaves, found, strict=True)):
             own = (p.dtype.name, tuple(p.shape))
             check_like(rule, f"leaf {i} of params", label, own[0], tuple(jnp.shape(v)), own)
@@ -154,12 +229,15 @@ def _like(rule: BoundRule, what: str, tree: Any, leaves: list[Any], values: Any)
     return found
 
 
-def _check(rule: BoundRule, tree: Any, leaves: list[Any]) -> None:
+def flattened(rule: BoundRule, params: Any) -> tuple[list[Any], Any]:
+    """The parameters' leaves and their structure, checked."""
+    leaves, tree = jax.tree.flatten(params)
     for i, p in enumerate(leaves):
         if not hasattr(p, "dtype") or not hasattr(p, "shape"):
             message = f"{rule.name}: leaf {i} of params must be an array, got {type(p).__name__}; tree: {tree}"
             raise StepError(message)
         check_param(rule, f"leaf {i} of params", p.dtype.name, tuple(p.shape))
+    return leaves, tree
 
 
 def _group_dtype(leaves: list[Any]) -> str:
@@ -186,13 +264,15 @@ def constructor(name: str) -> Callable[..., Transform]:
     definition = isostep.definition(name)
 
     def construct(*args: Any, **hyper: Any) -> Transform:
+        grouped = hyper.pop("grouped", False)
         if len(args) > len(definition.hyper):
             message = (
                 f"{name} takes {len(definition.hyper)} hyperparameters, got {len(args)} by position"
             )
             raise RuleError(message)
         given = dict(zip(definition.hyper, args, strict=False)) | hyper
-        return transform(definition.bind(**{n: _traceable(v) for n, v in given.items()}))
+        rule = definition.bind(**{n: _traceable(v) for n, v in given.items()})
+        return transform(rule, grouped=grouped)
 
     construct.__name__ = construct.__qualname__ = name
     construct.__doc__ = definition.doc
@@ -207,4 +287,13 @@ def _traceable(value: Any) -> Any:
     return tuple(map(_traceable, value)) if isinstance(value, tuple | list) else value
 
 
-__all__ = ["Transform", "TransformState", "constructor", "transform"]
+__all__ = [
+    "Init",
+    "Transform",
+    "TransformState",
+    "build",
+    "constructor",
+    "flattened",
+    "kinds",
+    "transform",
+]

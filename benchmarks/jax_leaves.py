@@ -1,0 +1,86 @@
+"""Adam on many small leaves in JAX: one by one, grouped and flat, against optax.
+
+    python benchmarks/jax_leaves.py [LEAVES SIZE]
+
+First call (compilation included) and best step of each, with donation: the update alone, and, for ``train``,
+model, gradient and update in one jit. Wall time and this process's CPU time, since machines are shared.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import isostep_jax
+
+STEPS = 60
+
+
+def loss(params: list[jax.Array]) -> jax.Array:
+    """A model that uses every leaf once, one after another."""
+    x = jnp.ones_like(params[0])
+    for p in params:
+        x = 0.5 * x + p
+    return jnp.sum(x * x)
+
+
+def timed(name: str, step: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """Print the first call and the best step; ``step`` returns what replaces its last two arguments."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    *fixed, params, state = args
+    params, state = jax.block_until_ready(step(*fixed, params, state))
+    first = time.perf_counter() - wall, time.process_time() - cpu
+    walls, cpus = [], []
+    for _ in range(STEPS):
+        wall, cpu = time.perf_counter(), time.process_time()
+        params, state = jax.block_until_ready(step(*fixed, params, state))
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    print(
+        f"{name:16} first {first[0]:7.2f} s ({first[1]:6.2f} cpu)"
+        f"   step {1e3 * min(walls):8.3f} ms ({1e3 * min(cpus):8.3f} cpu)",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Every way, on the same arrays."""
+    leaves, size = (int(n) for n in (sys.argv[1:] or ("1000", "1000")))
+    params = [jnp.full(size, 1.0 + i / leaves) for i in range(leaves)]
+    grads = [jnp.full(size, 0.1) for _ in range(leaves)]
+    plain = isostep_jax.adam(1e-3)
+    flat = isostep_jax.flat(plain, params)
+    ways: dict[str, tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]] = {
+        "optax": (optax.adam(1e-3), list, list),
+        "leaf by leaf": (plain, list, list),
+        "grouped": (isostep_jax.adam(1e-3, grouped=True), list, list),
+        "flat": (flat, flat.flatten, flat.unflatten),
+    }
+    for name, (tx, into, back) in ways.items():
+
+        @partial(jax.jit, donate_argnums=(1, 2))
+        def update(g: Any, p: Any, s: Any, tx: Any = tx) -> Any:
+            updates, s = tx.update(g, s, p)
+            return optax.apply_updates(p, updates), s
+
+        @partial(jax.jit, donate_argnums=(0, 1))
+        def train(p: Any, s: Any, tx: Any = tx, back: Any = back) -> Any:
+            updates, s = tx.update(jax.grad(lambda q: loss(back(q)))(p), s, p)
+            return optax.apply_updates(p, updates), s
+
+        own = into([jnp.array(p) for p in params])
+        timed(name, update, (into(grads), own, tx.init(own)))
+        if name != "leaf by leaf":
+            own = into([jnp.array(p) for p in params])
+            timed(f"{name} train", train, (own, tx.init(own)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Many small leaves: stacks and flat buffers take the steps that leaves take one by one."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import isostep
+import isostep_jax
+from isostep_jax import layout
+
+#: Two matrices and three vectors of one shape: stacks of several; more than one unit; 0-d and empty.
+SHAPES = {
+    "a": (4, 3),
+    "b": (5,),
+    "c": (4, 3),
+    "d": (5,),
+    "e": (),
+    "f": (0,),
+    "g": (5,),
+    "h": (2, 3, 2),
+}
+NEEDS = {"adahessian": ("hessian_diag",)}
+COMPOSED = {
+    "clip_by_global_norm+lamb": ("clip_by_global_norm", "lamb"),
+    "adaptive_clip+adamw+lookahead": ("adaptive_clip", "adamw", "lookahead"),
+    "centralize+sgd_hd": ("centralize", "sgd_hd"),
+}
+
+
+def rule_of(name):
+    make = lambda part: (  # noqa: E731
+        isostep.rule(part, lr=0.05) if part in isostep.rules() else getattr(isostep.pieces, part)
+    )
+    if name not in COMPOSED:
+        return make(name)
+    parts = [make(part) for part in COMPOSED[name]]
+    given = {"clip_by_global_norm": {"max_norm": 0.5}, "lookahead": {"k": 2}}
+    return isostep.compose(
+        *(
+            p if n in isostep.rules() else p(**given.get(n, {}))
+            for n, p in zip(COMPOSED[name], parts, strict=True)
+        )
+    )
+
+
+def tree(seed, dtype, shapes):
+    rng = np.random.default_rng(seed)
+    return {k: jnp.asarray(rng.standard_normal(s), dtype) for k, s in shapes.items()}
+
+
+def shapes_of(name):
+    allowed = isostep.definition(name).ndim if name in isostep.rules() else None
+    return {k: s for k, s in SHAPES.items() if allowed is None or len(s) in allowed}
+
+
+def run(name, tx, params, into=lambda x: x, steps=4):
+    shapes = {k: p.shape for k, p in params.items()}
+    dtype = params["a"].dtype
+    start = into(params)
+    state, update, p = tx.init(start), jax.jit(tx.update), start
+    for k in range(steps):
+        grads = into(jax.tree.map(lambda x, k=k: x * 10.0 ** (k - 1), tree(50 + k, dtype, shapes)))
+        extra = {n: into(tree(70 + k, dtype, shapes)) for n in NEEDS.get(name, ())}
+        updates, state = update(grads, state, p, **extra)
+        p = optax.apply_updates(p, updates)
+    return p, state
+
+
+def same(found, wanted, start, dtype):
+    eps = float(jnp.finfo(jnp.float32 if dtype != jnp.float64 else dtype).eps)
+    store = float(jnp.finfo(dtype).eps)
+    for k in wanted:
+        a, b, p = (np.asarray(x[k], np.float64) for x in (found, wanted, start))
+        scale = np.maximum(np.abs(b), np.abs(p)) + 1e-3
+        assert (np.abs(a - b) <= (60 * eps + 2 * store * (store != eps)) * scale).all(), k
+
+
+NAMES = [*isostep.rules(), *COMPOSED]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_stacks_take_the_same_steps(name, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        kind = jnp.dtype(dtype)
+        rule, params = rule_of(name), tree(0, kind, shapes_of(name))
+        wanted, plain = run(name, isostep_jax.transform(rule), params)
+        found, state = run(name, isostep_jax.transform(rule, grouped=True), params)
+        same(found, wanted, params, kind)
+        for n, v in plain.group.items():
+            np.testing.assert_allclose(
+                state.group[n], v, rtol=1e-12 if dtype == "float64" else 1e-5
+            )
+        for kept in state.arrays.values():
+            assert len(kept) < len(params)  # fewer buffers than leaves
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_flat_buffers_take_the_same_steps(name, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        kind = jnp.dtype(dtype)
+        rule, params = rule_of(name), tree(0, kind, shapes_of(name))
+        tx = isostep_jax.transform(rule)
+        if name in ("adafactor", "muon"):
+            with pytest.raises(isostep.RuleError, match="so it has no flat mode"):
+                isostep_jax.flat(tx, params)
+            return
+        flat = isostep_jax.flat(tx, params)
+        wanted, plain = run(name, tx, params)
+        found, state = run(name, flat, params, into=flat.flatten)
+        assert set(found) == {dtype}
+        same(flat.unflatten(found), wanted, params, kind)
+        for n, v in plain.group.items():
+            np.testing.assert_allclose(
+                state.group[n], v, rtol=1e-12 if dtype == "float64" else 1e-5
+            )
+
+
+def test_flat_buffers_by_dtype_and_gradients_through_views():
+    params = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(2, jnp.bfloat16), "c": jnp.ones(())}
+    flat = isostep_jax.flat(isostep_jax.sgd(0.5), params)
+    buffers = flat.flatten(params)
+    assert {n: b.shape for n, b in buffers.items()} == {"float32": (7,), "bfloat16": (2,)}
+
+    def loss(p):
+        return jnp.sum(p["a"] ** 2) + jnp.sum(p["b"].astype(jnp.float32)) * p["c"]
+
+    grads = jax.grad(lambda b: loss(flat.unflatten(b)))(buffers)
+    assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, buffers)
+    wanted = jax.grad(loss)(params)
+    jax.tree.map(np.testing.assert_array_equal, flat.unflatten(grads), wanted)
+    updates, _ = flat.update(grads, flat.init(buffers), buffers)
+    after = flat.unflatten(optax.apply_updates(buffers, updates))
+    np.testing.assert_array_equal(after["a"], np.zeros((2, 3)))
+
+
+def test_errors_of_flat_mode():
+    flat = isostep_jax.flat(isostep_jax.sgd(0.5), {"a": jnp.ones(3)})
+    with pytest.raises(isostep.StepError, match="sgd: flatten needs the structure of params"):
+        flat.flatten({"b": jnp.ones(3)})
+    with pytest.raises(isostep.RuleError, match="flat needs a transformation of isostep_jax"):
+        isostep_jax.flat(optax.adam(0.1), {"a": jnp.ones(3)})
+
+
+def test_which_leaves_are_stacked():
+    runs = layout.stacks(["x", "y", "x", "x", "z"], [3, 4, 3, 3, layout.SMALL + 1], most=2)
+    assert [(r.leaves, r.stacked) for r in runs] == [((4,), 0), ((0, 2), 2), ((3,), 1), ((1,), 1)]
+
+
+def test_the_grouped_path_stacks_and_agrees_with_one_by_one():
+    grouped, reference = isostep.backend("jax:grouped"), isostep.backend("numpy:reference")
+    rule = isostep.rule("lamb", lr=0.1, weight_decay=0.1)
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(s) for s in [(3, 4), (5,), (3, 4), (3, 4), (5,)]]
+    params, mine = [grouped.asarray(a) for a in arrays], [a.copy() for a in arrays]
+    state, own = grouped.init(rule, params), reference.init(rule, mine)
+    for k in range(3):
+        grads = [
+            rng.standard_normal(a.shape) if (i, k) != (2, 1) else None for i, a in enumerate(arrays)
+        ]
+        params, state = grouped.step(
+            rule, params, [None if g is None else grouped.asarray(g) for g in grads], state
+        )
+        reference.step(rule, mine, grads, own)
+    for a, b in zip(params, mine, strict=True):
+        np.testing.assert_allclose(np.array(a), b, rtol=1e-12, atol=1e-13)
+    assert state.t == own.t
