@@ -1,9 +1,10 @@
 """Adam on many small leaves in JAX: one by one, grouped and flat, against optax.
 
-    python benchmarks/jax_leaves.py [LEAVES SIZE]
+    python benchmarks/jax_leaves.py [LEAVES SIZE [train]]
 
 First call (compilation included) and best step of each, with donation: the update alone, and, for ``train``,
-model, gradient and update in one jit. Wall time and this process's CPU time, since machines are shared.
+model, gradient and update of a deep network in one jit. Leaves are square. Wall time and this process's CPU
+time, since machines are shared.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ STEPS = 60
 
 
 def loss(params: list[jax.Array]) -> jax.Array:
-    """A model that uses every leaf once, one after another."""
-    x = jnp.ones_like(params[0])
+    """A network with one small matrix per layer."""
+    x = jnp.ones((8, params[0].shape[0]))
     for p in params:
-        x = 0.5 * x + p
+        x = jnp.tanh(x @ p)
     return jnp.sum(x * x)
 
 
@@ -52,9 +53,10 @@ def timed(name: str, step: Callable[..., Any], args: tuple[Any, ...]) -> None:
 
 def main() -> None:
     """Every way, on the same arrays."""
-    leaves, size = (int(n) for n in (sys.argv[1:] or ("1000", "1000")))
-    params = [jnp.full(size, 1.0 + i / leaves) for i in range(leaves)]
-    grads = [jnp.full(size, 0.1) for _ in range(leaves)]
+    leaves, size = (int(n) for n in (sys.argv[1:3] or ("1000", "1000")))
+    side = round(size**0.5)
+    params = [jnp.full((side, side), (1.0 + i / leaves) / side) for i in range(leaves)]
+    grads = [jnp.full((side, side), 0.1) for _ in range(leaves)]
     plain = isostep_jax.adam(1e-3)
     flat = isostep_jax.flat(plain, params)
     ways: dict[str, tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]] = {
@@ -75,9 +77,10 @@ def main() -> None:
             updates, s = tx.update(jax.grad(lambda q: loss(back(q)))(p), s, p)
             return optax.apply_updates(p, updates), s
 
-        own = into([jnp.array(p) for p in params])
-        timed(name, update, (into(grads), own, tx.init(own)))
-        if name != "leaf by leaf":
+        if "train" not in sys.argv:
+            own = into([jnp.array(p) for p in params])
+            timed(name, update, (into(grads), own, tx.init(own)))
+        else:
             own = into([jnp.array(p) for p in params])
             timed(f"{name} train", train, (own, tx.init(own)))
 

@@ -12,6 +12,7 @@ import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -138,6 +139,20 @@ def paired(init: Callable[..., Any], update: Callable[..., Any]) -> Transform:
     return cast(Transform, kind(init, update))
 
 
+def step(tx: Transform) -> Callable[..., tuple[Any, TransformState]]:
+    """``step(params, grads, state, **inputs) -> (params, state)``, jitted, in place by donation.
+
+    The parameters and the state that go in are used up: XLA writes the new ones where they were.
+    """
+
+    @partial(jax.jit, donate_argnums=(0, 2))
+    def run(params: Any, grads: Any, state: Any, inputs: dict[str, Any]) -> Any:
+        updates, state = tx.update(grads, state, params, **inputs)
+        return jax.tree.map(lambda p, u: (p + u).astype(p.dtype), params, updates), state
+
+    return lambda params, grads, state, **inputs: run(params, grads, state, inputs)
+
+
 def kinds(rule: BoundRule) -> list[tuple[int, ...]]:
     """Every kind of step that the rule has."""
     ranges = [range(c.part.phases) for c in rule.components if c.part.phase is not None]
@@ -224,9 +239,28 @@ def _like(rule: BoundRule, what: str, tree: Any, leaves: list[Any], values: Any)
     if leaves:
         for i, (p, v) in enumerate(zip(leaves, found, strict=True)):
             own = (p.dtype.name, tuple(p.shape))
+            if not hasattr(v, "shape") and not isinstance(v, float | int):
+                message = (
+                    f"{rule.name}: {label} of leaf {i} must be an array, got {type(v).__name__}"
+                )
+                raise StepError(message)
             check_like(rule, f"leaf {i} of params", label, own[0], tuple(jnp.shape(v)), own)
+            _check_devices(rule, f"{label} of leaf {i}", p, v)
         found = [jnp.asarray(v) for v in found]
     return found
+
+
+def _check_devices(rule: BoundRule, label: str, p: Any, v: Any) -> None:
+    """Arrays that were put on devices must be on the parameter's; under jit JAX sees to it."""
+    if all(isinstance(a, jax.Array) and not isinstance(a, jax.core.Tracer) for a in (p, v)):
+        there, here = v.sharding.device_set, p.sharding.device_set
+        if p.committed and v.committed and there != here:
+            names = [", ".join(sorted(map(str, devices))) for devices in (here, there)]
+            message = (
+                f"{rule.name}: {label} must be on {names[0]} like the parameter, got {names[1]}; "
+                "move it with jax.device_put"
+            )
+            raise StepError(message)
 
 
 def flattened(rule: BoundRule, params: Any) -> tuple[list[Any], Any]:
@@ -255,7 +289,8 @@ def _init_leaf(rule: BoundRule, p: jax.Array) -> dict[str, jax.Array]:
             c.part.init, p.astype(COMPUTE_DTYPE[p.dtype.name]), given=c.own(rule.values)
         )
         values = result if isinstance(result, tuple) else (result,)
-        made |= {n: v.astype(p.dtype) for n, v in zip(names, values, strict=True)}
+        # Copies: a state that is the parameter itself could not be donated beside it.
+        made |= {n: jnp.array(v, p.dtype) for n, v in zip(names, values, strict=True)}
     return made
 
 

@@ -1,0 +1,73 @@
+"""The helpers for extra inputs, each against a derivation."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isostep_jax
+
+A = np.array([[2.0, 0.5, 0.0], [0.5, -1.0, 0.25], [0.0, 0.25, 3.0]])
+
+
+def quadratic(p, scale=1.0):
+    return scale * (0.5 * p["x"] @ jnp.asarray(A, p["x"].dtype) @ p["x"] + jnp.sum(p["y"] ** 3))
+
+
+PARAMS = {"x": jnp.array([1.0, -2.0, 0.5]), "y": jnp.array([0.5, 2.0])}
+
+
+def test_hutchinson_is_exact_for_a_diagonal_hessian():
+    found = isostep_jax.hutchinson(quadratic)(PARAMS, jax.random.key(0), 2.0)
+    np.testing.assert_allclose(found["y"], 2.0 * 6 * PARAMS["y"], rtol=1e-6)
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, PARAMS)
+
+
+@pytest.mark.parametrize(("kind", "error"), [("rademacher", 0.03), ("gaussian", 0.25)])
+def test_hutchinson_tends_to_the_diagonal(kind, error):
+    # Variances of z_i (Az)_i: the squares of a row beside its diagonal, and for normal z twice that of the diagonal.
+    estimate = isostep_jax.hutchinson(quadratic, samples=4000, distribution=kind)
+    found = jax.jit(estimate)(PARAMS, jax.random.key(1))
+    np.testing.assert_allclose(found["x"], np.diag(A), atol=error)
+
+
+def test_hutchinson_feeds_adahessian():
+    tx = isostep_jax.adahessian(0.1)
+    diag = isostep_jax.hutchinson(quadratic)(PARAMS, jax.random.key(0))
+    tx.update(jax.grad(quadratic)(PARAMS), tx.init(PARAMS), PARAMS, hessian_diag=diag)
+    with pytest.raises(ValueError, match="distribution must be one of rademacher, gaussian"):
+        isostep_jax.hutchinson(quadratic, distribution="uniform")
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_the_second_gradient_of_sam(adaptive):
+    x, y = (np.array(PARAMS[k], np.float64) for k in "xy")
+    gx, gy = A @ x, 3 * y**2
+    tx, ty = (np.abs(x) + 0.01, np.abs(y) + 0.01) if adaptive else (np.ones(3), np.ones(2))
+    norm = np.sqrt(np.sum((tx * gx) ** 2) + np.sum((ty * gy) ** 2))
+    x, y = x + 0.3 * tx**2 * gx / norm, y + 0.3 * ty**2 * gy / norm
+    found = isostep_jax.sam_gradient(quadratic, rho=0.3, adaptive=adaptive)(PARAMS)
+    np.testing.assert_allclose(found["x"], A @ x, rtol=1e-5)
+    np.testing.assert_allclose(found["y"], 3 * y**2, rtol=1e-5)
+
+
+def test_sam_at_a_stationary_point_is_finite():
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    found = isostep_jax.sam_gradient(quadratic)(zero)
+    assert all(np.all(np.array(v) == 0) for v in found.values())
+
+
+def test_pcgrad_projects_conflicts_away():
+    directions = [np.array([1.0, 0.0, 0.0]), np.array([-1.0, 1.0, 0.0]), np.array([0.0, 0.0, 0.0])]
+    losses = [lambda p, d=d: p @ jnp.asarray(d, jnp.float32) for d in directions]
+    found = isostep_jax.pcgrad(losses)(jnp.zeros(3), jax.random.key(0))
+    a, b, _ = directions
+    # a . b = -1, |a|^2 = 1, |b|^2 = 2: a + b/2 and b + a; the third task has no gradient and no part.
+    np.testing.assert_allclose(found, (a + b / 2) + (b + a), rtol=1e-6)
+    agreeing = [lambda p: jnp.sum(p), lambda p: 2 * jnp.sum(p)]
+    np.testing.assert_allclose(isostep_jax.pcgrad(agreeing)(jnp.zeros(3), jax.random.key(0)), 3.0)
+    each = isostep_jax.task_gradients(losses)(jnp.zeros(3))
+    for g, d in zip(each, directions, strict=True):
+        np.testing.assert_array_equal(g, d)
