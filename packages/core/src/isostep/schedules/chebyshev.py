@@ -13,7 +13,7 @@ Departs:
     - The step sizes are multiplied by a value, 1 if it is left out.
     - After T steps it starts anew, as the paper suggests for more steps.
     - pytorch_optimizer's get_chebyshev_schedule takes the numbers of another T, and repeats the first
-      for two more steps; its get_chebyshev_perm_steps equals this one where T is a power of two.
+      for two more steps; its get_chebyshev_perm_steps equals this one where T is a power of two, from 8 on.
 """
 
 from __future__ import annotations
