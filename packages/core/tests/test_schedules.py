@@ -121,13 +121,13 @@ def test_chebyshev_s_steps_make_chebyshev_s_polynomial(T, order):
 
 
 def test_the_fractal_order():
-    def permutation(T):  # the paper's definition, numbered from 1
+    def permutation(T):  # interlaced with its mirror image, numbered from 1
         if T == 1:
             return [1]
         half = permutation(T // 2)
         return [x for a in half for x in (a, T + 1 - a)]
 
-    assert permutation(8) == [1, 8, 4, 5, 2, 7, 3, 6]  # printed in the paper
+    assert permutation(8) == [1, 8, 4, 5, 2, 7, 3, 6]
     for T in (1, 2, 4, 8, 64, 1024):
         numbered = values(s.Chebyshev(2.0, total_steps=T, order="falling"), T)
         wanted = [numbered[k - 1] for k in permutation(T)]

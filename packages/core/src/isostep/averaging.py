@@ -13,7 +13,7 @@ so every path of a backend runs it as it runs any rule, fused where it is fused.
 
 Follows: Polyak, Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992 (equal weights); Izmailov et
     al., "Averaging Weights Leads to Wider Optima and Better Generalization", arXiv 1803.05407 (SWA: equal weights of
-    chosen steps); Shamir, Zhang, "Stochastic Gradient Descent for Non-smooth Optimization", arXiv 1212.1824, section 4
+    chosen steps); Shamir, Zhang, "Stochastic Gradient Descent for Non-smooth Optimization", arXiv 1212.1824
     (polynomial decay); torch.optim.swa_utils.AveragedModel of 2.13, which equals ``equal`` and ``ema``.
 Departs:
     - Averages are kept in the parameters' dtype as in torch unless ``dtype`` says otherwise: an EMA in bfloat16

@@ -6,7 +6,7 @@ With random signs the diagonal itself comes without error, and the rest of H as 
 the diagonal. Products with H come from ``hvp(z)``: a framework's own, or ``differences(gradient, params)``.
 
 Follows: Hutchinson, "A Stochastic Estimator of the Trace of the Influence Matrix", 1990; Bekas, Kokiopoulou, Saad,
-    "An Estimator for the Diagonal of a Matrix", 2007; Yao et al., "ADAHESSIAN", arXiv 2006.00719, equations 7 to 10
+    "An Estimator for the Diagonal of a Matrix", 2007; Yao et al., "ADAHESSIAN", arXiv 2006.00719
     (spatial averaging); Liu et al., "Sophia", arXiv 2305.14342, Algorithm 1 (normal numbers).
 Departs:
     - Random numbers come from the generator that is handed in, in the order of the arrays.

@@ -3,7 +3,7 @@
     g <- min(max(g, -max_value), max_value)
 
 Follows: torch.nn.utils.clip_grad_value_ and optax.clip, which agree; Mikolov, "Statistical Language Models Based
-    on Neural Networks", PhD thesis, 2012, section 3.2.2.
+    on Neural Networks", PhD thesis, 2012.
 Departs:
     - A NaN stays NaN, as in both.
 """

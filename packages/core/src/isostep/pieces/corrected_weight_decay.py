@@ -2,8 +2,8 @@
 
     u <- u - lr**2 / max_lr * weight_decay * p      after the rule; arrays with fewer than min_ndim axes are left alone
 
-Follows: Defazio, "Why Gradients Rapidly Increase Near the End of Training", arXiv 2506.02285, Algorithm 1 (AdamC),
-    the line for normalized layers. timm's corrected_weight_decay agrees.
+Follows: Defazio, "Why Gradients Rapidly Increase Near the End of Training", arXiv 2506.02285: AdamC's decay of
+    normalized layers. timm's corrected_weight_decay agrees.
 Departs:
     - The paper corrects only layers that are followed by a normalization, and gives the others plain
       decoupled decay: put those into groups of their own, with the piece weight_decay.

@@ -5,8 +5,8 @@
     decoupled   u <- u - lr * correction * p      after the rule
 
 Follows: Georgiou, Schmitt, Bäck, Chen, Lew, "Norm Loss: An efficient yet effective regularization method for deep
-    neural networks", arXiv 2103.06583, equations 5 to 7 (the coupled kind); Wright, Demeure, "Ranger21", arXiv
-    2106.13731, section 2.6, whose code adds eps and decouples it, as pytorch_optimizer's Ranger21 does.
+    neural networks", arXiv 2103.06583 (the coupled kind); Wright, Demeure, "Ranger21", arXiv
+    2106.13731, whose code adds eps and decouples it, as pytorch_optimizer's Ranger21 does.
 Departs:
     - The axis of the units is an argument; an array with fewer than two axes is one unit, as in Ranger21's code.
       That code sums over axis 1 alone where there are three axes; here over all axes but the units'.

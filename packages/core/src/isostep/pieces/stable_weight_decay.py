@@ -5,7 +5,7 @@
     u     <- u - lr * weight_decay / (sqrt(v_bar) + eps) * p      after the rule
 
 Follows: Xie, Sato, Sugiyama, "On the Overlooked Pitfalls of Weight Decay and How to Mitigate Them", arXiv
-    2011.11152, Algorithm 3 (AdamS), lines 7 to 9. Behind adam with the same beta2 it is
+    2011.11152, the decay of AdamS. Behind adam with the same beta2 it is
     pytorch_optimizer's AdamS.
 Departs:
     - The average is the piece's own, so that it stands behind any rule; behind Adam it repeats

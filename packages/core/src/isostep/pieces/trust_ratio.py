@@ -3,7 +3,7 @@
     d = u / lr
     u <- u * trust_coefficient * |p| / (|d| + eps)      where neither norm is 0, else u
 
-Follows: You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", arXiv 1708.03888, equation 6; You
+Follows: You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", arXiv 1708.03888; You
     et al., "Large Batch Optimization for Deep Learning", arXiv 1904.00962, Algorithm 2, with the identity for phi.
     optax.scale_by_trust_ratio agrees (min_norm = 0).
 Departs:

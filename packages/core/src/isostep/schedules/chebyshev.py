@@ -7,11 +7,11 @@ With T steps and the curvatures of the problem between m and M, step size number
 and step t takes number sigma(t mod T), sigma being the fractal permutation: that of one step is (0),
 that of 2n steps puts sigma(0), 2n - 1 - sigma(0), sigma(1), 2n - 1 - sigma(1), ... of n steps.
 
-Follows: Agarwal, Goel, Zhang, "Acceleration via Fractal Learning Rate Schedules", arXiv 2103.01338,
-    section 2 (the step sizes) and Definition 3 (the permutation), numbered from 0.
+Follows: Agarwal, Goel, Zhang, "Acceleration via Fractal Learning Rate Schedules", arXiv 2103.01338:
+    the Chebyshev step sizes and the fractal permutation, numbered from 0.
 Departs:
     - The step sizes are multiplied by a value, 1 if it is left out.
-    - After T steps it starts anew, as the paper suggests for more steps.
+    - After T steps it starts anew.
     - pytorch_optimizer's get_chebyshev_schedule takes the numbers of another T, and repeats the first
       for two more steps; its get_chebyshev_perm_steps equals this one where T is a power of two, from 8 on.
 """

@@ -8,8 +8,8 @@ With t steps done, so that the step to come is number t + 1:
     REX                   v * (1 - x) / (1/2 + (1 - x) / 2), x = min(t / total_steps, 1)
     WarmupStableDecay     up from start * v in a straight line, level at v, then down to end * v
 
-Follows: Ma, Yarats, "On the adequacy of untuned warmup for adaptive optimization", arXiv 1910.04209,
-    equation 6 and section 5.2 (the untuned linear warmup); Vaswani et al., "Attention Is All You
+Follows: Ma, Yarats, "On the adequacy of untuned warmup for adaptive optimization", arXiv 1910.04209
+    (the untuned linear warmup); Vaswani et al., "Attention Is All You
     Need", arXiv 1706.03762, equation 3, scaled to its peak; Chen, Wolfe, Kyrillidis, "REX: Revisiting
     Budgeted Training with an Improved Schedule", arXiv 2107.04197; Hu et al., "MiniCPM", arXiv
     2404.06395 (warmup-stable-decay); Hägele et al., arXiv 2405.18392 (the shapes of the decay);
