@@ -3,9 +3,9 @@
     s  = sqrt(sum of (g - mean of g)**2 / (n - 1))      over the array, or over each unit of it
     g <- g / (s + eps)                                  where n > 1, else g
 
-Follows: Yu, Huang, Lin, Salakhutdinov, Carbonell, "Block-Normalized Gradient Method", arXiv 1707.04822, as Wright, Demeure, "Ranger21",
-    arXiv 2106.13731, take it up: the sample's standard deviation in place of the norm. pytorch_optimizer's
-    normalize_gradient agrees.
+Follows: Yu, Huang, Lin, Salakhutdinov, Carbonell, "Block-Normalized Gradient Method", arXiv 1707.04822, as Wright,
+    Demeure, "Ranger21", arXiv 2106.13731, take it up: the sample's standard deviation in place of the norm.
+    pytorch_optimizer's normalize_gradient agrees.
 Departs:
     - The axis of the units is an argument. pytorch_optimizer leaves arrays of two elements alone too.
 """

@@ -3,9 +3,9 @@
     o  = g - (p . g) / (p . p + eps) * p
     g <- o * |g| / (|o| + eps)
 
-Follows: Prieto, Barsbey, Mediano, Birdal, "Grokking at the Edge of Numerical Stability", arXiv 2501.04697
-    (the projection), and the authors' code LucasPrietoAl/grokking-at-the-edge-of-numerical-stability (orthograd.py), which stretches o
-    to the length of g and has eps = 1e-30.
+Follows: Prieto, Barsbey, Mediano, Birdal, "Grokking at the Edge of Numerical Stability", arXiv 2501.04697 (the
+    projection), and the authors' code LucasPrietoAl/grokking-at-the-edge-of-numerical-stability, which stretches o to
+    the length of g and has eps = 1e-30.
 Departs:
     - A gradient along p leaves only rounding in o, which the stretch would blow up to the length of g: where |o| is
       at most ``least`` times |g|, g becomes 0. The authors' code has no such bound (least = 0).
