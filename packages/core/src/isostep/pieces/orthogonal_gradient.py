@@ -32,9 +32,9 @@ PIECE = Piece(
     name="orthogonal_gradient",
     before=before,
     hyper={
-        "eps": Real(1e-30, low=0, cases=(0.01,), doc="added to both divisors"),
+        "eps": Real(1e-30, low=0, cases=(1e-6,), doc="added to both divisors"),
         "least": Real(
-            1e-6, low=0, high=1, cases=(1e-3,), doc="least fraction left to be stretched"
+            1e-6, low=0, high=1, cases=(0.02,), doc="least fraction left to be stretched"
         ),
     },
     family="gradient",
