@@ -244,6 +244,31 @@ sys.exit(max(code))
 """
 
 
+COMMANDS = {
+    "list adam": lambda found: found[0]["name"] == "adam",
+    "show addsign --set lr=0.5": lambda found: found["values"]["lr"] == 0.5,
+    "diff sgd adam": lambda found: found["equal"] is False,
+    "plot surface --rules sgd(lr=0.1) --surface quadratic --steps 1 -o s.html": lambda found: (
+        found["paths"][0]["points"] == [[-1.5, 1.0], [-1.35, 0.0]]
+    ),
+    "train --backend numpy:reference --iterations 2": lambda found: found["iteration"] == 2,
+    "plot hypergradient results": lambda found: found["runs"][0]["iterations"] == 2,
+    "completion fish": lambda found: "complete -c isostep" in found["script"],
+}
+
+
+def test_every_command_from_the_shell(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="isostep[train] is not installed")
+    pytest.importorskip("matplotlib", reason="isostep[plot] is not installed")
+    monkeypatch.chdir(tmp_path)
+    for words, holds in COMMANDS.items():
+        code, out, err = run(*words.split(), "--json")
+        assert (code, err) == (0, ""), words
+        assert holds(json.loads(out)), words
+    tried = {w.split()[0] for w in COMMANDS} | {"doctor"}  # which has a test of its own
+    assert tried == set(completion._positional(commands.parser())[0].choices)
+
+
 def test_looking_needs_numpy_alone():
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False

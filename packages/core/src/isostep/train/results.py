@@ -99,6 +99,9 @@ def three_panels(results: Sequence[Result], *, insets: bool = True) -> Any:
         if inset is not None:
             top = axis.get_ylim()[1]
             axis.set_ylim(0, top * 1.9 if top > 0 else None)  # room for the inset
+            if not any(len(line.get_xdata()) for line in inset.lines):  # no epoch is over
+                inset.remove()
+                continue
             inset.set(xscale="log", yscale="log")
             inset.tick_params(labelsize=7)
             inset.set_xlabel("iteration", fontsize=7, labelpad=0)
