@@ -123,6 +123,19 @@ def test_schedules_of_isostep_are_kept(tmp_path):
     assert loaded.values["sign_internal_decay"] == schedule
 
 
+def test_schedules_of_schedules_are_kept(tmp_path):
+    s = isostep.schedules
+    parts = [s.LinearWarmup(0.1, period=10), s.Scaled(s.CosineAnnealing(T_max=20), 0.5)]
+    rule = isostep.rule(
+        "adam", lr=s.Sequential(parts, (10,)), betas=(s.Constant(0.9, factor=0.5), 0.95)
+    )
+    loaded, _, _ = isostep.load(saved(tmp_path, rule), "numpy:reference")
+    assert repr(loaded) == repr(rule)
+    assert [loaded.at(t) for t in range(1, 40)] == [rule.at(t) for t in range(1, 40)]
+    rule = isostep.rule("adam", lr=s.Lambda(0.1, factor=lambda done: 0.5))
+    assert "adam's lr was <function" in line(saved(tmp_path, rule))
+
+
 def line(path, **given):
     with pytest.raises(FileError) as caught:
         isostep.load(path, "numpy:reference", **given)

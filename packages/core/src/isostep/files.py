@@ -225,7 +225,9 @@ def _registry(kind: str) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """A hyperparameter as JSON: schedules of isostep's own by name, other functions only by their text."""
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple):
+        return {"tuple": [_plain(v) for v in value]}
+    if isinstance(value, list):
         return [_plain(v) for v in value]
     if dataclasses.is_dataclass(value) and type(value) is getattr(
         schedules, type(value).__name__, None
@@ -241,9 +243,11 @@ def _plain(value: Any) -> Any:
 
 def _revived(label: str, value: Any) -> Any:
     if isinstance(value, list):
-        return tuple(_revived(label, v) for v in value)
+        return [_revived(label, v) for v in value]
     if not isinstance(value, dict):
         return value
+    if "tuple" in value:
+        return tuple(_revived(label, v) for v in value["tuple"])
     if "schedule" in value:
         made = getattr(schedules, value["schedule"], None)
         if dataclasses.is_dataclass(made) and isinstance(made, type):
