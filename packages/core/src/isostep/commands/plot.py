@@ -206,14 +206,14 @@ def run_schedule(arguments: argparse.Namespace) -> None:
 
 
 def run_results(arguments: argparse.Namespace) -> None:
-    """Draw the runs below a folder: with insets by iteration, or all panels logarithmic."""
+    """Draw the runs below a folder as one of the published comparisons."""
     from isostep.train.experiment import TrainError
-    from isostep.train.results import find, three_panels
+    from isostep.train.results import find, panels
 
     try:
         results = find(arguments.folder)
     except TrainError as error:
         raise UsageError(str(error)) from None
     out = target(arguments)
-    three_panels(results, insets=arguments.kind == "hypergradient").savefig(out, dpi=130)
+    panels(results, published=arguments.kind).savefig(out, dpi=130)
     report(arguments, out, {"runs": [r.summary() for r in results]})

@@ -75,17 +75,21 @@ PANELS = (
 )
 
 
-def three_panels(results: Sequence[Result], *, insets: bool = True) -> Any:
-    """A matplotlib ``Figure``: learning rate, training and validation loss by epoch; insets by iteration, log-log.
+def panels(results: Sequence[Result], *, published: str = "hypergradient") -> Any:
+    """A matplotlib ``Figure`` by epoch, as one of two published comparisons has it.
+
+    ``hypergradient``: learning rate, training and validation loss, with insets by iteration, log-log.
+    ``signs``: the losses alone, logarithmic.
 
     A run whose label begins as another's goes on (``sgd``, ``sgd_hd``) shares its colour and has another dash.
     """
-    made: Any = need("matplotlib.figure", "plot", "isostep plot").Figure(
-        figsize=(13, 4.8), layout="constrained"
-    )
-    axes = made.subplots(1, 3)
+    insets = published == "hypergradient"
+    shown = PANELS if insets else PANELS[1:]
+    figure = need("matplotlib.figure", "plot", "isostep plot").Figure
+    made: Any = figure(figsize=(4.4 * len(shown), 4.8), layout="constrained")
+    axes = made.subplots(1, len(shown))
     looks = styles([r.label for r in results])
-    for axis, (name, by_epoch, by_iteration) in zip(axes, PANELS, strict=True):
+    for axis, (name, by_epoch, by_iteration) in zip(axes, shown, strict=True):
         inset = axis.inset_axes((0.5, 0.55, 0.47, 0.42)) if insets else None
         for r, look in zip(results, looks, strict=True):
             epochs = r.epochs
@@ -110,7 +114,7 @@ def three_panels(results: Sequence[Result], *, insets: bool = True) -> Any:
         handles,
         [r.label for r in results],
         loc="outside lower center",
-        ncols=min(4, len(results)),
+        ncols=min(4 if insets else 3, len(results)),
         frameon=False,
     )
     return made
