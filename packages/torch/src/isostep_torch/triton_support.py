@@ -15,10 +15,14 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
+#: Arguments that are no reason to compile a kernel again: integers, and where tables begin.
+INTEGERS = ["count", "arrays", "width", "lead", "columns", "values", "kinds"]
+TABLES = [
+    "table", "facts", "chunks", "scalars", "shared", "group", "group_new", "partials", "sums", "totals", "unit_sums",
+    "spans", "amp", "times", "hypers",
+]  # fmt: skip
 #: How a generated module marks a function that the host launches, and one that those call.
-kernel = triton.jit(
-    do_not_specialize=["count", "arrays", "width", "lead", "columns", "values", "kinds"]
-)
+kernel = triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=TABLES)
 device = triton.jit
 
 
