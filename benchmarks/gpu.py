@@ -28,6 +28,7 @@ import isostep
 from isostep.domains import REQUIRED
 from isostep.lower.device import kernels
 from isostep.lower.layout import layout
+from isostep.lower.traffic import bytes_moved
 from isostep.program import trace
 
 LARGE = (4, 26_214_400)  # 104,857,600 elements
@@ -53,15 +54,6 @@ def fused() -> list[str]:
     ]
 
 
-def bytes_per_element(rule: isostep.BoundRule) -> int:
-    """Bytes that the passes of a float32 step load and store for each element."""
-    total = 0
-    for stage in kernels(trace(rule), "float32").stages:
-        stored = {*stage.stores, *(["p"] if stage.update is not None else [])}
-        total += 4 * (len(stage.inputs) + len(stored))
-    return total
-
-
 def stages(rule: isostep.BoundRule) -> int:
     """Passes over the elements."""
     return len(kernels(trace(rule), "float32").stages)
@@ -77,7 +69,7 @@ def plan(rules: list[str]) -> list[dict[str, Any]]:
                 "what": "large",
                 "rule": name,
                 "stages": stages(rule),
-                "bytes": bytes_per_element(rule) * LARGE[0] * LARGE[1],
+                "bytes": (bytes_moved(trace(rule)) or 0) * LARGE[0] * LARGE[1],
             }
         )
     rows += [{"what": "small", "rule": n} for n in rules]

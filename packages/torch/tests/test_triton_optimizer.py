@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,8 @@ from isostep_torch import paths
 
 pytest.importorskip("triton", reason="needs triton, which runs the kernels")
 
-from isostep_torch.fused_cuda import TorchInterpreter
+from isostep.state import StepError
+from isostep_torch.fused_cuda import TorchInterpreter, TritonDevice
 from isostep_torch.fused_traced import TracedInterpreter
 
 ON = {d: SimpleNamespace(device=torch.device(d)) for d in ("cuda:0", "cuda:1", "cpu", "meta")}
@@ -102,3 +104,25 @@ def test_a_scaler_is_heard_in_the_kernels(interpreted):
     train(ours, mine, steps=1, scale=512.0)
     assert all(map(torch.equal, ours.parameters(), kept))
     assert {float(own["step"]) for own in mine.state.values()} == {4.0}
+
+
+def test_what_a_graph_copies_from_is_never_written_again(monkeypatch):
+    """Capture as the host sees it: gradients of a captured backward pass lie elsewhere than those before."""
+    capturing = False
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    device = TritonDevice(torch.device("cpu"))
+    device.interpreted = False
+    table = device.buffer(3, "int64")
+    capturing = True
+    with pytest.raises(StepError, match="captures a step of a new kind"):
+        device.upload(table, np.arange(3))
+    capturing = False
+    device.upload(table, np.arange(3))
+    capturing = True
+    device.upload(table, np.arange(3) + 5)
+    assert table.tolist() == [5, 6, 7]
+    capturing = False
+    device.upload(table, np.arange(3) + 9)
+    assert table.tolist() == [9, 10, 11]
+    assert [source.tolist() for source in device._captured] == [[5, 6, 7]]

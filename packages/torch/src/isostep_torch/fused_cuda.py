@@ -20,7 +20,7 @@ from isostep.lower.device import Kernel, Kernels
 from isostep.lower.executor import Device, DeviceBackend, Launch
 from isostep.lower.fused import Plan
 from isostep.rule import BoundRule
-from isostep.state import State, as_list
+from isostep.state import State, StepError, as_list
 from isostep_torch import triton_modules
 from isostep_torch.loop import TorchLoop
 from isostep_torch.triton_source import BLOCK
@@ -37,14 +37,32 @@ class TritonDevice(Device):
     def __init__(self, place: torch.device) -> None:
         self.place = place
         self.interpreted = place.type == "cpu"
+        self._spare: dict[tuple[int, int], torch.Tensor] = {}
+        self._captured: list[torch.Tensor] = []  # graphs copy from these whenever they are replayed
 
     def buffer(self, count: int, dtype: str) -> torch.Tensor:
         return torch.empty(count, dtype=getattr(torch, dtype), device=self.place)
 
     def upload(self, buffer: torch.Tensor, values: np.ndarray) -> None:
         host = torch.from_numpy(values)
-        # Pinned memory is not given out again before the copies from it are done: torch's allocator sees to that.
-        buffer.copy_(host if self.interpreted else host.pin_memory(), non_blocking=True)
+        if self.interpreted:
+            buffer.copy_(host)
+            return
+        key = buffer.data_ptr(), len(values)
+        if not torch.cuda.is_current_stream_capturing():
+            if key not in self._spare:
+                self._spare[key] = host.pin_memory()
+            # torch's allocator does not give pinned memory out again before the copies from it are done.
+            buffer.copy_(host.pin_memory(), non_blocking=True)
+            return
+        if key not in self._spare:
+            message = "a graph captures a step of a new kind; take one like it before, and keep the gradients' shapes"
+            raise StepError(message)
+        # A graph repeats the copy, so that its source is one that nobody else will write.
+        spare = self._spare.pop(key)
+        self._captured.append(spare)
+        spare.copy_(host)
+        buffer.copy_(spare, non_blocking=True)
 
     def compile(self, kernels: Kernels) -> Mapping[str, Launch]:
         own = triton_modules.module(kernels, interpreted=self.interpreted)
@@ -111,6 +129,11 @@ class TorchTriton(DeviceBackend, TorchLoop):
         group: dict[str, Any],
     ) -> dict[str, Any]:
         place: Any = plan.params[0].device
+        if place.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            message = (
+                "a graph that captures this step would repeat its step count; use capturable=True"
+            )
+            raise StepError(message)
         self.device = self._devices.setdefault(place, TritonDevice(place))
         with on(place):
             return super().launch(plan, hypers, group_hyper, group)
