@@ -25,12 +25,12 @@ TEXT = {
     "atan2": "np.arctan2({}, {})",
     **{
         f: f"np.{f}({{}})"
-        for f in ("sqrt", "cbrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "floor")
+        for f in ("sqrt", "cbrt", "expm1", "log", "log1p", "sin", "cos", "tanh", "floor")
     },
     **{f: f"np.{f}({{}})" for f in ("isfinite", "isnan")},
 }
 RESERVED = (
-    "np", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last", "table", "scalars",
+    "np", "exp", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last", "table", "scalars",
     "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array", "start",
     "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "njit", "loader", "storer",
 )  # fmt: skip
@@ -84,7 +84,7 @@ class Writer:
             "from isostep.lower.numba_support import (",
             *(
                 f"    {n},"
-                for n in ("accumulate", "loader", "maximum", "minimum", "sign", "storer")
+                for n in ("accumulate", "exp", "loader", "maximum", "minimum", "sign", "storer")
             ),
             *(f"    {n}_{dtype}," for n in ("narrow", "widen") if self.half),
             ")",
