@@ -26,7 +26,7 @@ def gaps() -> list[Any]:
         {
             "word": "notyet",
             "reason": "XLA folds sqrt(x * x) to |x|, seen on arrays of one element: finite where the square overflows",
-            "path": "jax:jit",
+            "path": "jax:*",
             "rule": ("mars", "clip_by_norm+*"),
             "check": "huge",
             "partly": True,
@@ -42,7 +42,7 @@ def gaps() -> list[Any]:
         {
             "word": "never",
             "reason": "XLA contracts v - a * a, as the contract allows: no NaN where the square alone overflows",
-            "path": "jax:jit",
+            "path": "jax:*",
             "rule": "rmsprop",
             "check": "huge",
             "partly": True,
@@ -57,7 +57,7 @@ def gaps() -> list[Any]:
         {
             "word": "notimpl",
             "reason": "within the budget, 27 of 64 ulp: an average that cancels; presumably XLA contracts b1 * m + g",
-            "path": "jax:jit",
+            "path": "jax:*",
             "rule": "lamb+independent_weight_decay",
             "dtype": "float32",
             "check": "run",
