@@ -1,6 +1,6 @@
-"""Adam on many small leaves in JAX: one by one, grouped and flat, against optax.
+"""Adam on many small leaves in JAX: leaf by leaf, grouped and flat, against optax.
 
-    python benchmarks/jax_leaves.py [LEAVES SIZE [train]]
+    python benchmarks/jax_leaves.py [LEAVES SIZE [train] [optax] [grouped] [flat] [leaf]]
 
 First call (compilation included) and best step of each, with donation: the update alone, and, for ``train``,
 model, gradient and update of a deep network in one jit. Leaves are square. Wall time and this process's CPU
@@ -61,11 +61,13 @@ def main() -> None:
     flat = isostep_jax.flat(plain, params)
     ways: dict[str, tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]] = {
         "optax": (optax.adam(1e-3), list, list),
-        "leaf by leaf": (plain, list, list),
+        "leaf": (plain, list, list),
         "grouped": (isostep_jax.adam(1e-3, grouped=True), list, list),
         "flat": (flat, flat.flatten, flat.unflatten),
     }
-    for name, (tx, into, back) in ways.items():
+    chosen = [name for name in ways if name in sys.argv] or list(ways)
+    for name in chosen:
+        tx, into, back = ways[name]
 
         @partial(jax.jit, donate_argnums=(1, 2))
         def update(g: Any, p: Any, s: Any, tx: Any = tx) -> Any:

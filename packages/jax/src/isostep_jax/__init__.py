@@ -5,7 +5,9 @@
 >>> params = {"w": jnp.ones(3)}
 >>> updates, state = tx.update({"w": jnp.ones(3)}, tx.init(params), params)
 
-Hyperparameters may be callables of the steps done. ``transform`` takes a composed rule.
+Hyperparameters may be callables of the steps done. ``transform`` takes a composed rule, ``step`` jits a step with
+donation, ``grouped=True`` and ``flat`` are for many small leaves, and ``hutchinson``, ``sam_gradient`` and ``pcgrad``
+obtain what some rules need beside a gradient.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@
 >>> updates, state = flat.update(grads, state, buffers)
 >>> buffers = optax.apply_updates(buffers, updates)
 
-A step then costs what one array costs, however many leaves there are. A leaf that is sharded over several
+An update then costs what one array costs, however many leaves there are. The views do not: where the model uses
+each by itself, XLA compiles a kernel per view (about 20 ms on one CPU core). A leaf that is sharded over several
 devices keeps a buffer, and its sharding, of its own.
 """
 
