@@ -1292,6 +1292,50 @@ class Lion(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class MADGRAD(Optimizer):
+    """MADGRAD: dual averaging with the cube root of the sum of squares, and an average of its points.
+
+        g <- g + weight_decay * p                       or u <- u - r * weight_decay * p, decouple_decay
+        r  = lr + eps                                   0 where lr = 0
+        s <- s + r * sqrt(t) * g
+        v <- v + r * sqrt(t) * g**2
+        z  = x0 - s / (cbrt(v) + eps)                   x0 is the parameter before the first step
+        u  = (1 - momentum) * (z - p)
+
+    Without momentum x0 is not stored: u = s / (cbrt(v) + eps) of the step before, minus that of this
+    step. A quotient with a divisor of 0 counts as 0.
+
+    Follows: Defazio, Jelassi, "Adaptivity without Compromise: A Momentumized, Adaptive, Dual Averaged
+        Gradient Method for Stochastic Optimization", arXiv 2101.11075, Algorithm 1, and the authors'
+        package madgrad. timm, pytorch_optimizer, torch-optimizer and optax.contrib.madgrad agree.
+    Departs:
+        - eps is added to lr also, as in the package.
+        - weight_decay is the package's: coupled, or decoupled. timm's decoupled decay is times lr and
+          not lr + eps.
+    lr unit: parameter units per (gradient unit)**(1/3), about.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.01,
+        momentum: Number = 0.9,
+        weight_decay: Number = 0.0,
+        eps: Number = 1e-06,
+        decouple_decay: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class MARS(Optimizer):
     """MARS: Adam or Lion on a gradient corrected by its change since the last step.
 
@@ -1833,6 +1877,96 @@ class Rprop(Optimizer):
         lr: Number = 0.01,
         etas: tuple[Number, Number] = (0.5, 1.2),
         step_sizes: tuple[Number, Number] = (1e-06, 50.0),
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class ScheduleFreeAdamW(Optimizer):
+    """Schedule-Free AdamW: Adam's denominator in Schedule-Free SGD's averaging.
+
+        v <- b2 * v + (1 - b2) * g**2
+        d  = g / (sqrt(v / (1 - b2**t)) + eps) + weight_decay * p
+        c  as in schedule_free_sgd.py
+        u  = c * (z - p) + lr * (b1 * (1 - c) - 1) * d
+        z <- z - lr * d                                 z starts as a copy of p
+
+    The parameter is y; x = p + (1 / b1 - 1) * (p - z) is where to evaluate: see schedule_free_sgd.py.
+
+    Follows: Defazio, Yang, Mehta, Mishchenko, Khaled, Cutkosky, "The Road Less Scheduled", arXiv
+        2405.15682, Algorithm 1, and the authors' package schedulefree (AdamWScheduleFree).
+        optax.contrib.schedule_free_adamw and pytorch_optimizer agree.
+    Departs:
+        - As Schedule-Free SGD; a warm-up, which Algorithm 1 has built in, is a schedule of lr.
+        - Algorithm 1 puts the warm-up's bias correction into lr; the package divides v by it, as here.
+    lr unit: parameter units per step, as Adam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.0025,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
+        r: Number = 0.0,
+        weight_lr_power: Number = 2.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class ScheduleFreeSGD(Optimizer):
+    """Schedule-Free SGD: momentum and averaging of the points take the place of a schedule of lr.
+
+        L <- max(L, lr)                                 group state
+        w  = t**r * L**weight_lr_power
+        W <- W + w                                      group state; c = w / W
+        g <- g + weight_decay * p
+        u  = c * (z - p) + lr * (momentum * (1 - c) - 1) * g
+        z <- z - lr * g                                 z starts as a copy of p
+
+    The parameter is y, the point at which gradients are taken; z is state. The averaged point x, at which
+    the model is to be evaluated, is not stored: y = momentum * x + (1 - momentum) * z, so that
+    x = p + (1 / momentum - 1) * (p - z): a backend's ``evaluation_point`` gives it. As equations for x and z the step is
+
+        z <- z - lr * g         x <- (1 - c) * x + c * z         y = momentum * x + (1 - momentum) * z
+
+    Follows: Defazio, Yang, Mehta, Mishchenko, Khaled, Cutkosky, "The Road Less Scheduled", arXiv
+        2405.15682, equations 3 to 5, and the authors' package schedulefree (SGDScheduleFree).
+        optax.contrib.schedule_free_sgd and pytorch_optimizer agree.
+    Departs:
+        - The step is an update added to p; the package overwrites p in two roundings.
+        - warmup_steps of the package is a schedule: lr=lambda done: lr * min(1, (done + 1) / steps).
+        - In c, t is the number of the group's step, as in the package.
+        - c = 0 while all w are 0 (lr = 0), as in the package.
+    lr unit: parameter units per gradient unit.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        momentum: Number = 0.9,
+        weight_decay: Number = 0.0,
+        r: Number = 0.0,
+        weight_lr_power: Number = 2.0,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
