@@ -88,8 +88,10 @@ def arrays_of(
     torch.optim casts all state to the parameter's dtype, which loses what state_dtype and master_weights are for.
     """
     found = {}
-    if isinstance(step := own.get("step"), torch.Tensor):  # capturable steps count in place
-        found["step"] = step.detach().clone()
+    if (
+        step := own.get("step")
+    ) is not None:  # capturable steps count in place; SparseAdam's is a number
+        found["step"] = torch.as_tensor(step, dtype=torch.float32).detach().clone()
     for n in (*names, *storage.extra_names(group, p)):
         value = own.get(n)
         if isinstance(value, torch.Tensor):

@@ -277,8 +277,7 @@ class Optimizer(torch.optim.Optimizer):
             if any(own.get(n) is None for n in ("step", *names)):
                 # A parameter's first step; or torch.optim's state, which may lack a count (SGD) or an array.
                 found = {n: v for n, v in own.items() if v is not None}
-                with torch.no_grad():
-                    fresh = storage.make_state(self._rule_of(group), group, p, backend)
+                fresh = storage.make_state(self._rule_of(group), group, p, backend)
                 own.update({"step": torch.tensor(float(bool(found)))} | fresh | found)
             if not isinstance(own["step"], torch.Tensor):  # torch.optim.SparseAdam's is a number
                 own["step"] = torch.tensor(float(own["step"]))

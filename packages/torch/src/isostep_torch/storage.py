@@ -82,7 +82,10 @@ def extra_names(group: Mapping[str, Any], p: torch.Tensor) -> tuple[str, ...]:
 
 def make_state(rule: BoundRule, group: Mapping[str, Any], p: torch.Tensor, backend: Any) -> Tensors:
     """The arrays of a parameter's first step, as they are stored."""
-    q, dtype = real(p.detach()), dtype_of_state(group, p)
+    q = real(
+        p if group["differentiable"] else p.detach()
+    )  # MADGRAD's state starts as the parameter
+    dtype = dtype_of_state(group, p)
     made: Tensors = {}
     wide = q if q.dtype is dtype else q.to(_compute(q))
     for n, a in backend.init(rule, [wide]).arrays[0].items():
