@@ -577,57 +577,6 @@ class AdaMod(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
-class AdamP(Optimizer):
-    """AdamP: Adam without the part of its step that only makes a scale-invariant weight longer.
-
-        m <- b1 * m + (1 - b1) * g
-        v <- b2 * v + (1 - b2) * g**2                   c1 = 1 - b1**t, c2 = 1 - b2**t
-        d  = m / (sqrt(v / c2) + eps)                   nesterov: b1 * m + (1 - b1) * g for m
-        d, ratio = projection(p, g, d)
-        u  = -lr / c1 * d - lr * weight_decay * ratio * p
-
-        projection, for arrays of two axes or more, first by units, then by the whole array:
-        cos = |<g, p>| / (max(|g|, eps) * max(|p|, eps))
-        if cos < delta / sqrt(size) in every unit (in the array):
-            e = p / (|p| + eps),  d <- d - <e, d> * e,  ratio = wd_ratio
-        otherwise d stays and ratio = 1
-
-    Follows: Heo, Chun, Oh, Han, Yun, Kim, Uh, Ha, "AdamP: Slowing Down the Slowdown for Momentum
-        Optimizers on Scale-invariant Weights", arXiv 2006.08217, Algorithm 2, and the authors' package
-        adamp. timm and torch-optimizer agree.
-    Departs:
-        - The test by units and then by the whole array, eps and wd_ratio are the package's; the paper
-          tests the array.
-        - The axis of the units is an argument: torch's weights have it at 0, as in the package.
-        - A NaN in any unit turns the projection off, as in the package.
-        - pytorch_optimizer's AdamP has Adam's "eps hat".
-    lr unit: parameter units per step, as Adam.
-    """
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: Number = 0.001,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-08,
-        weight_decay: Number = 0.0,
-        delta: Number = 0.1,
-        wd_ratio: Number = 0.1,
-        nesterov: bool = False,
-        unit_axis: int = 0,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        kahan: bool = False,
-        master_weights: bool = False,
-    ) -> None: ...
-
 class AdamW(Optimizer):
     """AdamW: Adam beside a weight decay that does not pass through the averages.
 
@@ -923,6 +872,55 @@ class AggMo(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class Apollo(Optimizer):
+    """Apollo: momentum over the absolute diagonal of a quasi-Newton matrix, learned from the steps.
+
+        g <- g + weight_decay * p                       weight_decay_type L2
+        w  = (1 - beta) / (1 - beta**t)
+        e  = g - m
+        m <- m + w * e                                  the bias-corrected average itself
+        d  = D / (4-norm of D + eps)                    D is the last step's direction, 0 at first
+        q  = -w * (sum of e * d) / (4-norm of D + eps) - sum of B * d**2
+        B <- B + q * d**2
+        n  = max(|B|, rebound)
+        D <- m / n                                      + weight_decay * p with decoupled,
+        u  = -lr * D                                    + weight_decay / (mean of n) * p with stable
+
+    Follows: Ma, "Apollo: An Adaptive Parameter-wise Diagonal Quasi-Newton Method for Nonconvex
+        Stochastic Optimization", arXiv 2009.13586, Algorithm 1 with its rectified convexity (constant
+        rebound), and the author's code XuezheMax/apollo, optim/apollo.py. pytorch_optimizer's Apollo
+        with the constant rebound is rebound=0.01 and eps a hundred times its own.
+    Departs:
+        - The paper's rebound is 0.01; the author's code has 1 with an lr that is larger as much. Only
+          the product of lr and 1 / rebound matters, together with eps.
+        - The warmup of the author's code is a schedule: lr=lambda done: ....
+        - The decay's kinds are the author's code's. D keeps the decay, as there.
+        - eps = 0 is left out: at t = 1 the 4-norm is 0.
+    lr unit: as SGD where |B| is below the rebound: parameter units per gradient unit.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        beta: Number = 0.9,
+        eps: Number = 0.0001,
+        rebound: Number = 1.0,
+        weight_decay: Number = 0.0,
+        weight_decay_type: Literal["L2", "decoupled", "stable"] = "L2",
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class ASGD(Optimizer):
     """ASGD: gradient descent with a falling learning rate, and the average of the points it visits.
 
@@ -998,6 +996,154 @@ class AvaGrad(Optimizer):
         weight_decay: Number = 0.0,
         decoupled: bool = False,
         dialect: Literal["authors", "paper"] = "authors",
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class CAME(Optimizer):
+    """CAME: Adafactor with momentum, damped where its updates disagree with that momentum.
+
+        q   = g**2 + eps1
+        arrays of two axes or more (the last two are factored):
+        r  <- b2 * r + (1 - b2) * mean of q along rows              shape (..., rows, 1)
+        c  <- b2 * c + (1 - b2) * mean of q along columns           shape (..., 1, columns)
+        d   = g / sqrt(r / mean of r * c)
+        vectors and scalars:
+        v  <- b2 * v + (1 - b2) * q
+        d   = g / sqrt(v)
+        all arrays:
+        d  <- d / max(1, RMS(d) / clip_threshold)
+        m  <- b1 * m + (1 - b1) * d
+        arrays of two axes or more, with i = (d - m)**2 + eps2:
+        R  <- b3 * R + (1 - b3) * mean of i along rows
+        C  <- b3 * C + (1 - b3) * mean of i along columns
+        u   = -lr * m / sqrt(R / mean of R * C) - lr * weight_decay * p
+        vectors and scalars:
+        u   = -lr * m - lr * weight_decay * p
+
+    Follows: Luo, Ren, Zheng, Jiang, Jiang, You, "CAME: Confidence-guided Adaptive Memory Efficient
+        Optimization", arXiv 2307.02047, Algorithm 2, and the authors' package came-pytorch.
+        pytorch_optimizer's CAME agrees with ams_bound off.
+    Departs:
+        - Means instead of the paper's sums for the factors, as in the package: the same product.
+        - Vectors and scalars, decoupled weight decay and more than two axes are the package's; the
+          paper has matrices only.
+        - Roots are taken of r / mean of r and of c apart: no underflow at eps1 = 1e-30.
+    lr unit: RMS of the update per step, before the damping.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.0002,
+        betas: tuple[Number, Number, Number] = (0.9, 0.999, 0.9999),
+        eps: tuple[Number, Number] = (1e-30, 1e-16),
+        clip_threshold: Number = 1.0,
+        weight_decay: Number = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class DAdaptAdam(Optimizer):
+    """D-Adapt Adam: Adam with a lower bound d of the distance to the solution in place of lr.
+
+        k  = d * lr, with use_bias_correction d * lr * sqrt(1 - b2**t) / (1 - b1**t)
+        g <- g + weight_decay * p                       decouple=False
+        N <- sqrt(b2) * N + (1 - sqrt(b2)) * k * (sum of g * s / (sqrt(v) + eps))   the old s and v
+        m <- b1 * m + (1 - b1) * k * g
+        v <- b2 * v + (1 - b2) * g**2
+        s <- sqrt(b2) * s + (1 - sqrt(b2)) * k * g
+        h  = N / ((1 - sqrt(b2)) * sum of |s|)          the new s; d where that sum is 0
+        d <- max(d, min(h, d * growth_rate))            group state, starts at d0; the next step's
+        u  = -m / (sqrt(v) + eps) - k * weight_decay * p            the decay with decouple=True
+
+    Follows: Defazio, Mishchenko, "Learning-Rate-Free Learning by D-Adaptation", arXiv 2301.07733,
+        Algorithm 5 (D-Adapted Adam), and the authors' package dadaptation, DAdaptAdam.
+        pytorch_optimizer's DAdaptAdam agrees.
+    Departs:
+        - The package leaves the whole step out (decay too) as long as every gradient was exactly zero,
+          and skips the averages where lr is 0.
+        - layer_scale, one factor for each parameter group there, is left out.
+        - The sums are over the parameter group; the package's over all groups together.
+        - optax.contrib.dadapt_adamw is another rule under this name.
+    lr unit: a factor, to be left at 1 or given a schedule.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
+        decouple: bool = False,
+        use_bias_correction: bool = False,
+        d0: Number = 1e-06,
+        growth_rate: Number | None = None,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class DAdaptSGD(Optimizer):
+    """D-Adapt SGD: SGD with a lower bound d of the distance to the solution in place of lr.
+
+        G  = norm of the first step's gradients, over the group     group state
+        k  = d * lr / G
+        g <- g + weight_decay * p
+        N <- N + k * (sum of g * s)                     the old s; group state
+        s <- s + k * g
+        h  = 2 * N / (norm of s over the group)         d where that norm is 0
+        d <- max(d, min(h, d * growth_rate))            group state, starts at d0; the next step's
+        u  = (1 - momentum) * (p0 - s - p)              p0 is the parameter before the first step
+
+    Follows: Defazio, Mishchenko, "Learning-Rate-Free Learning by D-Adaptation", arXiv 2301.07733,
+        Algorithm 4 (D-Adapted SGD), and the authors' package dadaptation, DAdaptSGD.
+        pytorch_optimizer's DAdaptSGD agrees.
+    Departs:
+        - The norm of the new s is made from the sums of s**2, s * g and g**2, which one pass over the
+          old s gives.
+        - As in the package, G is the norm of the gradients without their weight decay.
+        - The package leaves the step out as long as every gradient was exactly zero, and divides by
+          zero where the first ones were; here k = d * lr then, until the state is made anew.
+        - The sums are over the parameter group; the package's over all groups together.
+    lr unit: a factor, to be left at 1 or given a schedule.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        momentum: Number = 0.0,
+        weight_decay: Number = 0.0,
+        d0: Number = 1e-06,
+        growth_rate: Number | None = None,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -1491,6 +1637,48 @@ class NAdam(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class NovoGrad(Optimizer):
+    """NovoGrad: momentum of gradients that are divided by the running norm of their layer.
+
+        s  = sum of g**2 over the whole array
+        v <- b2 * v + (1 - b2) * s                      v = s at t = 1; one number for each array
+        d  = g / (sqrt(v) + eps) + weight_decay * p
+        m <- b1 * m + d                                 m = d at t = 1; with grad_averaging, later on,
+        u  = -lr * m                                    b1 * m + (1 - b1) * d
+
+    Follows: Ginsburg, Castonguay, Hrinchuk, Kuchaiev, Lavrukhin, Leary, Li, Nguyen, Zhang, Cohen,
+        "Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
+        arXiv 1905.11286, Algorithm 1. optax.novograd and pytorch_optimizer's NovoGrad agree.
+    Departs:
+        - grad_averaging is not in Algorithm 1; the paper names it in its text and NVIDIA's code has it.
+        - NVIDIA's code and timm's NvNovoGrad start m at zero, so that grad_averaging acts at t = 1 too;
+          timm adds the decay before it divides by nothing else, as here.
+        - The first step's division has eps too; the paper's equation for m_1 has none.
+        - amsgrad, which NVIDIA's code offers, is left out.
+    lr unit: fraction of the layer's gradient direction: a step of lr has norm about lr / (1 - b1).
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        betas: tuple[Number, Number] = (0.95, 0.98),
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
+        grad_averaging: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class Padam(Optimizer):
     """Padam: Adam with a power of the denominator between 0 (SGD) and 1/2 (Adam).
 
@@ -1599,62 +1787,6 @@ class PowerSign(Optimizer):
         beta: Number = 0.9,
         base: Number = 2.718281828459045,
         sign_internal_decay: Number | None = None,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        kahan: bool = False,
-        master_weights: bool = False,
-    ) -> None: ...
-
-class Prodigy(Optimizer):
-    """Prodigy: Adam with an estimate d of the distance to the solution in place of a learning rate.
-
-        k  = lr * sqrt(1 - b2**t) / (1 - b1**t) with use_bias_correction, else lr
-        g <- g + weight_decay * p                       decouple=False
-        s <- b3 * s + d / d0 * (d * k) * g              safeguard_warmup: d / d0 * d * g
-        N <- b3 * N + sum of d / d0 * (d * k) * g * (p0 - p)       group state, over all its parameters
-        h  = d_coef * N / sum of |s|                    d where that sum is 0
-        D <- max(D, h)                                  group state, starts at d0 as d does
-        d' = D while d = d0, else min(D, d * growth_rate)           group state: d
-        m <- b1 * m + (1 - b1) * d * g
-        v <- b2 * v + (1 - b2) * d**2 * g**2
-        u  = -(d * k) * m / (sqrt(v) + d' * eps) - d * k * weight_decay * p
-
-    d' is the d of the next step; b3 = beta3 or sqrt(b2); p0 is the parameter before the first step.
-
-    Follows: Mishchenko, Defazio, "Prodigy: An Expeditiously Adaptive Parameter-Free Learner", arXiv
-        2306.06101, Algorithm 4 (Adam), and the authors' package prodigyopt with slice_p=1.
-        pytorch_optimizer agrees; optax.contrib.prodigy is use_bias_correction=True.
-    Departs:
-        - The paper's d never falls and has no growth_rate; D and growth_rate are the package's.
-        - The package writes the first growth, which growth_rate does not bound, as d = max(d, h)
-          before the minimum: the same. Here a flag of the group says whether d has left d0.
-        - With b1 = 0 the package keeps no m; here m is d * g then, the same step.
-        - The package leaves the whole step out (decay too) as long as every gradient was exactly zero.
-        - The sums are over the parameter group; the package's over all groups together.
-    lr unit: a factor, to be left at 1 or given a schedule.
-    """
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: Number = 1.0,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        beta3: Number | None = None,
-        eps: Number = 1e-08,
-        weight_decay: Number = 0.0,
-        decouple: bool = True,
-        use_bias_correction: bool = False,
-        safeguard_warmup: bool = False,
-        d0: Number = 1e-06,
-        d_coef: Number = 1.0,
-        growth_rate: Number | None = None,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -1932,6 +2064,52 @@ class ScheduleFreeAdamW(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class ScheduleFreeRAdam(Optimizer):
+    """Schedule-Free RAdam: Schedule-Free AdamW whose lr has RAdam's rectification as its warm-up.
+
+        q, r  the length of the average and the factor, as in radam.py      b2 = betas[1]
+        k  = lr * r where q > 4, else 0 with silent_sgd_phase, lr without
+        c  as in schedule_free_sgd.py, with k for lr
+        v <- b2 * v + (1 - b2) * g**2
+        d  = g / (sqrt(v / (1 - b2**t)) + eps) where q > 4, else g
+        d <- d + weight_decay * p
+        u  = c * (z - p) + k * (b1 * (1 - c) - 1) * d
+        z <- z - k * d                                  z starts as a copy of p
+
+    The parameter is y; x = p + (1 / b1 - 1) * (p - z) is where to evaluate: see schedule_free_sgd.py.
+
+    Follows: the package schedulefree (RAdamScheduleFree) of the authors of Defazio et al., "The Road Less
+        Scheduled", arXiv 2405.15682, with Liu et al., arXiv 1908.03265, Algorithm 2, for the
+        rectification, whose bound of 4 it keeps; no paper describes the two together.
+    Departs:
+        - As Schedule-Free SGD. The weights count the group's steps, as in the package; k and d those of
+          the parameter, where the package has the group's too.
+    lr unit: parameter units per step, as Adam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.0025,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
+        r: Number = 0.0,
+        weight_lr_power: Number = 2.0,
+        silent_sgd_phase: bool = True,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class ScheduleFreeSGD(Optimizer):
     """Schedule-Free SGD: momentum and averaging of the points take the place of a schedule of lr.
 
@@ -2070,53 +2248,6 @@ class SGDHD(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
-class SGDP(Optimizer):
-    """SGDP: SGD without the part of its step that only makes a scale-invariant weight longer.
-
-        b <- momentum * b + (1 - dampening) * g
-        d  = b, or g + momentum * b with nesterov
-        d, ratio = projection(p, g, d)                  see adamp.py
-        u  = -lr * d - lr * weight_decay * ratio / (1 - momentum) * p
-        b <- d                                          original, without nesterov
-
-    Follows: Heo, Chun, Oh, Han, Yun, Kim, Uh, Ha, "AdamP: Slowing Down the Slowdown for Momentum
-        Optimizers on Scale-invariant Weights", arXiv 2006.08217, Algorithm 1 (paper), and the authors'
-        package adamp (original). torch-optimizer agrees with the package, timm with the paper.
-    Departs:
-        - The package projects the buffer itself, in place, unless nesterov is set: what it averages is
-          then no longer the gradients of Algorithm 1. With nesterov the two dialects are the same.
-        - As AdamP. Dampening acts at t = 1 too (not so in sgd.py), as in the package.
-        - lr, a required argument there, defaults to 1e-3.
-        - momentum = 1 is left out, the decay being divided by 1 - momentum.
-    lr unit: parameter units per gradient unit.
-    """
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: Number = 0.001,
-        momentum: Number = 0.0,
-        dampening: Number = 0.0,
-        weight_decay: Number = 0.0,
-        nesterov: bool = False,
-        eps: Number = 1e-08,
-        delta: Number = 0.1,
-        wd_ratio: Number = 0.1,
-        unit_axis: int = 0,
-        dialect: Literal["paper", "original"] = "paper",
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        kahan: bool = False,
-        master_weights: bool = False,
-    ) -> None: ...
-
 class signSGD(Optimizer):
     """signSGD: the sign of the gradient.
 
@@ -2171,6 +2302,45 @@ class Signum(Optimizer):
         lr: Number = 0.01,
         momentum: Number = 0.9,
         weight_decay: Number = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class SM3(Optimizer):
+    """SM3: AdaGrad with one accumulator for each index of each axis instead of one for each element.
+
+        v  = min over the axes of their accumulators + g**2         an element is in one slice of each
+        a_i <- max of v over all axes but the i-th                  a_i has one number for each index
+        d  = g / sqrt(v + eps)                                      0 where v is 0
+        m <- momentum * m + (1 - momentum) * d
+        u  = -lr * m                                                -lr * d without momentum
+
+    Follows: Anil, Gupta, Koren, Singer, "Memory-Efficient Adaptive Optimization", arXiv 1901.11150,
+        Algorithm SM3-II with the slices of its section 4 as its sets, and the momentum that the authors'
+        code (google-research/sm3, sm3.py) has by default. optax.sm3 agrees.
+    Departs:
+        - eps is optax's; the paper has 0 / 0 = 0, which eps = 0 gives here too.
+        - Vectors have one accumulator per element, scalars one: AdaGrad. More than four axes are
+          refused.
+        - pytorch_optimizer's beta, which averages v, is left out.
+    lr unit: parameter units for the first step.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.1,
+        momentum: Number = 0.9,
+        eps: Number = 1e-08,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
