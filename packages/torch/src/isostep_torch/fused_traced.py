@@ -122,8 +122,8 @@ class _Runner(Runner):
                 launch(module.shared_numbers, {}, 1, (group_time, self.hypers, own["shared"]))
         super().launch()
         common = triton_modules.common(interpreted=interpreted)
-        given = (self.times, self.counts + 1, self.on.amp)
-        launch(common.advance, {"LANES": LANES}, blocks, given)
+        counted = (self.times, self.counts + 1, self.on.amp)
+        launch(common.advance, {"LANES": LANES}, blocks, counted)
 
 
 class TracedTriton(TorchTriton):

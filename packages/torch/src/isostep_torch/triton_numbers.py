@@ -52,13 +52,16 @@ class Numbers(Words):
         ]
 
     def _block(
-        self, scope: str, t: str, found: list[Value], table: str, row: str, mask: str
+        self, scope: str, t: str, found: dict[Value, int], table: str, row: str, mask: str
     ) -> list[str]:
         program, order = self.kernels.program, hyper_names(self.kernels.program)
         needed = ancestors(found)
         nodes = [n for n in program.live if n in needed and n.op != "const"]
         inputs = {n: n.attrs[0] for n in nodes if n.op == "input"}
-        values = [f"{self.names[n]}.to(tl.float64)" if is_bool(n) else self.names[n] for n in found]
+        values = {
+            k: f"{self.names[n]}.to(tl.float64)" if is_bool(n) else self.names[n]
+            for n, k in found.items()
+        }
         return [
             *(
                 f"{self.names[n]} = "
@@ -72,6 +75,6 @@ class Numbers(Words):
             *self.lines(nodes),
             *(
                 f"tl.store({table} + {len(found)} * {row} + {k}, {v}{mask})"
-                for k, v in enumerate(values)
+                for k, v in values.items()
             ),
         ]
