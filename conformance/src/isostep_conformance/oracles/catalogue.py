@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import packages_adam, packages_other, packages_torch
+from . import check_modern, packages_adam, packages_modern, packages_other, packages_torch
 from .check import Check
 from .outcome import Outcome
 
 
 def all_checks() -> list[Check]:
     """Every check, not yet run."""
-    tables = (*packages_torch.TABLES, *packages_adam.TABLES, *packages_other.TABLES)
-    return [row.check() for table in tables for row in table()]
+    modules = (packages_torch, packages_adam, packages_other, packages_modern)
+    tables = [table for module in modules for table in module.TABLES]
+    rows = [row for table in tables for row in table()]
+    return [*(row.check() for row in rows), *check_modern.checks()]
 
 
 def checks(path: str = "numpy:reference") -> Iterator[Outcome]:
