@@ -10,11 +10,14 @@ and then, by dialect, without and with amsgrad (top starts at zero):
     paper   the same                                        as torch, but c1 = c2 = 1
     keras   u = -lr * sqrt(c2) / c1 * m / (sqrt(v) + eps)   top <- max(top, v), used for v
     optax   as torch                                        top <- max(top, v / c2), used for v / c2
+    adamd   u = -lr * m / (sqrt(v / c2) + eps)              as torch
 
 Follows: Kingma, Ba, "Adam: A Method for Stochastic Optimization", arXiv 1412.6980, Algorithm 1,
     all lines (torch, paper, optax); for keras the reordered form at the end of its section 2,
     whose eps is the paper's "eps hat". amsgrad: Reddi, Kale, Kumar, "On the Convergence of Adam
-    and Beyond", arXiv 1904.09237, Algorithm 2 (paper).
+    and Beyond", arXiv 1904.09237, Algorithm 2 (paper). adamd: John, "AdamD: Improved bias-correction
+    in Adam", arXiv 2110.10828, whose m keeps its bias, so that the first steps are small;
+    pytorch_optimizer's adam_debias.
 Departs:
     - amsgrad in torch, keras and TensorFlow corrects the bias of the maximum of the uncorrected v;
       in optax it is the corrected v / c2 whose maximum is kept. The paper corrects nothing (optax
@@ -77,7 +80,21 @@ def optax_step(
     return (-lr / c1) * m / (nm.sqrt(top) + eps), top
 
 
-STEPS = {"torch": torch_step, "paper": paper_step, "keras": keras_step, "optax": optax_step}
+def adamd_step(
+    m: Any, v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any
+) -> tuple[Any, Any]:
+    """As torch's, but only v is corrected."""
+    top = v if top is None else nm.maximum(top, v)
+    return -lr * m / (parts.root(top, nm.one_minus_pow(betas[1], t)) + eps), top
+
+
+STEPS = {
+    "torch": torch_step,
+    "paper": paper_step,
+    "keras": keras_step,
+    "optax": optax_step,
+    "adamd": adamd_step,
+}
 
 
 def step(
