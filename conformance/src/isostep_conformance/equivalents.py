@@ -102,6 +102,11 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent("adafactor", "sum of each unit only: * [1-d]", "a vector is one unit"),
     Equivalent("came", "sum of each unit only: * [1-d]", "a vector is one unit"),
     Equivalent("adammini", "size -> unit_size: * [1-d]", "a vector is one unit"),
+    Equivalent(
+        "adammini",
+        "right operand dropped: maximum(*size((g * g)*",
+        "it acts on arrays without elements, and the program of another shape is what is changed",
+    ),
     *(
         Equivalent(
             rule,
