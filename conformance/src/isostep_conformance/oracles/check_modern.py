@@ -48,7 +48,7 @@ def derived() -> Iterator[Check]:
     for decay, decoupled in ((0.0, False), (0.1, False), (0.1, True)):
         settings = {"betas": BETAS, "eps": 0.1, "weight_decay": decay, "decoupled": decoupled}
         source = "Savarese et al., Algorithm 2"
-        more = {"dialect": "paper"}
+        more: dict[str, Any] = {"dialect": "paper"}
         yield paper("avagrad", source, mild(MIXED_SHAPES), settings, MOMENTS, **more)
     for decay in (0.0, 0.1):
         settings = {"beta": 0.85, "weight_decay": decay}

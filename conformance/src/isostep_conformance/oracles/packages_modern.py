@@ -112,7 +112,7 @@ def curvatures() -> Iterator[Row]:
     for decay, kind in ((0.0, "L2"), (0.1, "L2"), (0.1, "decoupled"), (0.1, "stable")):
         ours = {"beta": 0.85, "eps": EPS, "rebound": 0.01, "weight_decay": decay}
         mine = {**ours, "weight_decay_type": kind}
-        theirs = {n: x for n, x in ours.items() if n != "rebound"}
+        theirs: dict[str, Any] = {n: x for n, x in ours.items() if n != "rebound"}
         theirs |= {"eps": EPS * 0.01, "rebound": "constant", "weight_decay_type": kind.lower()}
         theirs |= {"warmup_steps": 0, **LOOP}
         kept = {n: n for n in ("exp_avg_grad", "approx_hessian", "update")}
