@@ -226,8 +226,6 @@ def test_a_wrong_argument_is_one_clear_line():
         AddSign(arrays(), **HOST).step({})
     with pytest.raises(TypeError):
         AddSign(arrays(), 0.1, lr=0.2, **HOST)
-    with pytest.raises(
-        AttributeError, match=r"has no attribute 'AddSigm'; optimizers: Ada
-    ):
+    with pytest.raises(AttributeError, match=r"has no attribute 'AddSigm'; optimizers: Ada"):
         _ = isostep_cupy.AddSigm
     assert importlib.util.find_spec("cupy") or not hasattr(isostep_cupy, "cupy")
