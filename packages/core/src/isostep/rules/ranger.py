@@ -27,9 +27,13 @@ from isostep import parts
 from isostep.domains import Flag, Integer, Pair, Real
 from isostep.pieces.centralize import before as centralized
 from isostep.pieces.lookahead import after as synchronized
-from isostep.pieces.lookahead import phase
 from isostep.rule import Rule
 from isostep.rules import radam
+
+
+def phase(t: int, /, *, k: int) -> bool:
+    """Whether this step synchronises."""
+    return t % k == 0
 
 
 def init(p: Any, /) -> tuple[Any, Any, Any]:
@@ -50,6 +54,7 @@ def update(
     betas: tuple[Any, Any],
     eps: Any,
     weight_decay: Any,
+    k: int,
     alpha: Any,
     use_gc: bool,
     unit_axis: int,
@@ -71,7 +76,7 @@ def update(
         decoupled_weight_decay=True,
         dialect="torch",
     )
-    u, slow = synchronized(p, g, u, slow, t, alpha=alpha, phase=phase)
+    u, slow = synchronized(p, g, u, slow, t, k=k, alpha=alpha, dialect="paper", phase=phase)
     return u, m, v, slow
 
 
