@@ -24,6 +24,7 @@ LIBRARIES = {
     "check_muon": ("torch", "jax", "optax"),
     "check_pieces": ("torch", "jax", "optax"),
     "packages_pieces": ("torch", "pytorch_optimizer", "torch_optimizer"),
+    "check_modern": ("torch", "pytorch_optimizer", "adam_mini"),
 }
 
 
