@@ -22,7 +22,7 @@ POINTS = [nox.project.load_toml(toml)["project"].get("entry-points", {}) for tom
 BACKENDS = [name for points in POINTS for name in points.get("isostep.backends", {})]
 GROUPS = nox.project.load_toml("pyproject.toml")
 SPREAD = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
-EXTRAS = {"core": "[fused,halves]", "torch": "[fused,halves]"}
+EXTRAS = {"core": "[fused,halves,files,cli,plot,train]", "torch": "[fused,halves]"}
 
 
 def install(session, projects=tuple(FOLDERS), groups=(), extras=EXTRAS):
@@ -44,7 +44,7 @@ def tests(session):
     """Every test, in one environment with everything; then `isolation`, package by package."""
     for project in FOLDERS:
         session.notify(f"isolation({project})", posargs=())
-    install(session, groups=["test", "libraries"])
+    install(session, groups=["test", "libraries", "kernels"])
     session.run("pytest", *SPREAD, *(session.posargs or ["packages", "conformance"]))
 
 
@@ -75,12 +75,22 @@ def full(session):
 
 
 @nox.session
-@nox.parametrize("oracle", ["tensorflow", "libraries"], ids=["tensorflow", "libraries"])
+@nox.parametrize("oracle", ["tensorflow", "libraries", "catalogue"], ids=["tensorflow", "libraries", "catalogue"])
 def oracles(session, oracle):
-    """Live: TensorFlow's own kernels (in an environment of its own), torch.optim and optax."""
-    alone = oracle == "tensorflow"
-    install(session, ["core", "conformance"] if alone else FOLDERS, groups=[oracle])
+    """Live: TensorFlow's kernels and Keras; torch.optim and optax; the authors' packages and the collections."""
+    alone = {"tensorflow": ["core", "conformance"], "catalogue": ["core", "torch", "conformance"]}
+    install(session, alone.get(oracle, FOLDERS), groups=[] if oracle == "catalogue" else [oracle])
+    if oracle == "catalogue":
+        session.install("--no-deps", *nox.project.dependency_groups(GROUPS, oracle))
     session.run("python", "-m", "isostep_conformance.oracles", oracle, *session.posargs)
+
+
+@nox.session
+def clients(session):
+    """Loops, states and checkpoints of other libraries, with our optimizers in them."""
+    install(session, groups=["test", "libraries", "clients"])
+    tests = ["packages/torch/tests/test_clients.py", "packages/jax/tests/test_ecosystem.py"]
+    session.run("pytest", *SPREAD, *(session.posargs or tests))
 
 
 @nox.session

@@ -9,7 +9,6 @@ from isostep_conformance.cases import Subject, subjects
 from isostep_conformance.kill import Toll, judge
 from isostep_conformance.mutants import mutants
 
-
 NAMES = sorted({s.name for s in subjects()})
 
 

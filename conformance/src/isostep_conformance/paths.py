@@ -18,6 +18,8 @@ class Path:
     name: str
     backend: Any = None
     missing: str = ""
+    #: whether it stands in for a path of other hardware (an interpreter): slow, and run as itself over there
+    stand_in: bool = False
     gaps: list[Gap] = field(default_factory=list)
 
     def offers(self, dtype: str) -> bool:
@@ -47,7 +49,10 @@ def chosen(names: Iterable[str], extra: Extra | None = None) -> list[Path]:
             message = f"unknown backend {name!r}; installed: {', '.join(known) or 'none'}"
             raise isostep.BackendError(message)
         made = isostep.backend(name)
-        found.append(Path(_full_name(name, made), made, gaps=_gaps(family(first))))
+        known_paths = family(first)
+        full = _full_name(name, made)
+        stands_in = full.partition(":")[2] in known_paths.by_name
+        found.append(Path(full, made, stand_in=stands_in, gaps=_gaps(known_paths)))
     return found
 
 
@@ -64,7 +69,8 @@ def installed(extra: Extra | None = None) -> list[Path]:
         for path in known.paths:
             name = first if path == "default" else f"{first}:{path}"
             try:
-                found.append(Path(name, known.make(path), gaps=gaps))
+                stands_in = path in known.by_name
+                found.append(Path(name, known.make(path), stand_in=stands_in, gaps=gaps))
             except isostep.Unavailable as error:
                 found.append(Path(name, missing=str(error), gaps=gaps))
     for name, make in (extra or {}).items():

@@ -3,7 +3,7 @@
 A unit is one path and one case, with all scenarios of the case; contract checks are run on the first case of each
 rule. The sample is every rule on every path in float32, one further case of each rule or composition in a dtype that
 a hash chooses, and the contract checks (of a composition a few, chosen likewise): always the same, and the same on
-all paths, so that they share one truth.
+all paths, so that they share one truth. A path that stands in for other hardware takes part of that.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Unit:
 
     path: str
     case: Case
+    stand_in: bool = False
 
     @property
     def id(self) -> str:
@@ -58,9 +59,12 @@ def units(
         count = sum(s.name == subject.name for s in chosen)
         for dtype in wanted:
             for path in runnable:
-                picked = full or _sampled(subject, dtype, count, FIRST in wanted)
+                picked = full or (
+                    _sampled(subject, dtype, count, FIRST in wanted)
+                    and (not path.stand_in or _stands_in_for(subject, dtype))
+                )
                 if path.offers(dtype) and picked:
-                    found.append(Unit(path.name, Case(subject, dtype)))
+                    found.append(Unit(path.name, Case(subject, dtype), path.stand_in))
     if not found:
         message = "nothing to run: no path that runs here offers any of the chosen rules and dtypes"
         raise SelectionError(message)
@@ -88,6 +92,15 @@ def _sampled(subject: Subject, dtype: str, count: int, has_first: bool) -> bool:
     return subject.index == drawn
 
 
+def _stands_in_for(subject: Subject, dtype: str) -> bool:
+    """What of the sample a slow stand-in takes: the first case in float32, and a quarter of the rest."""
+    return (dtype == FIRST and subject.index == 0) or _draw(subject.id, dtype) % 4 == 0
+
+
+def _one_in_four(unit: Unit, check: str) -> bool:
+    return _draw(unit.case.subject.name, check) % 4 == 0
+
+
 def _composed(subject: Subject) -> bool:
     """Whether it is a composition: its parts are tested by themselves, so the sample may be thinner."""
     return "+" in subject.name
@@ -107,7 +120,7 @@ def contracts(chosen: Iterable[Unit], *, full: bool = False) -> list[tuple[Unit,
         for u in chosen
         if full or u.case.dtype == first
         for name in CHECKS
-        if full or not _composed(u.case.subject) or _draw(u.case.subject.name, name) % 4 == 0
+        if full or not (u.stand_in or _composed(u.case.subject)) or _one_in_four(u, name)
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import isostep_jax
 
-REASON = "an optional library of the ecosystem; the dependency group 'jax-ecosystem' installs it"
+REASON = "an optional library of the ecosystem; of the nox session `clients`"
 
 
 def test_flax_nnx_optimizer():

@@ -12,6 +12,8 @@ import isostep
 import isostep_jax
 from isostep_jax import layout
 
+pytestmark = pytest.mark.whole  # not for want of a package: minutes of work, and once is enough
+
 #: Two matrices and three vectors of one shape: stacks of several; more than one unit; 0-d and empty.
 SHAPES = {
     "a": (4, 3),

@@ -14,6 +14,8 @@ import pytest
 import isostep
 import isostep_jax
 
+pytestmark = pytest.mark.whole  # not for want of a package: minutes of work, and once is enough
+
 LR, B1, B2, EPS, DECAY = 0.037, 0.83, 0.957, 2.3e-3, 0.17
 MOMENTS = {"lr": LR, "betas": (B1, B2), "eps": EPS}
 THEIRS = {"learning_rate": LR, "b1": B1, "b2": B2, "eps": EPS}

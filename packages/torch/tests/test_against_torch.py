@@ -11,6 +11,8 @@ import torch
 import isostep
 from isostep_torch import load_optimizer
 
+pytestmark = pytest.mark.whole  # not for want of a package: minutes of work, and once is enough
+
 PATHS = {
     "fused": {"fused": True},
     "foreach": {"foreach": True},

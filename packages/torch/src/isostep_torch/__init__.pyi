@@ -363,11 +363,14 @@ class Adam(Optimizer):
         paper   the same                                        as torch, but c1 = c2 = 1
         keras   u = -lr * sqrt(c2) / c1 * m / (sqrt(v) + eps)   top <- max(top, v), used for v
         optax   as torch                                        top <- max(top, v / c2), used for v / c2
+        adamd   u = -lr * m / (sqrt(v / c2) + eps)              as torch
 
     Follows: Kingma, Ba, "Adam: A Method for Stochastic Optimization", arXiv 1412.6980, Algorithm 1,
         all lines (torch, paper, optax); for keras the reordered form at the end of its section 2,
         whose eps is the paper's "eps hat". amsgrad: Reddi, Kale, Kumar, "On the Convergence of Adam
-        and Beyond", arXiv 1904.09237, Algorithm 2 (paper).
+        and Beyond", arXiv 1904.09237, Algorithm 2 (paper). adamd: John, "AdamD: Improved bias-correction
+        in Adam", arXiv 2110.10828, whose m keeps its bias, so that the first steps are small;
+        pytorch_optimizer's adam_debias.
     Departs:
         - amsgrad in torch, keras and TensorFlow corrects the bias of the maximum of the uncorrected v;
           in optax it is the corrected v / c2 whose maximum is kept. The paper corrects nothing (optax
@@ -391,7 +394,7 @@ class Adam(Optimizer):
         eps: Number = 1e-08,
         weight_decay: Number = 0.0,
         amsgrad: bool = False,
-        dialect: Literal["torch", "paper", "keras", "optax"] = "torch",
+        dialect: Literal["torch", "paper", "keras", "optax", "adamd"] = "torch",
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -536,6 +539,51 @@ class AdamC(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class Adammini(Optimizer):
+    """Adam-mini: Adam with one average of squares for each block of elements instead of each element.
+
+        m <- b1 * m + (1 - b1) * g                      c1 = 1 - b1**t, c2 = 1 - b2**t
+        v <- b2 * v + (1 - b2) * mean of g**2 over the block
+        u  = -lr / c1 * m / (sqrt(v / c2) + eps) - lr * weight_decay * p
+
+        blocks "unit"    every row (or what unit_axis numbers) is a block; vectors are one block
+        blocks "array"   the whole array is one block
+
+    Follows: Zhang, Chen, Li, Ding, Wu, Kingma, Ye, Luo, Sun, "Adam-mini: Use Fewer Learning Rates To
+        Gain More", arXiv 2406.16793, Algorithms 1 and 2, and the authors' package adam-mini, which
+        agrees in each of its kinds of blocks but queries and keys.
+    Departs:
+        - Which blocks an array has follows from its name in the package: rows for embeddings, values,
+          projections and MLPs, the array for what it does not know, elements (plain Adam) for biases.
+          Here a parameter group says so; elements are adamw.
+        - Blocks of several rows, the heads of queries and keys, are left out: give each head's matrix
+          as a parameter of its own.
+        - The package decays no parameter whose name has norm, ln or bias in it.
+    lr unit: parameter units per step, as Adam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
+        blocks: Literal["unit", "array"] = "unit",
+        unit_axis: int = 0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class AdaMod(Optimizer):
     """AdaMod: Adam whose rate per element may not exceed the running average of its rates.
 
@@ -608,7 +656,7 @@ class AdamW(Optimizer):
         eps: Number = 1e-08,
         weight_decay: Number = 0.01,
         amsgrad: bool = False,
-        dialect: Literal["torch", "paper", "keras", "optax"] = "torch",
+        dialect: Literal["torch", "paper", "keras", "optax", "adamd"] = "torch",
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -693,6 +741,48 @@ class AdaPNM(Optimizer):
         weight_decay: Number = 0.0,
         decoupled: bool = True,
         amsgrad: bool = True,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class AdaShift(Optimizer):
+    """AdaShift: Adam whose squares come from a gradient n steps old, which this step's is independent of.
+
+        m  = sum of beta1**i * g(t - i) / sum of beta1**i           i = 0 .. keep_num - 1
+        q  = largest of g(t - keep_num)**2 of the array, or g(t - keep_num)**2 itself
+        v <- b2 * v + (1 - b2) * q                      c2 = 1 - b2**(t - keep_num)
+        u  = -lr * m / (sqrt(v / c2) + eps)             v and u stay 0 while t <= keep_num
+
+    Follows: Zhou, Zhang, Song, Wang, Zhang, Yu, "AdaShift: Decorrelation and Convergence of Adaptive
+        Learning Rate Methods", arXiv 1810.00143, Algorithm 3 (max over the array as its spatial
+        operation, one block for each array) and Algorithm 2 (reduce "none"). pytorch_optimizer's
+        AdaShift agrees; there is no code of the authors'.
+    Departs:
+        - eps is not in the paper's equations.
+        - m is summed anew from the kept gradients; pytorch_optimizer subtracts the oldest from a
+          running sum, where rounding adds up.
+        - The paper's spatial operation may be any function; here it is the maximum or none.
+        - The kept gradients are one state array for each step of delay, keep_num arrays.
+    lr unit: parameter units per step, as Adam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        keep_num: int = 10,
+        reduce: Literal["max", "none"] = "max",
+        eps: Number = 1e-10,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -1916,6 +2006,52 @@ class RAdam(Optimizer):
         weight_decay: Number = 0.0,
         decoupled_weight_decay: bool = False,
         dialect: Literal["torch", "optax", "paper"] = "torch",
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class Ranger(Optimizer):
+    """Ranger: RAdam on centralized gradients, inside of Lookahead.
+
+        g <- g - mean of g over its unit                use_gc; arrays of two axes or more
+        u  = RAdam's update, its torch dialect, with decoupled weight decay         radam.py
+        when t is a multiple of k:
+            slow <- slow + alpha * (p + u - slow)       slow starts as a copy of p
+            p    <- slow
+
+    Follows: Wright, "New Deep Learning Optimizer, Ranger" (2019, a web page and the repository
+        lessw2020/Ranger-Deep-Learning-Optimizer; there is no paper), as in its release pytorch-ranger.
+        The sources of its three parts are in radam.py, pieces/centralize.py and pieces/lookahead.py.
+        pytorch_optimizer's Ranger agrees.
+    Departs:
+        - The author's later versions can centralize the update instead of the gradient, and multiply
+          the decay by RAdam's own step size; left out.
+        - pytorch-ranger computes in float32 whatever the parameter's dtype.
+        - The axis of the units is an argument; theirs is always 0. A group without use_gc stands for
+          their gc_conv_only.
+    lr unit: as RAdam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        betas: tuple[Number, Number] = (0.95, 0.999),
+        eps: Number = 1e-05,
+        weight_decay: Number = 0.0,
+        k: int = 6,
+        alpha: Number = 0.5,
+        use_gc: bool = True,
+        unit_axis: int = 0,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
