@@ -124,11 +124,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _progress(done: int, total: int, what: str, started: float) -> None:
+    """Where the run is: one line that renews itself on a terminal, a line for every twentieth in a log."""
+    seconds = time.monotonic() - started
     if sys.stderr.isatty():
-        seconds = time.monotonic() - started
-        print(
-            f"\r\033[K{done}/{total} {seconds:.0f} s  {what}", end="", file=sys.stderr, flush=True
-        )
+        line = f"\r\033[K{done}/{total} {seconds:.0f} s  {what}"
+        print(line, end="", file=sys.stderr, flush=True)
+    elif done * 20 // total != (done - 1) * 20 // total:
+        print(f"{done}/{total} cases, {seconds:.0f} s", file=sys.stderr, flush=True)
 
 
 def _clear() -> None:

@@ -1,7 +1,8 @@
 """A run cut into jobs, one a case, so that all paths of a case share one truth; and spread over processes.
 
 A worker builds the same list from the same selection, and is sent numbers: nothing of a rule or a backend has to be
-pickled. Workers are renewed after a while, because what a framework has compiled stays in its memory.
+pickled. After a while all workers are replaced, because what a framework has compiled stays in their memory. (A pool
+can do so by itself, ``max_tasks_per_child``, and then hangs in Python 3.11: python/cpython issue 115634.)
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from isostep_conformance.kill import Fate, judge
 from isostep_conformance.select import Unit, contracts, units
 from isostep_conformance.session import Outcome, Session
 
-#: Jobs that a worker does before another takes its place.
-_RENEW = 40
+#: Jobs per worker before all are replaced.
+_RENEW = 60
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,15 @@ def _do(number: int) -> _Found:
     return _Found(_jobs[number].name, _session.outcomes, _session.gap_results, fates)
 
 
+def _elsewhere(every: list[Job], selection: Selection, processes: int) -> Iterator[_Found]:
+    batch = _RENEW * processes
+    for start in range(0, len(every), batch):
+        with ProcessPoolExecutor(
+            processes, get_context("spawn"), initializer=_open, initargs=(selection,)
+        ) as pool:
+            yield from pool.map(_do, range(start, min(start + batch, len(every))))
+
+
 def _here(every: list[Job], session: Session) -> Iterator[_Found]:
     for job in every:
         yield _Found(job.name, [], {}, job.run(session))
@@ -116,26 +126,11 @@ def run(
         BrokenProcessPool: a worker died; nothing of a run that is not whole is kept.
     """
     fates: list[Fate] = []
-    pool = (
-        ProcessPoolExecutor(
-            processes,
-            get_context("spawn"),
-            initializer=_open,
-            initargs=(selection,),
-            max_tasks_per_child=_RENEW,
-        )
-        if processes > 1
-        else None
-    )
-    try:
-        results = pool.map(_do, range(len(every))) if pool else _here(every, session)
-        for done, found in enumerate(results, start=1):
-            session.outcomes += found.outcomes
-            for gap, passed in found.gap_results.items():
-                session.gap_results.setdefault(gap, []).extend(passed)
-            fates += found.fates
-            progress(done, found.name)
-    finally:
-        if pool:
-            pool.shutdown(cancel_futures=True)
+    results = _elsewhere(every, selection, processes) if processes > 1 else _here(every, session)
+    for done, found in enumerate(results, start=1):
+        session.outcomes += found.outcomes
+        for gap, passed in found.gap_results.items():
+            session.gap_results.setdefault(gap, []).extend(passed)
+        fates += found.fates
+        progress(done, found.name)
     return fates
