@@ -70,7 +70,7 @@ def test_list_as_json(capsys):
         "not_fused": None,
         "dialects": [],
     }
-    assert found["adam"]["dialects"] == ["torch", "paper", "keras", "optax"]
+    assert found["adam"]["dialects"] == ["torch", "paper", "keras", "optax", "adamd"]
     assert found["adam"]["bytes_per_element"] == 28
     # g and the previous g for the hypergradient; then p, g in and p, g out.
     assert found["sgd_hd"]["bytes_per_element"] == 24
@@ -169,7 +169,7 @@ def test_the_version():
         ),
         (
             ("diff", "adam", "--dialects", "torch"),
-            "--dialects must be two of adam's dialects (torch, paper, keras, optax), got 'torch'",
+            "--dialects must be two of adam's dialects (torch, paper, keras, optax, adamd), got 'torch'",
         ),
         (
             ("diff", "sgd", "--dialects", "a,b"),
