@@ -129,7 +129,7 @@ def test_signatures_are_keyword_only_with_the_declared_defaults():
 
 
 def test_pieces_take_positions_and_names_and_not_too_many():
-    assert repr(pieces.lookahead(3, alpha=0.25)) == "lookahead(k=3, alpha=0.25)"
+    assert repr(pieces.lookahead(3, alpha=0.25)) == "lookahead(k=3, alpha=0.25, dialect='paper')"
     assert (
         error(RuleError, pieces.lookahead, 3, 0.25, 1)
         == "lookahead takes k, alpha; got 3 by position"
@@ -145,7 +145,8 @@ def test_repr_can_be_read():
     )
     both = compose(pieces.lookahead(2), isostep.rule("addsign"))
     assert repr(both) == (
-        "compose(lookahead(k=2, alpha=0.5), addsign(lr=0.1, beta=0.9, alpha=1.0, sign_internal_decay=None))"
+        "compose(lookahead(k=2, alpha=0.5, dialect='paper'), "
+        "addsign(lr=0.1, beta=0.9, alpha=1.0, sign_internal_decay=None))"
     )
 
 

@@ -76,7 +76,8 @@ def computing(like: Any) -> Iterator[None]:
 def _like(xp: Any, number: float, like: Any) -> Any:
     # Not every namespace takes Python scalars in functions (operators all do): round once to the array's dtype.
     # JAX moves a number to whatever it meets; the device of a sharded array is a layout that no number has.
-    place = None if array_api_compat.is_jax_array(like) else array_api_compat.device(like)
+    anywhere = array_api_compat.is_numpy_array(like) or array_api_compat.is_jax_array(like)
+    place = None if anywhere else array_api_compat.device(like)
     if isinstance(number, bool) or "bool" in str(like.dtype):
         return xp.asarray(number, device=place)
     return xp.asarray(number, dtype=like.dtype, device=place)
