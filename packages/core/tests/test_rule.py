@@ -131,8 +131,8 @@ def test_signatures_are_keyword_only_with_the_declared_defaults():
 def test_pieces_take_positions_and_names_and_not_too_many():
     assert repr(pieces.lookahead(3, alpha=0.25)) == "lookahead(k=3, alpha=0.25, dialect='paper')"
     assert (
-        error(RuleError, pieces.lookahead, 3, 0.25, 1)
-        == "lookahead takes k, alpha; got 3 by position"
+        error(RuleError, pieces.lookahead, 3, 0.25, "paper", 1)
+        == "lookahead takes k, alpha, dialect; got 4 by position"
     )
     assert error(DomainError, pieces.lookahead, 0) == "lookahead: k must be an integer >= 1, got 0"
     assert pieces.centralize.__doc__.startswith("Gradient centralization")
