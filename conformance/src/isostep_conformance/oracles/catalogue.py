@@ -15,10 +15,12 @@ from .outcome import Outcome
 
 def all_checks() -> list[Check]:
     """Every check, not yet run."""
+    from . import packages_pieces  # its packages are looked for when it is imported
+
     modules = (packages_torch, packages_adam, packages_other, packages_modern)
     tables = [table for module in modules for table in module.TABLES]
     rows = [row for table in tables for row in table()]
-    return [*(row.check() for row in rows), *check_modern.checks()]
+    return [*(row.check() for row in rows), *check_modern.checks(), *packages_pieces.checks()]
 
 
 def checks(path: str = "numpy:reference") -> Iterator[Outcome]:
