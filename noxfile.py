@@ -129,3 +129,4 @@ def gpu(session):
     session.run("python", "-c", "import cupy; print(cupy.cuda.Device(0).compute_capability)")
     session.run("pytest", "-m", "gpu", "packages", "conformance")
     session.run("isostep-conformance", "--full", "--json", "conformance/reports/gpu.json", *session.posargs)
+    session.run("python", "benchmarks/gpu.py")
