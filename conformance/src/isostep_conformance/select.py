@@ -1,9 +1,9 @@
 """Which units run: the whole matrix, or the fixed sample that continuous integration has time for.
 
 A unit is one path and one case, with all scenarios of the case; contract checks are run on the first case of each
-rule. The sample is every rule on every path in float32, one further case of each rule or composition in a dtype that
-a hash chooses, and the contract checks (of a composition a few, chosen likewise): always the same, and the same on
-all paths, so that they share one truth. A path that stands in for other hardware takes part of that.
+rule. The sample is the first case of every rule on every path in float32, on two paths of three one further case
+in another dtype, and a quarter of the contract checks, all chosen by a hash: always the same. A path that stands in for
+other hardware takes part of that; where no more than three paths are asked for, none of it is thinned.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from isostep_conformance.contract import CHECKS
 from isostep_conformance.gaps import Gap
 from isostep_conformance.paths import Path
 
+#: So many paths at most are tested with all contract checks and both cases of a rule.
+FEW = 3
 #: The dtype in which every rule runs on every path, always.
 FIRST = "float32"
 
@@ -48,6 +50,7 @@ def units(
 ) -> list[Unit]:
     """The units to run, case by case, so that all paths share one truth."""
     runnable = [p for p in paths if not p.missing]
+    thin = len(runnable) > FEW
     chosen = _subjects(tuple(rules))
     wanted = tuple(dtypes) or DTYPES
     for d in wanted:
@@ -59,10 +62,7 @@ def units(
         count = sum(s.name == subject.name for s in chosen)
         for dtype in wanted:
             for path in runnable:
-                picked = full or (
-                    _sampled(subject, dtype, count, FIRST in wanted)
-                    and (not path.stand_in or _stands_in_for(subject, dtype))
-                )
+                picked = full or _sampled(subject, dtype, path, count, wanted, thin)
                 if path.offers(dtype) and picked:
                     found.append(Unit(path.name, Case(subject, dtype), path.stand_in))
     if not found:
@@ -81,29 +81,26 @@ def _subjects(rules: tuple[str, ...]) -> list[Subject]:
     return [s for s in every if not rules or s.name in rules]
 
 
-def _sampled(subject: Subject, dtype: str, count: int, has_first: bool) -> bool:
-    drawn = _draw(subject.name, dtype) % count
-    if dtype == FIRST:
-        return subject.index == 0 or (not _composed(subject) and subject.index == drawn)
-    if has_first:
-        others = [d for d in DTYPES if d != FIRST]
-        if others[_draw(subject.name) % len(others)] != dtype:
-            return False
-    return subject.index == drawn
-
-
-def _stands_in_for(subject: Subject, dtype: str) -> bool:
-    """What of the sample a slow stand-in takes: the first case in float32, and a quarter of the rest."""
-    return (dtype == FIRST and subject.index == 0) or _draw(subject.id, dtype) % 4 == 0
-
-
-def _one_in_four(unit: Unit, check: str) -> bool:
-    return _draw(unit.case.subject.name, check) % 4 == 0
+def _sampled(
+    subject: Subject, dtype: str, path: Path, count: int, dtypes: tuple[str, ...], thin: bool
+) -> bool:
+    """Whether a unit belongs to the sample: the first case in float32, and on two paths of three one more."""
+    if dtype == (FIRST if FIRST in dtypes else dtypes[0]) and subject.index == 0:
+        return not (thin and path.stand_in and _composed(subject)) or _draw(subject.name) % 4 == 0
+    if thin and (path.stand_in or _draw(subject.name, path.name) % 3 == 0):
+        return False
+    others = [d for d in dtypes if d != FIRST] or [FIRST]
+    other = others[_draw(subject.name) % len(others)]
+    return dtype == other and subject.index == _draw(subject.name, dtype) % count
 
 
 def _composed(subject: Subject) -> bool:
     """Whether it is a composition: its parts are tested by themselves, so the sample may be thinner."""
     return "+" in subject.name
+
+
+def _one_in_four(unit: Unit, check: str) -> bool:
+    return _draw(unit.case.subject.name, check) % 4 == 0
 
 
 def _draw(*key: str) -> int:
@@ -115,12 +112,13 @@ def contracts(chosen: Iterable[Unit], *, full: bool = False) -> list[tuple[Unit,
     chosen = [u for u in chosen if u.case.subject.index == 0]
     seen = {u.case.dtype for u in chosen}
     first = FIRST if FIRST in seen else next(iter(seen), FIRST)
+    everything = full or len({u.path for u in chosen}) <= FEW
     return [
         (u, name)
         for u in chosen
         if full or u.case.dtype == first
         for name in CHECKS
-        if full or not (u.stand_in or _composed(u.case.subject)) or _one_in_four(u, name)
+        if everything or _one_in_four(u, name)
     ]
 
 

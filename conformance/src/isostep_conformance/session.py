@@ -25,6 +25,8 @@ from isostep_conformance.paths import Path
 from isostep_conformance.select import Unit, cells, gap_of
 
 _MANY = 12
+#: Checks after which backends let go of what they have compiled.
+_FORGET = 400
 #: How far apart the worst honest ratio and the mildest mutant have to be.
 APART = 10.0
 
@@ -58,6 +60,7 @@ class Session:
     outcomes: list[Outcome] = field(default_factory=list)
     toll: Toll | None = None
     gap_results: dict[Gap, list[bool]] = field(default_factory=dict)
+    _since: int = 0
 
     def path(self, name: str) -> Path:
         """A path by name."""
@@ -84,6 +87,15 @@ class Session:
         return self._keep(
             path, unit.case, name, contract.check(path.backend, path.name, unit.case, name), Tally()
         )
+
+    def _forget(self) -> None:
+        """Now and then, what the backends have compiled: a run of thousands of checks would hold all of it."""
+        self._since += 1
+        if self._since % _FORGET == 0:
+            for path in self.paths:
+                forget = getattr(path.backend, "forget", None)
+                if forget is not None:
+                    forget()
 
     def _keep(
         self, path: Path, case: Case, check: str, failures: list[str], tally: Tally
@@ -112,6 +124,7 @@ class Session:
             gap,
         )
         self.outcomes.append(kept)
+        self._forget()
         return kept
 
     def stale_gaps(self) -> list[str]:

@@ -94,6 +94,10 @@ class ArrayBackend(ABC):
         """Which way this rule runs here."""
         return "generic"
 
+    def forget(self) -> None:
+        """Let go of what was compiled, where it piles up: a process that tests thousands of rules needs that."""
+        return None
+
     def value_and_grad(self, function: Any) -> Any:
         """``(params, *args) -> (value, gradients)`` of a scalar function of params; None if the framework has none.
 

@@ -91,6 +91,10 @@ class JaxJit(ArrayBackend):
 
         return both
 
+    def forget(self) -> None:
+        # Every compiled step holds memory maps, and Linux allows a process 65,530: then XLA's compiler crashes.
+        jax.clear_caches()
+
     def compilations(self) -> int:
         """How many steps have been compiled in this process, for tests that nothing recompiles."""
         return int(_step._cache_size())  # type: ignore[attr-defined]
