@@ -135,7 +135,7 @@ def test_rejects_in_one_line(domain, value, text):
         (
             "adam",
             {"dialect": "tf"},
-            "adam: dialect must be one of 'torch', 'paper', 'keras', 'optax', got 'tf'",
+            "adam: dialect must be one of 'torch', 'paper', 'keras', 'optax', 'adamd', got 'tf'",
         ),
         ("muon", {"ns_steps": 2.5}, "muon: ns_steps must be an integer in [0, 99], got 2.5"),
         ("adafactor", {"eps": (-1.0, 0.1)}, "adafactor: eps[0] must be None or >= 0, got -1.0"),

@@ -81,7 +81,8 @@ class Interpreted(NumpyReference):
             tasks.append(Task(program, arrays, dict(known[key]), self.dtype(item.p)))
         dtype = self._group_dtype([p for p in params])
         run = Interpreter(tasks, state.group, shared, dtype, self.cast)
-        found = [run.outputs(task) for task in tasks]
+        # An array that goes out under another name (adashift's window) must be read before it is written.
+        found = [{n: np.array(v) for n, v in run.outputs(task).items()} for task in tasks]
         group = run.group_outputs()
         for (i, _), new in zip(items, found, strict=True):
             params[i][...] = new.pop("p")

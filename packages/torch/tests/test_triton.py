@@ -271,13 +271,18 @@ def check_width(stage, text, dtype):
     assert found == +Counter(ld=each * loaded, st=each * len(stored)), stage.name
 
 
+#: libdevice's float64 cube root starts Newton's iteration at a float32 guess, of a number that it has scaled to near 1.
+GUESS = ("cvt.rni.ftz.s32.f32", "lg2.approx.ftz.f32", "ex2.approx.ftz.f32")
+
+
 @pytest.mark.parametrize("name", fused_rules())
 def test_every_rule_compiles_with_wide_loads_and_exact_arithmetic(name):
     for stage, text in compiled(bound(name), 90):
         if stage.grid == "chunks":
             check_width(stage, text, "float32")
         instructions = re.findall(r"^\s+(?:@\S+\s+)?([a-z][\w.]*\.f32)\b", text, re.M)
-        flushing = [i for i in instructions if "ftz" in i and not i.startswith("abs")]
+        harmless = GUESS if any(n.op == "cbrt" for n in stage.element) else ()
+        flushing = [i for i in instructions if "ftz" in i and not i.startswith(("abs", *harmless))]
         assert not flushing, stage.name
         assert not [i for i in instructions if i.startswith(("div.full", "sqrt.approx", "fma"))]
 
