@@ -92,7 +92,7 @@ TABLE = {
     "yogi": ("yogi", MOMENTS, "yogi", THEIRS),
     "novograd": (
         "novograd",
-        {**MOMENTS, "weight_decay": DECAY, "dialect": "optax"},
+        {**MOMENTS, "weight_decay": DECAY},
         "novograd",
         {**THEIRS, "weight_decay": DECAY},
     ),

@@ -100,7 +100,7 @@ def _check_rule(rule: BoundRule, leaves: list[Any]) -> None:
     shapes = {tuple(p.shape) for p in leaves} or {()}
     for part in (c.part for c in rule.components):
         if getattr(part, "ndim", None) is not None:
-            message = f"{rule.name}: {part.name} works on matrices, so it has no flat mode"
+            message = f"{rule.name}: {part.name} takes arrays of some ranks only, so it has no flat mode"
             raise RuleError(message)
     programs = [trace(rule, phase, shape) for shape in shapes for phase in kinds(rule)]
     if any(p.shape is not None or p.generic for p in programs):
