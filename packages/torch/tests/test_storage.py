@@ -35,7 +35,8 @@ def test_complex_parameters_are_pairs_of_reals(name, options):
     complexes = [torch.nn.Parameter(torch.randn(s, dtype=torch.complex128)) for s in [(3, 2), ()]]
     reals = [torch.nn.Parameter(torch.view_as_real(p.detach()).clone()) for p in complexes]
     a, b = (load_optimizer(name)(ps, lr=0.05, **options) for ps in (complexes, reals))
-    if isostep.definition(name).ndim:
+    allowed = isostep.definition(name).ndim
+    if allowed is not None and not {q.ndim for q in reals} <= set(allowed):
         complexes[0].grad = torch.ones_like(complexes[0])
         with pytest.raises(StepError, match=r"params\[0\] must have"):
             a.step()
