@@ -61,6 +61,7 @@ class Step:
         self.group = group
         self.runs = [_Run(b, table, hypers, group_hyper, group, group_dtype) for b, table in bins]
 
+    @np.errstate(all="ignore")  # values of the group are NumPy's, whatever the arrays are
     def run(self) -> dict[str, Any]:
         """Do it; the group's new state."""
         for stage in range(max(r.bin.layout.stages for r in self.runs)):
@@ -140,21 +141,19 @@ class _Run:
             unit_sums,
         )
         _spread_over_threads(getattr(self.module, f"stage{stage}"), chunks, bin.size, arguments)
-        with np.errstate(all="ignore"):
-            for k, r in enumerate(this.sums):
-                per_array = np.add.reduceat(sums[:, k], bin.first_chunks).astype(bin.compute)
-                if r.op == "sum_group":
-                    self.group_sums[r] = per_array.astype(np.float64).sum()
-                else:
-                    self.small.known[r] = per_array
-            for k, r in enumerate(this.unit_sums):
-                self.small.known[r] = unit_sums[:, k].astype(bin.compute)
+        for k, r in enumerate(this.sums):
+            per_array = np.add.reduceat(sums[:, k], bin.first_chunks).astype(bin.compute)
+            if r.op == "sum_group":
+                self.group_sums[r] = per_array.astype(np.float64).sum()
+            else:
+                self.small.known[r] = per_array
+        for k, r in enumerate(this.unit_sums):
+            self.small.known[r] = unit_sums[:, k].astype(bin.compute)
 
     def _columns(self, nodes: list[Value], rows: int) -> np.ndarray:
         if not nodes:
             return _NO_COLUMNS
-        with np.errstate(all="ignore"):
-            found = [np.broadcast_to(np.asarray(self.small[n], np.float64), (rows,)) for n in nodes]
+        found = [np.broadcast_to(np.asarray(self.small[n], np.float64), (rows,)) for n in nodes]
         return np.ascontiguousarray(np.stack(found, axis=1))
 
 
