@@ -1,5 +1,7 @@
 """Averages: against sums written out, in and out of place, and weights that are back whatever happens."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,12 @@ import isostep
 from isostep import averaging
 from isostep.state import StepError
 
-PATHS = ["numpy:reference", "numpy:fused"]
+FUSED = pytest.param(
+    "numpy:fused",
+    marks=pytest.mark.skipif(find_spec("numba") is None, reason="needs the extra `fused`"),
+)
+
+PATHS = ["numpy:reference", FUSED]
 
 
 def walk(steps=9, seed=0, dtype=np.float64):

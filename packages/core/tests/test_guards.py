@@ -1,11 +1,18 @@
 """Accumulated gradients, and steps that are left out."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
 import isostep
 from isostep.guards import Accumulate, ApplyIfFinite
 from isostep.state import StepError
+
+FUSED = pytest.param(
+    "numpy:fused",
+    marks=pytest.mark.skipif(find_spec("numba") is None, reason="needs the extra `fused`"),
+)
 
 
 def normal(seed, dtype=np.float64):
@@ -41,7 +48,7 @@ def test_a_wide_mean_of_narrow_gradients():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("path", ["numpy:reference", "numpy:fused"])
+@pytest.mark.parametrize("path", ["numpy:reference", FUSED])
 def test_what_is_not_finite_leaves_everything_as_it_is(bad, path):
     rule, backend = isostep.rule("adam", lr=0.1), isostep.backend(path)
     guard = ApplyIfFinite(backend)

@@ -243,6 +243,7 @@ AFTER = [
     st.lists(st.sampled_from(AFTER), max_size=2, unique_by=id),
 )
 def test_any_composition_is_one_fused_program(first, name, last):
+    pytest.importorskip("numba", reason="needs the extra `fused`")
     fused = isostep.backend("numpy:fused")
     rule = isostep.compose(*first, isostep.rule(name, lr=0.1), *last)
     assert fused.path(rule) == "fused"

@@ -1,6 +1,7 @@
 """SAM, ASAM, LookSAM, PCGrad and Hutchinson's estimate, against their formulas written out."""
 
 import itertools
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -11,7 +12,12 @@ from isostep.multitask import pcgrad
 from isostep.sharpness import SAM, LookSAM
 from isostep.state import StepError
 
-PATHS = ["numpy:reference", "numpy:fused"]
+FUSED = pytest.param(
+    "numpy:fused",
+    marks=pytest.mark.skipif(find_spec("numba") is None, reason="needs the extra `fused`"),
+)
+
+PATHS = ["numpy:reference", FUSED]
 A, B = (np.random.default_rng(k).standard_normal((4, 4)) for k in (1, 2))
 
 
