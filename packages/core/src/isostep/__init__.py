@@ -19,6 +19,7 @@ from isostep import (
     averaging,
     curvature,
     domains,
+    formulas,
     guards,
     multitask,
     nm,
@@ -32,6 +33,7 @@ from isostep.domains import DomainError
 from isostep.execute import ArrayBackend
 from isostep.extras import MissingExtra
 from isostep.files import FileError, load, save
+from isostep.formulas import FormulaError, from_formula
 from isostep.program import Program, trace
 from isostep.registry import Folder
 from isostep.rule import BoundPiece, BoundRule, Piece, Rule, RuleError, compose
@@ -47,6 +49,7 @@ __all__ = [
     "DomainError",
     "Family",
     "FileError",
+    "FormulaError",
     "MissingExtra",
     "Piece",
     "Program",
@@ -62,6 +65,8 @@ __all__ = [
     "curvature",
     "definition",
     "domains",
+    "formulas",
+    "from_formula",
     "guards",
     "load",
     "multitask",
@@ -85,8 +90,11 @@ def rules() -> list[str]:
 
 
 def definition(name: str) -> Rule:
-    """The declaration of a rule: its hyperparameters with domains, state, sources and docstring."""
-    return _rules[name]
+    """The declaration of a rule: its hyperparameters with domains, state, sources and docstring.
+
+    ``"formula(sign(g) * m)"`` is the rule of that formula, see ``from_formula``.
+    """
+    return formulas.named(name) or _rules[name]
 
 
 def rule(name: str, /, **hyper: Any) -> BoundRule:
@@ -96,7 +104,7 @@ def rule(name: str, /, **hyper: Any) -> BoundRule:
         RuleError: the rule or a hyperparameter is unknown.
         DomainError: a value is outside its domain.
     """
-    return _rules[name].bind(**hyper)
+    return definition(name).bind(**hyper)
 
 
 def program(rule: BoundRule, *, t: int = 1, shape: tuple[int, ...] | None = None) -> Program:
