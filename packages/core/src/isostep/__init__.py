@@ -27,6 +27,7 @@ from isostep import (
     plot,
     schedules,
     sharpness,
+    solvers,
 )
 from isostep.backend import Backend, BackendError, Family, Unavailable, backend
 from isostep.domains import DomainError
@@ -79,6 +80,7 @@ __all__ = [
     "save",
     "schedules",
     "sharpness",
+    "solvers",
 ]
 
 _rules: Folder[Rule] = Folder(_rule_files.__name__, "RULE", "rule")
