@@ -13,6 +13,7 @@ from isostep.listing import identifiers, lines
 from isostep.lower.layout import BOOLEAN, Layout
 from isostep.program import UPDATE, Program
 from isostep.state import COMPUTE_DTYPE
+from isostep.sums import factors
 from isostep.values import MAPS, Value
 
 #: Where Numba's text differs from the listing's. Comparisons of floats are the same everywhere.
@@ -126,6 +127,7 @@ class Writer:
                 for n in self._touched(stage)
             ),
             *(f"{self._sum(r)} = np.float64(0)" for r in self.layout.passes[stage].sums),
+            *(f"_seen_{k} = np.float64(0)" for k, _ in enumerate(self.layout.figures(stage))),
         ]
         if self.layout.passes[stage].axis is not None:
             body += self._unit_loops(stage)
@@ -135,6 +137,7 @@ class Writer:
             f"sums[chunk, {k}] = {self._sum(r)}"
             for k, r in enumerate(self.layout.passes[stage].sums)
         ]
+        body += [f"sums[chunk, {k}] = _seen_{k}" for k, _ in enumerate(self.layout.figures(stage))]
         return out + _indent(body, 2)
 
     def _summary(self, stage: int) -> str:
@@ -185,6 +188,10 @@ class Writer:
         out += [
             f"{self._sum(r)} = accumulate({self._sum(r)}, {self._text(r.args[0])})" for r in sums
         ]
+        out += [
+            f"_seen_{k} = accumulate(_seen_{k}, {self._product(r)})"
+            for k, r in enumerate(self.layout.figures(stage))
+        ]
         if vector_units:
             for k, r in enumerate(self.layout.passes[stage].unit_sums):
                 out.append(f"unit_sums[base + unit + i - at, {k}] += {self._text(r.args[0])}")
@@ -199,6 +206,9 @@ class Writer:
                 )
             )
         return out
+
+    def _product(self, node: Value) -> str:
+        return " * ".join(f"np.float64({self._text(x)})" for x in factors(node))
 
     def _text(self, node: Value) -> str:
         if node.op == "const":
