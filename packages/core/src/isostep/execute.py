@@ -90,6 +90,10 @@ class ArrayBackend(ABC):
         """A context in which NaN and infinity pass without warnings: they are values here."""
         return nullcontext()
 
+    def around(self, array: Any) -> AbstractContextManager[Any]:
+        """A context in which arrays like this one are computed with outside a step."""
+        return self.quiet()
+
     def sum_dtype(self, array: Any) -> str:
         """The dtype that an observed rule's sums are added up in."""
         return "float64"
@@ -189,13 +193,13 @@ class ArrayBackend(ABC):
             for run in runs:
                 items = [item for i in run if (item := work[i]) is not None]
                 group = self._run(rule, items, group, state.group_t + 1)
-            found = self._figures(rule, as_list(params), work)
+            found = self._figures(rule, params, work)
             done = self._commit(params, state, work, given, group, bool(active))
             done[1].figures = found
             return done
 
     def _figures(
-        self, rule: BoundRule, arrays: list[Any], work: Sequence[Item | None]
+        self, rule: BoundRule, params: Any, work: Sequence[Item | None]
     ) -> telemetry.Figures | None:
         """An observed rule's figures, of the sums that ``_run`` has left with the items."""
         if not rule.observed:
@@ -203,7 +207,7 @@ class ArrayBackend(ABC):
         seen = {i: item.seen for i, item in enumerate(work) if item is not None}
         rows = list(seen.values())
         parts = [(list(seen), lambda: nm.namespace(rows[0]).stack(rows))] if seen else []
-        return telemetry.figures(self, rule, arrays, parts)
+        return telemetry.figures(self, rule, params, parts)
 
     def _see(self, rule: BoundRule, item: Item, g: Any, u: Any, state: Mapping[str, Any]) -> None:
         """Leave an observed rule's sums with the item; ``g`` as it was given, ``state`` the new one."""

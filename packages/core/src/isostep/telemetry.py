@@ -26,17 +26,20 @@ from __future__ import annotations
 
 import csv
 import importlib
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import array_api_compat
+
 from isostep import nm, sums
 from isostep.extras import MissingExtra
 from isostep.rule import BoundRule, RuleError
-from isostep.state import check_rule
+from isostep.state import as_list, check_rule
 
 #: What a logger calls the figures of all parameters together.
 GROUP = "group"
@@ -64,41 +67,43 @@ def observe(rule: BoundRule, *, momentum: str | None = None) -> BoundRule:
 class Figures:
     """The figures of one step of an observed rule; see the module for what they are.
 
-    ``names`` are those of the sums, ``shapes`` those of all parameters. ``parts`` are pairs of the places of some
-    parameters and a function that gives their sums: an array of a row for each. Nothing is computed before it is
-    asked for.
+    ``names`` are those of the sums, ``called`` and ``shapes`` are of all parameters. ``parts`` are pairs of the places
+    of some parameters and a function that gives their sums: an array of a row for each. Nothing is computed before it
+    is asked for.
     """
 
     def __init__(
         self,
         backend: Any,
         names: Sequence[str],
-        shapes: Sequence[tuple[int, ...]],
+        params: Mapping[str, Any] | Sequence[Any],
         parts: Sequence[tuple[Sequence[int], Callable[[], Any]]],
     ) -> None:
-        self._backend, self.names, self.shapes, self._parts = backend, tuple(names), shapes, parts
+        self._backend, self.names, self._parts = backend, tuple(names), parts
+        self.shapes = [tuple(p.shape) for p in as_list(params)]
+        self.called = list(map(str, params if isinstance(params, Mapping) else range(len(params))))
 
     def parameters(self) -> dict[str, Any]:
         """Each figure of every parameter: vectors, in the order of the parameters."""
-        with self._backend.quiet():
-            return self._of(self.sums, self._counts([_size(s) for s in self.shapes]))
+        with self._backend.around(self._stepped):
+            return self._of(self.sums, self._array([float(math.prod(s)) for s in self.shapes]))
 
     def group(self) -> dict[str, Any]:
         """Each figure of all parameters that took the step, taken as one: 0-d arrays."""
-        with self._backend.quiet():
+        with self._backend.around(self._stepped):
             xp = nm.namespace(self._stepped)
-            size = sum(_size(self.shapes[i]) for members, _ in self._parts for i in members)
-            total = xp.sum(self._stepped, axis=0)
-            found = self._of(xp.reshape(total, (1, -1)), self._counts([size]))
+            size = sum(math.prod(self.shapes[i]) for members, _ in self._parts for i in members)
+            total = xp.sum(self._stepped, axis=0, dtype=self._stepped.dtype)
+            found = self._of(xp.reshape(total, (1, -1)), float(size) or math.nan)
             return {n: v[0] for n, v in found.items()}
 
     def rows(self, names: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         """All of them on the host, by parameter: ``rows()["group"]["gradient_norm"]``. This waits for the device.
 
         Args:
-            names: what the parameters are called; None for their numbers.
+            names: what the parameters are called; None for their keys, or their numbers.
         """
-        called = [str(i) for i in range(len(self.shapes))] if names is None else list(names)
+        called = self.called if names is None else list(names)
         if len(called) != len(self.shapes) or GROUP in called or len(set(called)) < len(called):
             message = (
                 f"figures: names must be {len(self.shapes)} different words other than {GROUP!r}, "
@@ -107,8 +112,9 @@ class Figures:
             raise ValueError(message)
         each, whole = self.parameters(), self.group()
         xp = nm.namespace(self.sums)
-        columns = [xp.concat([each[n], xp.reshape(whole[n], (1,))]) for n in each]
-        table = self._backend.to_numpy(xp.stack(columns)).T.tolist()
+        with self._backend.around(self._stepped):
+            columns = [xp.concat([each[n], xp.reshape(whole[n], (1,))]) for n in each]
+            table = self._backend.to_numpy(xp.stack(columns)).T.tolist()
         return {n: dict(zip(each, row, strict=True)) for n, row in zip([*called, GROUP], table, strict=True)}
 
     @cached_property
@@ -117,21 +123,26 @@ class Figures:
         order = {i: k for k, i in enumerate(i for members, _ in self._parts for i in members)}
         if list(order) == list(range(len(self.shapes))):
             return self._stepped
-        xp, device = nm.namespace(self._stepped), nm.device(self._stepped)
-        missing = xp.full((1, len(self.names)), float("nan"), dtype=self._stepped.dtype, device=device)
-        rows = [order.get(i, len(order)) for i in range(len(self.shapes))]
-        return xp.take(xp.concat([self._stepped, missing]), xp.asarray(rows, device=device), axis=0)
+        xp = nm.namespace(self._stepped)
+        with self._backend.around(self._stepped):
+            missing = self._array([[math.nan] * len(self.names)])
+            places = [order.get(i, len(order)) for i in range(len(self.shapes))]
+            return xp.concat([self._stepped, missing])[self._array(places, xp.int32)]
 
     @cached_property
     def _stepped(self) -> Any:
         """The rows of the parameters that took the step."""
         found = [part() for _, part in self._parts]
-        return found[0] if len(found) == 1 else nm.namespace(found[0]).concat(found)
+        with self._backend.around(found[0]):
+            return found[0] if len(found) == 1 else nm.namespace(found[0]).concat(found)
 
-    def _counts(self, sizes: list[int]) -> Any:
+    def _array(self, values: list[Any], dtype: Any = None) -> Any:
+        """Host numbers where the sums are."""
         like = self._stepped
-        xp = nm.namespace(like)
-        return xp.asarray([float(n) for n in sizes], dtype=like.dtype, device=nm.device(like))
+        xp, dtype = nm.namespace(like), like.dtype if dtype is None else dtype
+        if array_api_compat.is_jax_array(like):  # which may be traced, and then is nowhere
+            return xp.asarray(values, dtype=dtype)
+        return xp.asarray(values, dtype=dtype, device=nm.device(like))
 
     def _of(self, rows: Any, sizes: Any) -> dict[str, Any]:
         s = {n: rows[:, k] for k, n in enumerate(self.names)}
@@ -152,30 +163,23 @@ class Figures:
         found["nonfinite_updates"] = s["nonfinite_update"]
         return found
 
-    def spread(self, places: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> Figures:
-        """The same for a longer list, of whose parameters these are at ``places``."""
+    def spread(self, places: Sequence[int], params: Sequence[Any]) -> Figures:
+        """The same for a longer list, in which these are at ``places``."""
         parts = [([places[i] for i in members], part) for members, part in self._parts]
-        return Figures(self._backend, self.names, shapes, parts)
+        return Figures(self._backend, self.names, params, parts)
 
 
 def figures(
     backend: Any,
     rule: BoundRule,
-    params: Sequence[Any],
+    params: Mapping[str, Any] | Sequence[Any],
     parts: Sequence[tuple[Sequence[int], Callable[[], Any]]],
 ) -> Figures | None:
     """What a backend's step leaves in ``state.figures``; None where no parameter took the step."""
     if not parts:
         return None
     names = sums.names(rule.momentum is not None)
-    return Figures(backend, names, [tuple(p.shape) for p in params], parts)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
+    return Figures(backend, names, params, parts)
 
 
 class CSV:

@@ -181,18 +181,18 @@ class FusedBackend(ArrayBackend):
         for i in active:
             state.t[i] += 1
         state.group_t += bool(active)
-        state.figures = self._seen(rule, arrays, plans) if rule.observed else None
+        state.figures = self._seen(rule, params, plans) if rule.observed else None
         return params, state
 
     def _seen(
-        self, rule: BoundRule, arrays: list[Any], plans: Sequence[Plan]
+        self, rule: BoundRule, params: Any, plans: Sequence[Plan]
     ) -> telemetry.Figures | None:
         parts = [
             (part.members, seen)
             for plan in plans
             for part, seen in zip(plan.parts, plan.seen, strict=True)
         ]
-        return telemetry.figures(self, rule, arrays, parts)
+        return telemetry.figures(self, rule, params, parts)
 
     def _step(
         self, rule: BoundRule, plan: Plan, state: State, group: dict[str, Any], now: Any
