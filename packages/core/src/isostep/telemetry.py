@@ -41,8 +41,10 @@ from isostep.extras import MissingExtra
 from isostep.rule import BoundRule, RuleError
 from isostep.state import as_list, check_rule
 
-#: What a logger calls the figures of all parameters together.
+#: What the figures of all parameters together are called.
 GROUP = "group"
+#: Figures on the host: what they are of -> figure -> value.
+Rows = dict[str, dict[str, float]]
 
 
 def observe(rule: BoundRule, *, momentum: str | None = None) -> BoundRule:
@@ -97,7 +99,7 @@ class Figures:
             found = self._of(xp.reshape(total, (1, -1)), float(size) or math.nan)
             return {n: v[0] for n, v in found.items()}
 
-    def rows(self, names: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
+    def rows(self, names: Sequence[str] | None = None) -> Rows:
         """All of them on the host, by parameter: ``rows()["group"]["gradient_norm"]``. This waits for the device.
 
         Args:
@@ -127,7 +129,8 @@ class Figures:
         with self._backend.around(self._stepped):
             missing = self._array([[math.nan] * len(self.names)])
             places = [order.get(i, len(order)) for i in range(len(self.shapes))]
-            return xp.concat([self._stepped, missing])[self._array(places, xp.int32)]
+            joined = xp.concat([self._stepped, missing])
+            return xp.take(joined, self._array(places, xp.int32), axis=0)
 
     @cached_property
     def _stepped(self) -> Any:
@@ -182,6 +185,10 @@ def figures(
     return Figures(backend, names, params, parts)
 
 
+def _rows(found: Figures | Rows) -> Rows:
+    return found.rows() if isinstance(found, Figures) else found
+
+
 class CSV:
     """Figures in a file: a line for each parameter and one for the group, at each step that is logged.
 
@@ -194,10 +201,10 @@ class CSV:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
-    def log(self, step: int, found: Figures, names: Sequence[str] | None = None) -> None:
-        """Append the figures of a step."""
-        rows = found.rows(names)
-        head = ["step", "parameter", *rows[GROUP]]
+    def log(self, step: int, found: Figures | Rows) -> None:
+        """Append the figures of a step; ``found.rows(names)`` gives parameters other names."""
+        rows = _rows(found)
+        head = ["step", "parameter", *next(iter(rows.values()), ())]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+", encoding="utf-8", newline="") as file:
             file.seek(0)
@@ -222,9 +229,9 @@ class TensorBoard:
     def __init__(self, to: Any) -> None:
         self.writer = to if hasattr(to, "add_scalar") else _writer(to)
 
-    def log(self, step: int, found: Figures, names: Sequence[str] | None = None) -> None:
+    def log(self, step: int, found: Figures | Rows) -> None:
         """Write the figures of a step."""
-        for name, row in found.rows(names).items():
+        for name, row in _rows(found).items():
             for figure, value in row.items():
                 self.writer.add_scalar(f"{figure}/{name}", value, step)
 

@@ -18,12 +18,11 @@ import numpy as np
 
 import isostep.scalars as scalars
 from isostep import ArrayBackend, Family, telemetry
-from isostep.interpret import Interpreter, Task
 from isostep.program import Program, trace
 from isostep.rule import BoundRule
 from isostep.state import State, aligned, as_list, check_inputs, check_rule, check_state
 from isostep.values import Domain, Value
-from isostep_jax.layout import Run, Stack, Stacked, singles, stacks
+from isostep_jax.layout import Run, Stack, Stacked, observed, singles, stacks
 from isostep_jax.support import gaps
 
 
@@ -227,19 +226,6 @@ def _step(
             for i, each in zip(run.leaves, run.split(own), strict=True):
                 new[i][n] = each
     return new, done.group_outputs(), observed(done, tasks, runs, spec.group_dtype)
-
-
-def observed(
-    done: Interpreter, tasks: Sequence[Task], runs: Sequence[Run], dtype: str
-) -> jax.Array | None:
-    """An observed rule's sums, a row for each leaf, in order; None of a rule that is not observed."""
-    if not tasks or not tasks[0].program.figures:
-        return None
-    rows = [
-        jnp.stack([jnp.ravel(x).astype(dtype) for x in done.figures(task)], axis=1) for task in tasks
-    ]
-    order = np.argsort([i for run in runs for i in run.leaves])
-    return jnp.concatenate(rows)[order]
 
 
 def _same(value: Any) -> Any:
