@@ -26,6 +26,7 @@ from isostep import (
     plot,
     schedules,
     sharpness,
+    telemetry,
 )
 from isostep.backend import Backend, BackendError, Family, Unavailable, backend
 from isostep.domains import DomainError
@@ -36,6 +37,7 @@ from isostep.program import Program, trace
 from isostep.registry import Folder
 from isostep.rule import BoundPiece, BoundRule, Piece, Rule, RuleError, compose
 from isostep.state import State, StepError
+from isostep.telemetry import Figures, observe
 from isostep.version import VERSION as __version__
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "BoundRule",
     "DomainError",
     "Family",
+    "Figures",
     "FileError",
     "MissingExtra",
     "Piece",
@@ -66,6 +69,7 @@ __all__ = [
     "load",
     "multitask",
     "nm",
+    "observe",
     "pieces",
     "plot",
     "program",
@@ -74,6 +78,7 @@ __all__ = [
     "save",
     "schedules",
     "sharpness",
+    "telemetry",
 ]
 
 _rules: Folder[Rule] = Folder(_rule_files.__name__, "RULE", "rule")

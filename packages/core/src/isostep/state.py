@@ -36,10 +36,11 @@ class State:
     group: dict[str, Any] = field(default_factory=dict)
     group_t: int = 0
     plan: Any = field(default=None, repr=False, compare=False)  # a backend's own notes; never saved
+    figures: Any = field(default=None, repr=False, compare=False)  # of an observed rule's last step
 
     def __getstate__(self) -> dict[str, Any]:
-        # A plan knows where arrays lie in memory: in a copy, or in another process, that is wrong.
-        return {n: v for n, v in self.__dict__.items() if n != "plan"}
+        # A plan knows where arrays lie in memory: in a copy, or in another process, that is wrong. So do figures.
+        return {n: v for n, v in self.__dict__.items() if n not in ("plan", "figures")}
 
 
 def as_list(params: Any) -> list[Any]:

@@ -19,11 +19,12 @@ from isostep.version import VERSION as __version__
 from isostep_jax.backend import JaxGrouped, JaxJit
 from isostep_jax.extra import hutchinson, pcgrad, sam_gradient, task_gradients
 from isostep_jax.flat import FlatTransform, flat
+from isostep_jax.observe import Observed, figures, observe
 from isostep_jax.transform import Transform, TransformState, constructor, step, transform
 
 __all__ = [
-    "FlatTransform", "JaxGrouped", "JaxJit", "Transform", "TransformState", "__version__", "flat", "hutchinson",
-    "pcgrad", "sam_gradient", "step", "task_gradients", "transform",
+    "FlatTransform", "JaxGrouped", "JaxJit", "Observed", "Transform", "TransformState", "__version__", "figures", "flat",
+    "hutchinson", "observe", "pcgrad", "sam_gradient", "step", "task_gradients", "transform",
 ]  # fmt: skip
 
 

@@ -45,6 +45,9 @@ class TorchLoop(ArrayBackend):
     def write(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return target.copy_(value)
 
+    def sum_dtype(self, array: Any) -> str:
+        return "float32" if array.device.type == "mps" else "float64"  # which has no float64
+
     def quiet(self) -> AbstractContextManager[Any]:
         return torch.no_grad()
 

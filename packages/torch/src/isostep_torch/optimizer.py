@@ -9,14 +9,16 @@ dicts are interchangeable.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 
+from isostep import telemetry
 from isostep.rule import BoundRule, Rule
 from isostep.state import State
 from isostep_torch import checkpoint, paths, storage
+from isostep_torch.observer import Observer
 from isostep_torch.paths import OPTIONS, check_options
 from isostep_torch.traced import Held
 
@@ -77,6 +79,7 @@ class Optimizer(torch.optim.Optimizer):
         self._places: dict[Any, int] = {}  # of parameters, counted through all groups
         self._backends: dict[Any, Any] = {}
         self._loading: Mapping[str, Any] | None = None  # the state dict that is being loaded
+        self._observed: bool | str = False
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_template": self._template}
@@ -145,6 +148,31 @@ class Optimizer(torch.optim.Optimizer):
         finally:
             last.remove()
             self._loading = None
+
+    def observe(self, *, momentum: str | None = None) -> Observer:
+        """From the next step on, figures of every step, by the pass that takes it; see ``isostep.telemetry``.
+
+        Args:
+            momentum: the state that is compared with the gradient, see ``isostep.observe``.
+
+        Raises:
+            RuleError: the rule has no such state.
+        """
+        observed = telemetry.observe(self._rule_of(self.param_groups[0]), momentum=momentum)
+        self._bound, self._observed = {}, observed.observed
+        return Observer(self)
+
+    def _stop_observing(self) -> None:
+        self._bound, self._observed = {}, False
+
+    def _figures_of(self, group: dict[str, Any]) -> Any:
+        """The figures of a group's last step, for all parameters of the group."""
+        known = self._known.get(id(group))
+        if known is None or known.state.figures is None:
+            return None
+        places = {id(p): i for i, p in enumerate(group["params"])}
+        every = [storage.real(p.detach()) for p in group["params"]]
+        return known.state.figures.spread([places[id(p)] for p in known.params], every)
 
     # One step.
 
@@ -237,6 +265,8 @@ class Optimizer(torch.optim.Optimizer):
         for i, t in zip(active, inner.t, strict=True):
             state.t[i] = t
         state.group_t, state.plan = inner.group_t, inner.plan
+        found = inner.figures
+        state.figures = None if found is None else found.spread(active, params)
 
     def _rule_of(self, group: dict[str, Any], traced: bool = False) -> BoundRule:
         """The rule with this group's hyperparameters, which schedulers change from step to step.
@@ -247,6 +277,8 @@ class Optimizer(torch.optim.Optimizer):
         known = self._bound.get((id(group), traced))
         if known is None or known[0] != values:
             bound = self._template.replace(**dict(zip(self._template.domains, values, strict=True)))
+            if self._observed:
+                bound = replace(bound, observed=self._observed)
             known = self._bound[id(group), traced] = (values, bound)
         return known[1]
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import is_
 from typing import Any
 
 import numpy as np
 
+from isostep import telemetry
 from isostep.execute import ArrayBackend
 from isostep.lower.bins import Bin
 from isostep.lower.layout import layout
@@ -91,6 +92,7 @@ class Plan:
     group_dtype: np.dtype
     given: list[np.ndarray] = field(default_factory=list)
     runner: Any = None  # what ``launch`` has made for these arrays and wants to keep
+    seen: list[Callable[[], Any]] = field(default_factory=list)  # a part's sums, of an observed rule
 
     def let_go(self) -> None:
         """Forget the gradients, which live no longer than their step."""
@@ -179,7 +181,18 @@ class FusedBackend(ArrayBackend):
         for i in active:
             state.t[i] += 1
         state.group_t += bool(active)
+        state.figures = self._seen(rule, params, plans) if rule.observed else None
         return params, state
+
+    def _seen(
+        self, rule: BoundRule, params: Any, plans: Sequence[Plan]
+    ) -> telemetry.Figures | None:
+        parts = [
+            (part.members, seen)
+            for plan in plans
+            for part, seen in zip(plan.parts, plan.seen, strict=True)
+        ]
+        return telemetry.figures(self, rule, params, parts)
 
     def _step(
         self, rule: BoundRule, plan: Plan, state: State, group: dict[str, Any], now: Any

@@ -132,6 +132,12 @@ def accumulate(total: Any, x: Any) -> Any:
     return total + np.float64(x)
 
 
+@njit(fastmath={"reassoc", "nsz"})
+def added(total: Any, x: Any) -> Any:
+    """``total + x`` in their own dtype, likewise: for short runs, of which ``accumulate`` takes the sums."""
+    return total + x
+
+
 @njit
 def sign(x: Any, one: Any) -> Any:
     """-1, 0 or 1 in the dtype of ``one``; 0 at both zeros and NaN at NaN."""
