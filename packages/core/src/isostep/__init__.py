@@ -19,6 +19,7 @@ from isostep import (
     averaging,
     curvature,
     domains,
+    formulas,
     guards,
     multitask,
     nm,
@@ -33,6 +34,7 @@ from isostep.domains import DomainError
 from isostep.execute import ArrayBackend
 from isostep.extras import MissingExtra
 from isostep.files import FileError, load, save
+from isostep.formulas import FormulaError, from_formula
 from isostep.program import Program, trace
 from isostep.registry import Folder
 from isostep.rule import BoundPiece, BoundRule, Piece, Rule, RuleError, compose
@@ -50,6 +52,7 @@ __all__ = [
     "Family",
     "Figures",
     "FileError",
+    "FormulaError",
     "MissingExtra",
     "Piece",
     "Program",
@@ -65,6 +68,8 @@ __all__ = [
     "curvature",
     "definition",
     "domains",
+    "formulas",
+    "from_formula",
     "guards",
     "load",
     "multitask",
@@ -90,8 +95,11 @@ def rules() -> list[str]:
 
 
 def definition(name: str) -> Rule:
-    """The declaration of a rule: its hyperparameters with domains, state, sources and docstring."""
-    return _rules[name]
+    """The declaration of a rule: its hyperparameters with domains, state, sources and docstring.
+
+    ``"formula(sign(g) * m)"`` is the rule of that formula, see ``from_formula``.
+    """
+    return formulas.named(name) or _rules[name]
 
 
 def rule(name: str, /, **hyper: Any) -> BoundRule:
@@ -101,7 +109,7 @@ def rule(name: str, /, **hyper: Any) -> BoundRule:
         RuleError: the rule or a hyperparameter is unknown.
         DomainError: a value is outside its domain.
     """
-    return _rules[name].bind(**hyper)
+    return definition(name).bind(**hyper)
 
 
 def program(rule: BoundRule, *, t: int = 1, shape: tuple[int, ...] | None = None) -> Program:
