@@ -1,6 +1,7 @@
 """Surfaces, paths, figures and the page: the page's steps against the reference's, in Node."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -258,7 +259,8 @@ def test_every_schedule_has_a_curve_by_its_name_alone(tmp_path, capsys):
     out = ["--steps", "9", "-o", str(tmp_path / "s.svg"), "--json"]
     assert cli.main(["plot", "schedule", *words, *out]) == 0
     curves = json.loads(capsys.readouterr().out)["curves"]
-    assert curves[words[0]][:2] == [1.0, 1.0]
+    cosine = [0.5 + 0.5 * math.cos(math.pi * k / 9) for k in range(10)]
+    assert curves[words[0]] == pytest.approx(cosine)
     assert curves[words[1]] == [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
 
 
