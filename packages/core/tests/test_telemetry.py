@@ -203,7 +203,7 @@ def test_a_csv_file_grows_by_the_figures_of_a_step(tmp_path):
     found = observed()
     CSV(path).log(3, found)
     CSV(path).log(4, found.rows(["weight", "bias"]))
-    rows = list(csv.DictReader(path.open()))
+    rows = list(csv.DictReader(path.read_text().splitlines()))
     assert [(r["step"], r["parameter"]) for r in rows] == [
         ("3", "w"), ("3", "b"), ("3", "group"), ("4", "weight"), ("4", "bias"), ("4", "group"),
     ]  # fmt: skip
