@@ -90,6 +90,10 @@ class ArrayBackend(ABC):
         """A context in which NaN and infinity pass without warnings: they are values here."""
         return nullcontext()
 
+    def call(self, op: str, *args: Any) -> Any:
+        """An elementwise operation on arrays and numbers."""
+        return nm.call(op, *args)
+
     def around(self, array: Any) -> AbstractContextManager[Any]:
         """A context in which arrays like this one are computed with outside a step."""
         return self.quiet()
@@ -216,7 +220,7 @@ class ArrayBackend(ABC):
             m = None if rule.momentum is None else state[rule.momentum]
             wide = self.sum_dtype(p)
             update = u.value - p if isinstance(u, nm.Overwrite) else u
-            item.seen = sums.of_arrays(p, g, update, m, lambda a: self.cast(a, wide))
+            item.seen = sums.of_arrays(p, g, update, m, lambda a: self.cast(a, wide), self.call)
 
     def evaluation_point(self, rule: BoundRule, params: Any, state: State) -> Any:
         """The parameters to evaluate the model with, in new arrays, in the structure of ``params``.

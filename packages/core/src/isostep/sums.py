@@ -6,6 +6,7 @@ them beside what it stores. They are products added up in float64 (in JAX in the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from isostep import nm
@@ -23,20 +24,20 @@ def names(momentum: bool) -> tuple[str, ...]:
     return BASIC + (OF_MOMENTUM if momentum else ())
 
 
-def expressions(p: Any, g: Any, u: Any, m: Any = None) -> list[tuple[Any, Any]]:
+def expressions(
+    p: Any, g: Any, u: Any, m: Any = None, call: Callable[..., Any] = nm.call
+) -> list[tuple[Any, Any]]:
     """What is summed: pairs of factors, the second None where there is one term only.
 
-    ``p`` and ``g`` are as the step was given them, ``u`` is what it adds, ``m`` the new momentum.
+    ``p`` and ``g`` are as the step was given them, ``u`` is what it adds, ``m`` the new momentum. ``call(op, *args)``
+    applies an operation.
     """
-    found: list[tuple[Any, Any]] = [(g, g), (u, u), (p, p), (_odd(g), None), (_odd(u), None)]
+    odd = [call("where", call("isfinite", x), 0.0, 1.0) for x in (g, u)]
+    found: list[tuple[Any, Any]] = [(g, g), (u, u), (p, p), *((x, None) for x in odd)]
     if m is not None:
-        agree = nm.where(nm.sign(m) * g > 0, 1.0, 0.0)
-        found += [(m, m), (m, g), (agree, None)]
+        same = call("gt", call("mul", call("sign", m), g), 0.0)
+        found += [(m, m), (m, g), (call("where", same, 1.0, 0.0), None)]
     return found
-
-
-def _odd(x: Any) -> Any:
-    return nm.where(nm.isfinite(x), 0.0, 1.0)
 
 
 def nodes(p: Value, g: Value, u: Value, m: Value | None) -> tuple[Value, ...]:
@@ -55,12 +56,14 @@ def factors(node: Value) -> tuple[Value, ...]:
     return term.args if term.op == "mul" else (term,)
 
 
-def of_arrays(p: Any, g: Any, u: Any, m: Any, wide: Any) -> Any:
+def of_arrays(
+    p: Any, g: Any, u: Any, m: Any, wide: Callable[[Any], Any], call: Callable[..., Any]
+) -> Any:
     """The sums of one parameter's arrays: a vector, of the dtype that ``wide`` gives them."""
     if tuple(getattr(u, "shape", ())) != tuple(p.shape):
-        u = nm.where(p == p, u, u)
+        u = call("where", p == p, u, u)
     arrays = [None if a is None else wide(a) for a in (p, g, u, m)]
     xp = nm.namespace(arrays[0])
     with nm.computing(arrays[0]):
-        found = [nm.sum(x if y is None else x * y) for x, y in expressions(*arrays)]
+        found = [nm.sum(x if y is None else x * y) for x, y in expressions(*arrays, call)]
     return xp.stack([xp.asarray(s) for s in found])
