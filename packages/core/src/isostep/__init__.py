@@ -27,6 +27,7 @@ from isostep import (
     plot,
     schedules,
     sharpness,
+    solvers,
     telemetry,
 )
 from isostep.backend import Backend, BackendError, Family, Unavailable, backend
@@ -83,6 +84,7 @@ __all__ = [
     "save",
     "schedules",
     "sharpness",
+    "solvers",
     "telemetry",
 ]
 

@@ -73,9 +73,9 @@ class Part:
 
     def __reduce__(self) -> Any:
         """Pickled by name where a registry knows it (its functions may be lambdas), else by value."""
-        from isostep import _rules, pieces
+        from isostep import _rules, pieces, solvers
 
-        for folder in (_rules, pieces.registry):
+        for folder in (_rules, pieces.registry, solvers.registry):
             if self.name in folder.names() and folder[self.name] is self:
                 return folder.__getitem__, (self.name,)
         return super().__reduce__()
