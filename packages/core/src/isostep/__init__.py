@@ -107,11 +107,15 @@ def definition(name: str) -> Rule:
 def rule(name: str, /, **hyper: Any) -> BoundRule:
     """A rule by name with its hyperparameters; those not given take their defaults.
 
+    A setting that goes by a name of its own is known by it: ``rule("momentum", lr=0.1)`` is
+    ``rule("sgd", lr=0.1, momentum=0.9)``.
+
     Raises:
         RuleError: the rule or a hyperparameter is unknown.
         DomainError: a value is outside its domain.
     """
-    return definition(name).bind(**hyper)
+    definition, setting = _rules.named(name)
+    return definition.bind(**{**setting, **hyper})
 
 
 def program(rule: BoundRule, *, t: int = 1, shape: tuple[int, ...] | None = None) -> Program:

@@ -44,6 +44,8 @@ class Part:
     phase: Callable[..., int] | None = None
     phases: int = 2  # how many kinds of step ``phase`` tells apart: 0, 1, ...
     check: Callable[[SimpleNamespace], str | None] | None = None
+    #: Settings that go by a name of their own: ``sgd`` with momentum is ``momentum``.
+    known_as: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     family: str = ""
     year: int | None = None
     paper: str = ""

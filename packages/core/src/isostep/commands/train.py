@@ -177,7 +177,7 @@ def chosen(arguments: argparse.Namespace, steps: int) -> tuple[BoundRule, str, s
             message = f"--rule and --method exclude each other, got --rule {arguments.rule} --method {arguments.method}"
             raise UsageError(message)
         words = [w.replace("STEPS", str(steps)) for w in arguments.set]
-        rule = bind(isostep.definition(arguments.rule), assignments(words))
+        rule = bind(arguments.rule, assignments(words))
         label = title(rule)
         return (
             rule,
