@@ -15,6 +15,7 @@ FACTOR is measured: see ``margins``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -58,21 +59,25 @@ class Expected:
         cls,
         truth: Num,
         before: np.ndarray,
-        plain: np.ndarray,
+        plain: Sequence[np.ndarray],
         form: Format,
         sum_ulps: float = 0.0,
         *,
         bounded: bool = True,
     ) -> Expected:
-        """From the truth, the wide value it came from, and the plain rule's result (widened)."""
+        """From the truth, the wide value it came from, and the plain rule's results (widened): one, or more
+        where a decomposition of a matrix decides how far off an honest one may be."""
         shape = truth.v.shape
         exempt = np.broadcast_to(np.asarray(truth.f, bool), shape)
         scale = np.maximum(np.nan_to_num(np.abs(truth.v), nan=0.0, posinf=0.0), _finite(before))
         spacing = ulp(scale, form)
-        good = np.isfinite(truth.v) & np.isfinite(plain) & ~exempt
         with np.errstate(all="ignore"):
-            plain_ulps = np.where(good, np.abs(plain - truth.v), 0) / spacing
-            worst = float(plain_ulps.max(initial=0.0))
+            off = [np.abs(x - truth.v) for x in plain]
+            good = [np.isfinite(x) & ~exempt for x in off]
+            worst = max(
+                float((np.where(g, x, 0) / spacing).max(initial=0.0))
+                for g, x in zip(good, off, strict=True)
+            )
             own = np.broadcast_to(np.asarray(truth.e), shape) / spacing
             allowed = np.maximum(
                 np.minimum(worst, np.maximum(own, 1)) if bounded else worst, max(1.0, sum_ulps)

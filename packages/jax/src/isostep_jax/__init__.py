@@ -6,8 +6,8 @@
 >>> updates, state = tx.update({"w": jnp.ones(3)}, tx.init(params), params)
 
 Hyperparameters may be callables of the steps done. ``transform`` takes a composed rule, ``step`` jits a step with
-donation, ``grouped=True`` and ``flat`` are for many small leaves, ``hutchinson``, ``sam_gradient``, ``looksam_gradient``
-and ``pcgrad`` obtain what some rules need beside a gradient, ``observe`` takes figures of every step, and
+donation, ``grouped=True`` and ``flat`` are for many small leaves, ``hutchinson``, ``sam_gradient``,
+``looksam_gradient`` and ``pcgrad`` obtain what some rules need beside a gradient, ``observe`` takes figures of every step, and
 ``fresh_batch_stats`` belongs to averaged weights. ``lbfgs`` is a solver: it calls the function that it minimises.
 """
 
@@ -28,8 +28,8 @@ from isostep_jax.transform import Transform, TransformState, constructor, step, 
 
 __all__ = [
     "FlatTransform", "JaxGrouped", "JaxJit", "Observed", "Transform", "TransformState", "TreeSolver", "__version__",
-    "figures", "flat", "fresh_batch_stats", "hutchinson", "looksam_gradient", "observe", "pcgrad", "sam_gradient", "step",
-    "task_gradients", "transform",
+    "figures", "flat", "fresh_batch_stats", "hutchinson", "looksam_gradient", "observe", "pcgrad", "sam_gradient",
+    "step", "task_gradients", "transform",
 ]  # fmt: skip
 
 
