@@ -189,8 +189,8 @@ class FusedBackend(ArrayBackend):
     ) -> tuple[Any, State]:
         check_rule(rule)
         arrays = as_list(params)
-        plans = (state.plan or {}).values() if isinstance(state, State) else ()
-        known = any(_same(plan.params, arrays) for plan in plans)
+        made = (state.plan or {}).values() if isinstance(state, State) else ()
+        known = any(_same(plan.params, arrays) for plan in made)
         if layout(trace(rule), "float32").obstacle or not (known or self.all_reachable(arrays)):
             return super().step(rule, params, grads, state, **inputs)
         if not (known and state.sealed):
