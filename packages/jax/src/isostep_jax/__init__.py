@@ -8,7 +8,8 @@
 Hyperparameters may be callables of the steps done. ``transform`` takes a composed rule, ``step`` jits a step with
 donation, ``grouped=True`` and ``flat`` are for many small leaves, ``hutchinson``, ``sam_gradient``,
 ``looksam_gradient`` and ``pcgrad`` obtain what some rules need beside a gradient, ``observe`` takes figures of every
-step, and ``fresh_batch_stats`` belongs to averaged weights. ``lbfgs`` is a solver: it calls the function that it minimises.
+step, and ``fresh_batch_stats`` belongs to averaged weights. ``lbfgs`` is a solver: it calls the function that it
+minimises.
 """
 
 from __future__ import annotations
