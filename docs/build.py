@@ -14,6 +14,7 @@ import argparse
 import json
 import re
 import shutil
+import string
 import sys
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -75,7 +76,7 @@ def with_matrix(readme: str) -> str:
     """The README with a fresh support matrix."""
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return "\n".join([before + BEGIN, *matrix(), END]) + after
+    return "\n".join([before + BEGIN, *summary(), END]) + after
 
 
 # Pages
@@ -224,16 +225,45 @@ machine that made this table.
 """
 
 
-def matrix() -> list[str]:
-    """Rule by path: the way that a path runs the rule, and the gaps that it declares for it."""
-    columns = columns_here()
-    lines = [f"| rule | {' | '.join(p.name for p in columns)} |", "|---" * (len(columns) + 1) + "|"]
+def rows() -> dict[str, tuple[str, ...]]:
+    """Rule by path: the way that a path runs the rule."""
+    found = {}
     for name in isostep.rules():
         part = isostep.definition(name)
         rule = part.bind(**required(part))
-        lines.append(f"| {name} | {' | '.join(cell(path, rule) for path in columns)} |")
-    lines += LEGEND.rstrip().split("\n")
-    gaps = {gap: None for path in columns for gap in path.gaps}
+        found[name] = tuple(cell(path, rule) for path in columns_here())
+    return found
+
+
+def matrix() -> list[str]:
+    """Rule by path, a row for each rule, and the gaps that paths declare."""
+    names = [p.name for p in columns_here()]
+    lines = [f"| rule | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    lines += [f"| {name} | {' | '.join(row)} |" for name, row in rows().items()]
+    return lines + legend()
+
+
+def summary() -> list[str]:
+    """The same with a column for all rules that have the same row."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, row in rows().items():
+        alike.setdefault(row, []).append(name)
+    groups = sorted(alike.items(), key=lambda item: -len(item[1]))
+    letters = string.ascii_uppercase[: len(groups)]
+    lines = [f"| path | {' | '.join(letters)} |", "|---" * (len(groups) + 1) + "|"]
+    for path, *ways in zip(
+        (p.name for p in columns_here()), *(row for row, _ in groups), strict=True
+    ):
+        lines.append(f"| `{path}` | {' | '.join(ways)} |")
+    for letter, (_, names) in zip(letters, groups, strict=True):
+        lines += ["", f"**{letter}**, {len(names)} rules: {', '.join(names)}."]
+    return lines + legend()
+
+
+def legend() -> list[str]:
+    """What the words mean, and the gaps."""
+    lines = LEGEND.rstrip().split("\n")
+    gaps = {gap: None for path in columns_here() for gap in path.gaps}
     if gaps:
         lines += ["", "Declared gaps:", ""]
         lines += [f"- {where(gap)}: *{gap.word}*: {escape(gap.reason)}" for gap in gaps]
@@ -258,7 +288,12 @@ def cell(path: paths.Path, rule: isostep.BoundRule) -> str:
 def where(gap: Gap) -> str:
     """What a gap speaks of, leaving out what it does not narrow."""
     fields = {"path": gap.path, "rule": gap.rule, "dtype": gap.dtype, "check": gap.check}
-    return ", ".join(f"{name} `{given}`" for name, given in fields.items() if given != "*")
+    said = {n: [given] if isinstance(given, str) else given for n, given in fields.items()}
+    return ", ".join(
+        f"{name} {' or '.join(f'`{g}`' for g in given)}"
+        for name, given in said.items()
+        if "*" not in given
+    )
 
 
 def concerns(gap: Gap, path: str, rule: str) -> bool:

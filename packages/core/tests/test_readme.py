@@ -111,10 +111,16 @@ print(isostep.__file__)
 
 
 def cells(text):
-    """A support matrix as {(rule, path): word}."""
+    """A support matrix whose columns are groups of rules as {(rule, path): word}."""
+    groups = dict(re.findall(r"^\*\*(\w)\*\*, \d+ rules: (.*)\.$", text, re.M))
     rows = [[c.strip() for c in row.split("|")[1:-1]] for row in re.findall(r"^\|.*$", text, re.M)]
-    (_, *paths), _, *body = rows
-    return {(rule, p): word for rule, *words in body for p, word in zip(paths, words, strict=True)}
+    (_, *letters), _, *body = rows
+    return {
+        (rule, path): word
+        for path, *words in body
+        for letter, word in zip(letters, words, strict=True)
+        for rule in groups[letter].split(", ")
+    }
 
 
 def builder():
