@@ -80,10 +80,11 @@ class Case:
         """The scenarios of this case; the large array only once per rule."""
         return tuple(s for s in SCENARIOS if s != "odd" or self.subject.index == 0)
 
-    def script(self, scenario: str, scale: float = 1.0) -> Script:
-        """What the scenario feeds; ``scale`` shrinks the gradients of rules that would explode."""
+    def script(self, scenario: str, scale: float = 1.0, draw: int = 0) -> Script:
+        """What the scenario feeds; ``scale`` shrinks gradients of rules that would explode, ``draw`` seeds others."""
         make, _ = SCENARIOS[scenario]
-        return make(self.rule(scenario), self.form, f"{self.subject.id}/{self.dtype}", scale)
+        seed = f"{self.subject.id}/{self.dtype}" + f"/{draw}" * bool(draw)
+        return make(self.rule(scenario), self.form, seed, scale)
 
 
 def names() -> list[str]:

@@ -28,6 +28,7 @@ from isostep import (
     schedules,
     sharpness,
     solvers,
+    telemetry,
 )
 from isostep.backend import Backend, BackendError, Family, Unavailable, backend
 from isostep.domains import DomainError
@@ -39,6 +40,7 @@ from isostep.program import Program, trace
 from isostep.registry import Folder
 from isostep.rule import BoundPiece, BoundRule, Piece, Rule, RuleError, compose
 from isostep.state import State, StepError
+from isostep.telemetry import Figures, observe
 from isostep.version import VERSION as __version__
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "BoundRule",
     "DomainError",
     "Family",
+    "Figures",
     "FileError",
     "FormulaError",
     "MissingExtra",
@@ -72,6 +75,7 @@ __all__ = [
     "load",
     "multitask",
     "nm",
+    "observe",
     "pieces",
     "plot",
     "program",
@@ -81,6 +85,7 @@ __all__ = [
     "schedules",
     "sharpness",
     "solvers",
+    "telemetry",
 ]
 
 _rules: Folder[Rule] = Folder(_rule_files.__name__, "RULE", "rule")
@@ -102,11 +107,15 @@ def definition(name: str) -> Rule:
 def rule(name: str, /, **hyper: Any) -> BoundRule:
     """A rule by name with its hyperparameters; those not given take their defaults.
 
+    A setting that goes by a name of its own is known by it: ``rule("momentum", lr=0.1)`` is
+    ``rule("sgd", lr=0.1, momentum=0.9)``.
+
     Raises:
         RuleError: the rule or a hyperparameter is unknown.
         DomainError: a value is outside its domain.
     """
-    return definition(name).bind(**hyper)
+    definition, setting = _rules.named(name)
+    return definition.bind(**{**setting, **hyper})
 
 
 def program(rule: BoundRule, *, t: int = 1, shape: tuple[int, ...] | None = None) -> Program:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from isostep.rule import Part, RuleError
@@ -25,6 +25,15 @@ class Folder(Generic[P]):
         return sorted(
             m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")
         )
+
+    def named(self, name: str) -> tuple[P, Mapping[str, Any]]:
+        """The declaration of this name and no setting, or the one that knows a setting by it, with that setting."""
+        known = self.names()
+        if name not in known:
+            for part in map(self.__getitem__, known):
+                if name in part.known_as:
+                    return part, part.known_as[name]
+        return self[name], {}
 
     def __getitem__(self, name: str) -> P:
         known = self.names()

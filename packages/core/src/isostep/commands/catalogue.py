@@ -53,8 +53,13 @@ def add(commands: Any) -> None:
     )
     rule_argument(show, "rule")
     set_argument(show)
-    show.add_argument(
-        "--source", choices=sources.names(), help="print only this text of the traced rule"
+    completes(
+        show.add_argument(
+            "--source",
+            metavar="LANGUAGE",
+            help=f"print only this text of the traced rule: {', '.join(sources.names())}",
+        ),
+        sources.names,
     )
     show.add_argument("--dtype", choices=list(COMPUTE_DTYPE), default="float32", help="of a kernel")
     show.add_argument("--t", type=int, default=1, help="the step, for rules whose steps differ")
@@ -158,8 +163,8 @@ def run_show(arguments: argparse.Namespace) -> None:
     if arguments.rule in isostep.solvers.names():
         show_solver(arguments)
         return
-    definition = isostep.definition(arguments.rule)
-    bound = bind(definition, assignments(arguments.set), example=True)
+    bound = bind(arguments.rule, assignments(arguments.set), example=True)
+    definition = bound.rule
     at_least("--t", arguments.t, 1)
     program = isostep.program(bound, t=arguments.t)
     if arguments.source:
