@@ -189,10 +189,11 @@ class FusedBackend(ArrayBackend):
     ) -> tuple[Any, State]:
         check_rule(rule)
         arrays = as_list(params)
-        known = any(_same(plan.params, arrays) for plan in (state.plan or {}).values())
+        before = state.plan or {} if isinstance(state, State) else {}
+        known = any(_same(plan.params, arrays) for plan in before.values())
         if layout(trace(rule), "float32").obstacle or not (known or self.all_reachable(arrays)):
             return super().step(rule, params, grads, state, **inputs)
-        if not (state.sealed and known):
+        if not (known and state.sealed):
             check_state(rule, state, len(arrays))
         check_inputs(rule, inputs)
         given = [aligned(rule, "grads", params, grads)]
