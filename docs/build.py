@@ -55,6 +55,7 @@ def main() -> None:
     for written in DOCS.glob("*.md"):
         shutil.copy(written, PAGES)
     shutil.copytree(DOCS / "img", PAGES / "img")
+    shutil.copytree(DOCS / "learn", PAGES / "learn", ignore=shutil.ignore_patterns("*.py", "__*"))
     rules = {name: isostep.definition(name) for name in isostep.rules()}
     pieces = {name: isostep.pieces.registry[name] for name in isostep.pieces.registry.names()}
     for folder, parts in (("rules", rules), ("pieces", pieces)):
