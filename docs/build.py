@@ -155,7 +155,7 @@ def reported() -> tuple[dict[str, Any], ...]:
 
 def valley(name: str) -> list[str]:
     """The path of the rule's sanity run on Rosenbrock's valley, as a picture in the page."""
-    task = sanity.tasks()["rosenbrock"]
+    task = sanity.rosenbrock()
     rule = sanity.rule_for(name, task)
     points: list[Any] = []
     first, last = sanity.run(rule, task, lambda params: points.append(params[0].ravel().copy()))
