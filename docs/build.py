@@ -3,7 +3,7 @@
     python docs/build.py             the pages, for mkdocs
     python docs/build.py --readme    the support matrix between the markers of README.md, in place
 
-A page per rule and per piece (its docstring, hyperparameters, state, program; for a rule also its row of the support
+A page per rule, piece and solver (its docstring, hyperparameters, state, program; for a rule also its row of the support
 matrix, what the oracles' report says of it, and its path on Rosenbrock's valley) and the support matrix, rule by path,
 as the installed backends declare it. A public name without a docstring fails the build.
 """
@@ -58,7 +58,8 @@ def main() -> None:
     shutil.copytree(DOCS / "learn", PAGES / "learn", ignore=shutil.ignore_patterns("*.py", "__*"))
     rules = {name: isostep.definition(name) for name in isostep.rules()}
     pieces = {name: isostep.pieces.registry[name] for name in isostep.pieces.registry.names()}
-    for folder, parts in (("rules", rules), ("pieces", pieces)):
+    solvers = {name: isostep.solvers.registry[name] for name in isostep.solvers.names()}
+    for folder, parts in (("rules", rules), ("pieces", pieces), ("solvers", solvers)):
         (PAGES / folder).mkdir()
         for name, part in parts.items():
             put(f"{folder}/{name}.md", page(part))
@@ -82,7 +83,7 @@ def with_matrix(readme: str) -> str:
 
 
 def page(part: Part) -> list[str]:
-    """The page of one rule or piece."""
+    """The page of one rule, piece or solver."""
     lines = [f"# {part.name}", "", *prose(part.doc), "", "## Hyperparameters", ""]
     if part.hyper:
         lines += ["| name | default | allowed | |", "|---|---|---|---|"]

@@ -5,8 +5,10 @@
 Both errors are against the truth from the same rounded inputs, in ulps of the case's dtype at the larger of the
 result and the value it came from. The plain rule's error is the largest of its array, but never more at an
 element than that element's own error bound, so one cancellation does not excuse a whole array; nor less than an
-eighth of that bound, for where terms cancel the plain rule may be right by luck. What depends on a sum
-may be off by a quarter of sqrt(n) ulp: orders of summation differ.
+eighth of that bound, for where terms cancel the plain rule may be right by luck. Where both the result and the
+value it came from are zero there is no ulp to count in, and the bound alone says what a contracted product may leave
+of terms that cancel when rounded. What depends on a sum may be off by a quarter of sqrt(n) ulp: orders of summation
+differ.
 
 FACTOR is measured: see ``margins``.
 """
@@ -75,7 +77,8 @@ class Expected:
             allowed = np.maximum(
                 np.minimum(worst, np.maximum(own, 1)) if bounded else worst, max(1.0, sum_ulps)
             )
-            allowed = np.maximum(allowed, np.where(own <= MOST_OWN, own * OWN_PART, 0))
+            usable = (own <= MOST_OWN) | (scale == 0)
+            allowed = np.maximum(allowed, np.where(usable, own * OWN_PART, 0))
             # Storing in half precision may overflow where the truth does not, by less than its rounding.
             edge = np.abs(np.abs(truth.v) - form.largest) <= 2 * spacing * allowed
         return cls(truth.v, spacing * allowed, exempt, edge, form, spacing, worst)

@@ -35,12 +35,12 @@ Arrays = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Task:
-    """What is minimised: first parameters, gradient of step t, the loss that counts, and how low is enough."""
+    """What is minimised: first parameters, loss and gradient of step t, the loss that counts, how low is enough."""
 
     name: str
     steps: int
     start: Callable[[tuple[int, ...] | None], Arrays]
-    gradient: Callable[[Arrays, int], Arrays]
+    both: Callable[[Arrays, int], tuple[Any, Arrays]]
     loss: Callable[[Arrays], float]
     enough: float
 
@@ -53,14 +53,15 @@ def rosenbrock() -> Task:
         axes = 1 if ndim is None or 1 in ndim else min(n for n in ndim if n)
         return [np.array([-1.2, 1.0], np.float32).reshape((1,) * (axes - 1) + (2,))]
 
-    def gradient(params: Arrays, t: int) -> Arrays:
+    def both(params: Arrays, t: int) -> tuple[Any, Arrays]:
         (p,) = params
-        return [np.array(surface.gradient(*p.ravel()), np.float32).reshape(p.shape)]
+        x, y = p.ravel()
+        return surface.value(x, y), [np.array(surface.gradient(x, y), np.float32).reshape(p.shape)]
 
     def loss(params: Arrays) -> float:
         return float(surface.value(*params[0].ravel().astype(np.float64)))
 
-    return Task("rosenbrock", 1000, start, gradient, loss, enough=0.242)
+    return Task("rosenbrock", 1000, start, both, loss, enough=0.242)
 
 
 def digits(data: Data | None = None) -> Task:
@@ -73,14 +74,14 @@ def digits(data: Data | None = None) -> Task:
     def start(ndim: tuple[int, ...] | None) -> Arrays:
         return net.weights(1, "float32")
 
-    def gradient(params: Arrays, t: int) -> Arrays:
+    def both(params: Arrays, t: int) -> tuple[Any, Arrays]:
         rows = np.take(order, range(128 * (t - 1), 128 * t), mode="wrap")
-        return net.by_hand(params, x[rows], onehot[found.y_train[rows]])[1]
+        return net.by_hand(params, x[rows], onehot[found.y_train[rows]])
 
     def loss(params: Arrays) -> float:
         return float(net.loss(params, x, onehot[found.y_train]))
 
-    return Task("digits", 60, start, gradient, loss, enough=0.7)
+    return Task("digits", 60, start, both, loss, enough=0.7)
 
 
 @cache
@@ -89,17 +90,20 @@ def tasks() -> dict[str, Task]:
     return {task.name: task for task in (rosenbrock(), digits())}
 
 
-def hessian_diag(task: Task, params: Arrays, grads: Arrays, t: int) -> Arrays:
+def hessian_diag(task: Task, params: Arrays, loss: Any, grads: Arrays, t: int) -> Arrays:
     """Hutchinson's estimate of the Hessian's diagonal, the product by a difference of gradients."""
     random = np.random.default_rng([11, t])
     h = np.float32(1e-3)
     signs = [np.asarray(random.integers(0, 2, p.shape) * 2 - 1, np.float32) for p in params]
-    near = task.gradient([p + h * z for p, z in zip(params, signs)], t)
+    _, near = task.both([p + h * z for p, z in zip(params, signs)], t)
     return [z * (n - g) / h for z, n, g in zip(signs, near, grads)]
 
 
-#: What rules ask for beside the gradient.
-INPUTS: dict[str, Callable[[Task, Arrays, Arrays, int], Any]] = {"hessian_diag": hessian_diag}
+#: What rules ask for beside the gradient: for each parameter, or once for the group.
+INPUTS: dict[str, Callable[[Task, Arrays, Any, Arrays, int], Any]] = {
+    "hessian_diag": hessian_diag,
+    "loss": lambda task, params, loss, grads, t: float(loss),
+}
 
 
 def run(
@@ -113,14 +117,15 @@ def run(
     params = task.start(rule.rule.ndim)
     own = [k for k, p in enumerate(params) if rule.rule.ndim is None or p.ndim in rule.rule.ndim]
     taken = [params[k] for k in own]
+    needed = (*rule.input_names, *getattr(rule, "group_input_names", ()))
     first = task.loss(params)
     with np.errstate(all="ignore"):  # a setting that is tried may leave for infinity
         state = backend.init(rule, taken)
         watch(taken)
         for t in range(1, task.steps + 1):
-            grads = task.gradient(params, t)
-            inputs = {n: INPUTS[n](task, params, grads, t) for n in rule.input_names}
-            inputs = {n: [v[k] for k in own] for n, v in inputs.items()}
+            value, grads = task.both(params, t)
+            inputs = {n: INPUTS[n](task, params, value, grads, t) for n in needed}
+            inputs |= {n: [inputs[n][k] for k in own] for n in rule.input_names}
             backend.step(rule, taken, [grads[k] for k in own], state, **inputs)
             watch(taken)
             if not all(np.isfinite(p).all() for p in taken):

@@ -42,12 +42,14 @@ def failed(capsys, *words):
 def test_list_from_the_shell():
     code, out, err = run("list")
     assert (code, err) == (0, "")
-    head, ruler, *lines = out.splitlines()
+    rules, _, solvers = out.partition("\n\n")
+    head, ruler, *lines = rules.splitlines()
     assert head.split() == [*"name year family state bytes fused dialects title".split()]
     assert set(ruler) == {"-", " "}
     assert [line.split()[0] for line in lines] == isostep.rules()
     (line,) = (x for x in lines if x.startswith("addsign "))
     assert line.split()[:6] == ["addsign", "2017", "sign", "m", "20", "yes"]
+    assert [line.split()[0] for line in solvers.splitlines()[2:]] == isostep.solvers.names()
 
 
 def test_list_takes_a_pattern(capsys):
@@ -57,10 +59,12 @@ def test_list_takes_a_pattern(capsys):
 
 def test_list_as_json(capsys):
     rows = json.loads(printed(capsys, "list", "--json"))
-    assert [r["name"] for r in rows] == isostep.rules()
+    assert [r["name"] for r in rows if r["kind"] == "rule"] == isostep.rules()
+    assert [r["name"] for r in rows if r["kind"] == "solver"] == isostep.solvers.names()
     found = {r["name"]: r for r in rows}
     assert found["addsign"] == {
         "name": "addsign",
+        "kind": "rule",
         "year": 2017,
         "family": "sign",
         "title": isostep.definition("addsign").doc.splitlines()[0].rstrip("."),
@@ -100,6 +104,23 @@ def test_show_has_everything(capsys):
     assert {"lr", "eps", "weight_decay"} <= set(table)
     for name in definition.hyper:
         assert f"\n{name} " in out
+
+
+def test_show_has_a_solver(capsys):
+    out = printed(capsys, "show", "lbfgs")
+    assert out.startswith(isostep.solvers.registry["lbfgs"].doc)
+    assert "\nhistory_size " in out
+    found = json.loads(printed(capsys, "show", "lbfgs", "--set", "max_iter=3", "--json"))
+    assert (found["kind"], found["values"]["max_iter"], found["values"]["max_eval"]) == (
+        "solver",
+        3,
+        None,
+    )
+
+
+def test_show_takes_a_formula(capsys):
+    out = printed(capsys, "show", "formula(sign(m) * g)")
+    assert out.endswith(str(isostep.program(isostep.from_formula("sign(m) * g", lr=1.0))) + "\n")
 
 
 def test_show_as_json(capsys):
@@ -158,7 +179,14 @@ def test_the_version():
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("list", "zzz*"), f"no rule matches 'zzz*'; known: {', '.join(isostep.rules())}"),
+        (
+            ("list", "zzz*"),
+            f"no rule or solver matches 'zzz*'; known: {', '.join([*isostep.rules(), *isostep.solvers.names()])}",
+        ),
+        (
+            ("show", "lbfgs", "--source", "numba"),
+            "lbfgs is a solver, which calls a function: it has no numba of its own",
+        ),
         (("show", "nope"), f"unknown rule 'nope'; known: {', '.join(isostep.rules())}"),
         (("show", "adam", "--set", "lr"), "--set takes NAME=VALUE, got 'lr'"),
         (("show", "adam", "--set", "lr=-1"), "adam: lr must be >= 0, got -1"),

@@ -1,6 +1,7 @@
 """Surfaces, paths, figures and the page: the page's steps against the reference's, in Node."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -240,6 +241,27 @@ def test_schedules_are_drawn(tmp_path, capsys):
     assert "<svg" in out.read_text()
     assert cli.main(["plot", "decay", "-o", str(out)]) == 0
     assert capsys.readouterr().out == f"wrote {out}\n"
+
+
+def test_every_schedule_has_a_curve_by_its_name_alone(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="isostep[plot] is not installed")
+    from isostep import cli
+    from isostep.plot.schedules import EXAMPLES, values
+
+    base = {"Schedule", "PlateauState", "Chained", "Scaled", "Sequential"}  # no schedules by themselves
+    assert set(EXAMPLES) == set(isostep.schedules.__all__) - base
+    for name, example in EXAMPLES.items():
+        for steps in (1, 7, 60):
+            curve = values(example(steps), steps)
+            assert len(curve) == steps + 1, name
+        assert len(set(curve)) > 1, name
+    words = ["sequential", "ReduceLROnPlateau(factor=0.5, patience=2)"]
+    out = ["--steps", "9", "-o", str(tmp_path / "s.svg"), "--json"]
+    assert cli.main(["plot", "schedule", *words, *out]) == 0
+    curves = json.loads(capsys.readouterr().out)["curves"]
+    cosine = [0.5 + 0.5 * math.cos(math.pi * k / 9) for k in range(10)]
+    assert curves[words[0]] == pytest.approx(cosine)
+    assert curves[words[1]] == [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
 
 
 @pytest.mark.parametrize(

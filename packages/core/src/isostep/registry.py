@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from isostep.rule import Part, RuleError
@@ -47,3 +47,18 @@ class Folder(Generic[P]):
             message = f"{self._package}.{name} must declare {self._attribute} with name={name!r}, got {found!r}"
             raise RuleError(message)
         return found  # type: ignore[return-value]
+
+
+def constructor(part: Any) -> Callable[..., Any]:
+    """``isostep.pieces.NAME`` and the like: binds a part's hyperparameters, by position or by name."""
+
+    def construct(*args: Any, **hyper: Any) -> Any:
+        if len(args) > len(part.hyper):
+            message = f"{part.name} takes {', '.join(part.hyper) or 'no arguments'}; got {len(args)} by position"
+            raise RuleError(message)
+        return part.bind(**dict(zip(part.hyper, args, strict=False)), **hyper)
+
+    construct.__name__ = construct.__qualname__ = part.name
+    construct.__doc__ = part.doc
+    construct.__signature__ = part.signature  # type: ignore[attr-defined]
+    return construct

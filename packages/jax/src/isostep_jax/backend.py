@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import isostep.scalars as scalars
-from isostep import ArrayBackend, Family
+from isostep import ArrayBackend, Family, telemetry
 from isostep.program import Program, trace
 from isostep.rule import BoundRule
 from isostep.state import State, aligned, as_list, check_inputs, check_rule, check_state
 from isostep.values import Domain, Value
-from isostep_jax.layout import Run, Stack, Stacked, singles, stacks
+from isostep_jax.layout import Run, Stack, Stacked, observed, singles, stacks
 from isostep_jax.support import gaps
 
 
@@ -69,6 +69,9 @@ class JaxJit(ArrayBackend):
     def write(self, target: jax.Array, value: jax.Array) -> jax.Array:
         return self.cast(value, self.dtype(target))
 
+    def around(self, array: Any) -> Any:
+        return _x64(array.dtype == np.float64)
+
     def init(self, rule: BoundRule, params: Any) -> State:
         with _x64(any(getattr(p, "dtype", None) == np.float64 for p in as_list(params))):
             return super().init(rule, params)
@@ -112,17 +115,21 @@ class JaxJit(ArrayBackend):
         active = [i for i, g in enumerate(given[0]) if g is not None]
         self._check_given(rule, params, given, active)
         new_arrays, new_state, group = list(arrays), list(state.arrays), dict(state.group)
+        seen: list[Any] = []
         for run in [[i] for i in active] if rule.sequential else [active] if active else []:
             leaves = [self._leaf(rule, i, arrays, given, state) for i in run]
-            done, group = self._jitted(
+            done, group, sums = self._jitted(
                 rule, [state.t[i] + 1 for i in run], leaves, group, state.group_t + 1
             )
+            seen.append((run, partial(_same, sums)))
             for i, new in zip(run, done, strict=True):
                 new_arrays[i] = new.pop("p")
                 new_state[i] = new
         moved = set(active)
         counts = [t + (i in moved) for i, t in enumerate(state.t)]
         after = State(state.rule, counts, new_state, group, state.group_t + bool(active))
+        if rule.observed:
+            after.figures = telemetry.figures(self, rule, params, seen)
         return self._rebuild(params, new_arrays), after
 
     @staticmethod
@@ -139,7 +146,7 @@ class JaxJit(ArrayBackend):
         leaves: list[dict[str, Any]],
         group: dict[str, Any],
         group_t: int,
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    ) -> tuple[list[dict[str, Any]], dict[str, Any], Any]:
         kinds = sorted(set(ts))
         programs = tuple(
             trace(rule, rule.phase(t), tuple(x["p"].shape)) for t, x in zip(ts, leaves, strict=True)
@@ -185,8 +192,11 @@ def _step(
     group: dict[str, Any],
     numbers: list[list[Any]],
     shared: list[list[Any]],
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The compiled step: arrays by name in, the new parameter and state out, rounded once to their dtypes."""
+) -> tuple[list[dict[str, Any]], dict[str, Any], Any]:
+    """The compiled step: arrays by name in, the new parameter and state out, rounded once to their dtypes.
+
+    The last result is an observed rule's sums, a row for each leaf; else None.
+    """
     known = {
         (id(program), kind): dict(zip(_scalar_inputs(program, "array"), values, strict=True))
         for (program, kind), values in zip(
@@ -215,7 +225,11 @@ def _step(
             own = value.astype(leaves[run.leaves[0]][n].dtype)
             for i, each in zip(run.leaves, run.split(own), strict=True):
                 new[i][n] = each
-    return new, done.group_outputs()
+    return new, done.group_outputs(), observed(done, tasks, runs, spec.group_dtype)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _runs(spec: _Spec, leaves: list[dict[str, Any]]) -> list[Run]:

@@ -99,6 +99,19 @@ class Stacked(Interpreter):
         return super()._fact(node, _one(task))
 
 
+def observed(
+    done: Interpreter, tasks: Sequence[Task], runs: Sequence[Run], dtype: str
+) -> jax.Array | None:
+    """An observed rule's sums, a row for each leaf, in order; None of a rule that is not observed."""
+    if not tasks or not tasks[0].program.figures:
+        return None
+    rows = [
+        jnp.stack([jnp.ravel(x).astype(dtype) for x in done.figures(task)], axis=1) for task in tasks
+    ]
+    order = np.argsort([i for run in runs for i in run.leaves])
+    return jnp.concatenate(rows)[order]
+
+
 def _count(task: Task) -> int:
     return task.count if isinstance(task, Stack) else 0
 
