@@ -3,9 +3,9 @@
     python docs/build.py             the pages, for mkdocs
     python docs/build.py --readme    the support matrix between the markers of README.md, in place
 
-A page per rule, piece and solver (its docstring, hyperparameters, state, program; for a rule also its row of the support
-matrix, what the oracles' report says of it, and its path on Rosenbrock's valley) and the support matrix, rule by path,
-as the installed backends declare it. A public name without a docstring fails the build.
+A page per rule, piece and solver (its docstring, hyperparameters, state, program; for a rule also its row of the
+support matrix, what the oracles' reports say of it, its path on Rosenbrock's valley) and the support matrix, rule by
+path, as the installed backends declare it. A public name without a docstring fails the build.
 """
 
 from __future__ import annotations

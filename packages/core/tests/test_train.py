@@ -291,6 +291,14 @@ def write_idx(path, array, opened=open):
         file.write(head + array.astype(np.uint8).tobytes())
 
 
+def trained(folder, *words):
+    """Iterations of two by the command, and the data that it wrote down."""
+    how = ["--data-dir", str(folder), "--dir", str(folder), "--iterations", "2", "--quiet"]
+    assert cli.main(["train", "--backend", REFERENCE, *how, *words]) == 0
+    (file,) = folder.rglob("*.csv")
+    return read(file)[-1].iteration, json.loads(file.with_suffix(".json").read_text())["data"]
+
+
 @pytest.mark.parametrize("folder", [".", "MNIST/raw"])
 def test_mnist_files(folder, tmp_path):
     random = np.random.default_rng(0)
@@ -305,6 +313,7 @@ def test_mnist_files(folder, tmp_path):
     assert np.array_equal(data.x_train[..., 0] * 255, kept["train"][0])
     assert np.array_equal(data.y_valid, kept["t10k"][1])
     assert data.shape == (28, 28, 1)
+    assert trained(tmp_path, "--data", "mnist", "--model", "mlp", "--hidden", "4") == (2, "mnist")
     (place / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x09abc")
     with pytest.raises(DataError, match="is cut short: 3 bytes of 9"):
         mnist(tmp_path)
@@ -325,6 +334,7 @@ def test_cifar_files(tmp_path):
     assert data.x_train.shape == (10, 32, 32, 3)
     assert data.x_valid[1, 4, 5, 2] * 255 == images[1, 2 * 1024 + 4 * 32 + 5]
     assert data.y_valid.tolist() == [3, 7]
+    assert trained(tmp_path, "--data", "cifar10", "--model", "logreg") == (2, "cifar10")
     evil = pickle.dumps({b"data": print, b"labels": []})
     (place / "test_batch").write_bytes(evil)
     with pytest.raises(DataError, match=r"holds builtins.print, which a batch of images does not"):
