@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,8 @@ from isostep.train import Data, Network, load_data
 RECORD = Path(__file__).with_name("sanity.json")
 #: Tried on every other number where no learning rate is enough.
 FACTORS = (0.1, 10.0, 0.01, 100.0, 1e-4, 1e-6, 1e-8)
+#: The learning rates that are tried first: one a decade.
+COARSE = GRID[1::3]
 Arrays = list[np.ndarray]
 
 
@@ -136,37 +138,43 @@ def run(
     return first, last if math.isfinite(last) else math.inf
 
 
-def candidates(name: str) -> Iterator[dict[str, Any]]:
-    """Settings to try: every learning rate of a grid; then, beside those, every other number made smaller or larger."""
-    hyper = isostep.definition(name).hyper
-    base: dict[str, Any] = {n: 0.1 for n, d in hyper.items() if d.default is REQUIRED}
-    lrs: Sequence[dict[str, Any]] = [{"lr": lr} for lr in GRID] if "lr" in hyper else [{}]
-    yield from ({**base, **lr} for lr in lrs)
-    numbers = [
-        n
-        for n, d in hyper.items()
-        if n != "lr" and isinstance(d, Real) and d.default and d.default > 0
-    ]
-    for factor in FACTORS:
-        for n in numbers:
-            for lr in lrs[::3]:
-                yield {**base, n: hyper[n].default * factor, **lr}
-
-
 def search(name: str, task: Task) -> dict[str, Any]:
-    """The setting that ends lowest among the learning rates, or the first one beyond them that is enough."""
-    best, lowest = {}, math.inf
-    grid = len(GRID) if "lr" in isostep.definition(name).hyper else 1
-    for k, setting in enumerate(candidates(name)):
-        if k >= grid and lowest < task.enough:
-            break
+    """The learning rate of a grid that ends lowest, from coarse to fine.
+
+    Where none is enough, every other number is made smaller or larger beside a few of them, until one is.
+    """
+    hyper = isostep.definition(name).hyper
+    base = {n: 0.1 for n, d in hyper.items() if d.default is REQUIRED}
+    found: dict[tuple[tuple[str, Any], ...], float] = {}
+
+    def best() -> tuple[tuple[str, Any], ...]:
+        return min(found, key=lambda setting: found[setting])
+
+    def attempt(**setting: Any) -> float:
+        key = tuple({**base, **setting}.items())
         try:
-            last = run(isostep.rule(name, **setting), task)[1]
+            found[key] = run(isostep.rule(name, **dict(key)), task)[1]
         except DomainError:
-            continue
-        if last < lowest:
-            best, lowest = setting, last
-    return best
+            found[key] = math.inf
+        return found[key]
+
+    if "lr" not in hyper:
+        attempt()
+    else:
+        for lr in COARSE:
+            attempt(lr=lr)
+        middle = GRID.index(dict(best())["lr"])
+        for lr in GRID[max(0, middle - 2) : middle + 3]:
+            attempt(lr=lr)
+    for factor in FACTORS:
+        for n, domain in hyper.items():
+            if n == "lr" or not isinstance(domain, Real) or not domain.default:
+                continue
+            for lr in COARSE[1:] if "lr" in hyper else [None]:
+                if found[best()] < task.enough:
+                    return dict(best())
+                attempt(**{n: domain.default * factor}, **({} if lr is None else {"lr": lr}))
+    return dict(best())
 
 
 def record() -> dict[str, dict[str, dict[str, Any]]]:

@@ -386,7 +386,7 @@ def test_the_command_and_its_pictures(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("--method nope", "--method must be one of 'sgd', 'sgd_hd', 'sgdn', 'sgdn_hd', "),
+        ("--method nope", "--method must be one of sgd, sgd_hd, sgdn, sgdn_hd, "),
         ("--rule nope", "unknown rule 'nope'; known: "),
         ("--rule sgd --method sgd", "--rule and --method exclude each other, got --rule sgd "),
         ("--set lr=1", "--set belongs to --rule; a method has --alpha-0, --beta, --mu and "),
