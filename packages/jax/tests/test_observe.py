@@ -75,9 +75,13 @@ def test_a_transformation_keeps_its_sums_in_its_state(grouped):
 def test_errors():
     tx = isostep_jax.adamw(0.1)
     params = {"w": jnp.ones(3)}
-    with pytest.raises(isostep.RuleError, match="observe needs a transformation of isostep_jax, got"):
+    with pytest.raises(
+        isostep.RuleError, match="observe needs a transformation of isostep_jax, got"
+    ):
         isostep_jax.observe(optax.sgd(0.1))
-    with pytest.raises(TypeError, match=r"figures needs the state of observe\(tx\), got TransformState"):
+    with pytest.raises(
+        TypeError, match=r"figures needs the state of observe\(tx\), got TransformState"
+    ):
         isostep_jax.figures(tx.init(params), params)
     with pytest.raises(isostep.RuleError, match="flat needs a transformation of isostep_jax that"):
         isostep_jax.flat(isostep_jax.observe(tx), params)

@@ -6,9 +6,9 @@
 >>> updates, state = tx.update({"w": jnp.ones(3)}, tx.init(params), params)
 
 Hyperparameters may be callables of the steps done. ``transform`` takes a composed rule, ``step`` jits a step with
-donation, ``grouped=True`` and ``flat`` are for many small leaves, ``hutchinson``, ``sam_gradient``, ``looksam_gradient``
-and ``pcgrad`` obtain what some rules need beside a gradient, ``observe`` takes figures of every step, and
-``fresh_batch_stats`` belongs to averaged weights.
+donation, ``grouped=True`` and ``flat`` are for many small leaves. ``hutchinson``, ``sam_gradient``,
+``looksam_gradient`` and ``pcgrad`` obtain what some rules need beside a gradient, ``observe`` takes figures of every
+step, and ``fresh_batch_stats`` belongs to averaged weights.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from isostep_jax.observe import Observed, figures, observe
 from isostep_jax.transform import Transform, TransformState, constructor, step, transform
 
 __all__ = [
-    "FlatTransform", "JaxGrouped", "JaxJit", "Observed", "Transform", "TransformState", "__version__", "figures", "flat",
-    "fresh_batch_stats", "hutchinson", "looksam_gradient", "observe", "pcgrad", "sam_gradient", "step",
+    "FlatTransform", "JaxGrouped", "JaxJit", "Observed", "Transform", "TransformState", "__version__", "figures",
+    "flat", "fresh_batch_stats", "hutchinson", "looksam_gradient", "observe", "pcgrad", "sam_gradient", "step",
     "task_gradients", "transform",
 ]  # fmt: skip
 

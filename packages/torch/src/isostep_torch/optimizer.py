@@ -190,7 +190,10 @@ class Optimizer(torch.optim.Optimizer):
                 params = [p for p in group["params"] if "step" in self.state.get(p, {})]
                 rule = self._rule_of(group)
                 owns = [self.state[p] for p in params]
-                wide = [storage.real(own.get(storage.MASTER, p.detach())) for p, own in zip(params, owns, strict=True)]
+                wide = [
+                    storage.real(own.get(storage.MASTER, p.detach()))
+                    for p, own in zip(params, owns, strict=True)
+                ]
                 arrays = [
                     {n: storage.real(own[n]).to(w.dtype) for n in rule.state_names}
                     for own, w in zip(owns, wide, strict=True)

@@ -92,7 +92,9 @@ class Plan:
     group_dtype: np.dtype
     given: list[np.ndarray] = field(default_factory=list)
     runner: Any = None  # what ``launch`` has made for these arrays and wants to keep
-    seen: list[Callable[[], Any]] = field(default_factory=list)  # a part's sums, of an observed rule
+    seen: list[Callable[[], Any]] = field(
+        default_factory=list
+    )  # a part's sums, of an observed rule
 
     def let_go(self) -> None:
         """Forget the gradients, which live no longer than their step."""

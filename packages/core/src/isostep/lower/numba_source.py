@@ -35,7 +35,8 @@ SHORT = 1024
 RESERVED = (
     "np", "exp", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last", "table", "scalars",
     "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array", "start",
-    "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run", "added", "njit", "loader", "storer",
+    "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "njit", "loader", "storer",
+    "run", "added",
 )  # fmt: skip
 
 
@@ -88,7 +89,16 @@ class Writer:
             "from isostep.lower.numba_support import (",
             *(
                 f"    {n},"
-                for n in ("accumulate", *added, "exp", "loader", "maximum", "minimum", "sign", "storer")
+                for n in (
+                    "accumulate",
+                    *added,
+                    "exp",
+                    "loader",
+                    "maximum",
+                    "minimum",
+                    "sign",
+                    "storer",
+                )
             ),
             *(f"    {n}_{dtype}," for n in ("narrow", "widen") if self.half),
             ")",
