@@ -72,8 +72,8 @@ def of_arrays(
     """The sums of one parameter's arrays: a vector, of the dtype that ``wide`` gives them."""
     if tuple(getattr(u, "shape", ())) != tuple(p.shape):
         u = call("where", p == p, u, u)
-    arrays = [None if a is None else wide(a) for a in (p, g, u, m)]
-    xp = nm.namespace(arrays[0])
-    with nm.computing(arrays[0]):
-        found = [nm.sum(x if y is None else x * y) for x, y in expressions(*arrays, call)]
+    p, g, u, m = (None if a is None else wide(a) for a in (p, g, u, m))
+    xp = nm.namespace(p)
+    with nm.computing(p):
+        found = [nm.sum(x if y is None else x * y) for x, y in expressions(p, g, u, m, call)]
     return xp.stack([xp.asarray(s) for s in found])
