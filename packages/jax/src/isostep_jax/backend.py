@@ -117,6 +117,9 @@ class JaxJit(ArrayBackend):
         given += [aligned(rule, n, params, inputs[n]) for n in rule.input_names]
         active = [i for i, g in enumerate(given[0]) if g is not None]
         self._check_given(rule, params, given, active)
+        if not rule.sequential:
+            # The same arrays in another order are then the same compiled step, sums over the group included.
+            active.sort(key=lambda i: (arrays[i].shape, arrays[i].dtype.name, state.t[i]))
         new_arrays, new_state, group = list(arrays), list(state.arrays), dict(state.group)
         seen: list[Any] = []
         for run in [[i] for i in active] if rule.sequential else [active] if active else []:
