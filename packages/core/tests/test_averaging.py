@@ -149,6 +149,26 @@ def test_weights_are_back_when_they_cannot_be_swapped_in():
     average.update(places[0])
 
 
+def test_a_rule_s_evaluation_weights_are_swapped_in_and_out():
+    backend = isostep.backend("numpy:reference")
+    rule, params = isostep.rule("schedule_free_sgd", lr=0.3), {"w": np.ones(3)}
+    state = backend.init(rule, params)
+    for k in range(3):
+        backend.step(rule, params, {"w": np.array([0.5, -1.0, k])}, state)
+    before, point = params["w"].copy(), backend.evaluation_point(rule, params, state)["w"]
+
+    def evaluate():
+        with averaging.evaluating(backend, rule, params, state) as swapped:
+            assert swapped is params
+            np.testing.assert_array_equal(params["w"], point)
+            raise KeyError("in the evaluation")
+
+    with pytest.raises(KeyError):
+        evaluate()
+    assert not np.array_equal(before, point)
+    np.testing.assert_array_equal(params["w"], before)
+
+
 def test_errors():
     places = walk()
     average = averaging.Average("numpy:reference", averaging.equal())

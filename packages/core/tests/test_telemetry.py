@@ -31,7 +31,10 @@ RULES = {
         ),
         "m",
     ),
-    "one after another": (isostep.rule("adam_hd", lr=0.1, hypergrad_lr=1e-4, dialect="original"), "exp_avg"),
+    "one after another": (
+        isostep.rule("adam_hd", lr=0.1, hypergrad_lr=1e-4, dialect="original"),
+        "exp_avg",
+    ),
 }
 NARROW = (isostep.rule("adamw", lr=0.1, weight_decay=0.2), "exp_avg")
 MATRICES = (isostep.rule("muon", lr=0.1), "momentum_buffer")
@@ -157,7 +160,12 @@ def test_the_state_is_the_same_and_steps_are_to_the_bit():
 def test_observed_rules_stay_observed():
     rule = isostep.observe(isostep.rule("adam", lr=0.1))
     composed = isostep.compose(pieces.clip_by_value(1.0), rule)
-    for own in (rule.replace(lr=0.2), composed, copy.deepcopy(rule), pickle.loads(pickle.dumps(rule))):
+    for own in (
+        rule.replace(lr=0.2),
+        composed,
+        copy.deepcopy(rule),
+        pickle.loads(pickle.dumps(rule)),
+    ):
         assert own.observed
         assert own.momentum == "exp_avg"
     other = isostep.observe(isostep.rule("schedule_free_sgd", lr=0.1), momentum="z")
@@ -178,7 +186,10 @@ def test_no_gradient_at_all_makes_no_figures():
 
 
 def observed(steps=1):
-    rule, backend = isostep.observe(isostep.rule("adam", lr=0.1)), isostep.backend("numpy:reference")
+    rule, backend = (
+        isostep.observe(isostep.rule("adam", lr=0.1)),
+        isostep.backend("numpy:reference"),
+    )
     params = {"w": np.arange(6.0).reshape(2, 3), "b": np.ones(2)}
     state = backend.init(rule, params)
     for _ in range(steps):
@@ -234,5 +245,7 @@ def test_tensorboard_gets_scalars_and_an_error_names_the_command(monkeypatch, tm
     assert TensorBoard(tmp_path).writer.folder == str(tmp_path)
     for name in ("tensorboardX", "torch.utils.tensorboard"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtra, match=r"needs the package 'tensorboardX'.*; pip install tensorboardX"):
+    with pytest.raises(
+        MissingExtra, match=r"needs the package 'tensorboardX'.*; pip install tensorboardX"
+    ):
         TensorBoard(tmp_path)

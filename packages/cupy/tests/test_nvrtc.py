@@ -138,5 +138,14 @@ def test_single_precision_stays_single_and_in_registers(name):
     assert ".local" not in text
 
 
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_observed_kernels_compile_and_stay_wide(dtype):
+    rule = isostep.observe(isostep.rule("adamw"))
+    text = stage(ptx(rule, dtype), "stage0")
+    assert len(re.findall(r"ld\.global\.(?:\w+\.)?v4\.[ubf]32", text)) == 4
+    assert len(re.findall(r"st\.global\.(?:\w+\.)?v4\.[ubf]32", text)) == 3
+    assert text.count("st.global.f64") + text.count("st.global.b64") >= 8  # a row's sums
+
+
 def test_denormals_are_kept():
     assert "ftz" not in ptx(isostep.rule("adamw"))  # exp has it inside, where nothing is small

@@ -54,9 +54,7 @@ def test_figures_are_the_reference_s(raw, dtype):
 
 def test_the_text_of_a_plain_rule_is_what_it_was_and_an_observed_one_s_has_as_many_kernels():
     rule = isostep.rule("lamb", lr=0.1)
-    plain, seen = (
-        kernels(isostep.program(r), "float32") for r in (rule, isostep.observe(rule))
-    )
+    plain, seen = (kernels(isostep.program(r), "float32") for r in (rule, isostep.observe(rule)))
     assert "seen" not in cuda_source.source(plain)
     text = cuda_source.source(seen)
     assert text.count("__global__") == cuda_source.source(plain).count("__global__") == 2

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import isostep_jax
+from isostep import averaging
 
 REASON = "an optional library of the ecosystem; of the nox session `clients`"
 
@@ -79,3 +80,35 @@ def test_orbax_checkpoints(tmp_path, grouped):
     jax.tree.map(np.testing.assert_array_equal, back, state)
     a, b = (tx.update(params, s, params)[0] for s in (state, back))
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_flax_batch_statistics_of_averaged_weights():
+    nn = pytest.importorskip("flax.linen", reason=REASON)
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(nn.Dense(4)(x))
+            return nn.BatchNorm(use_running_average=not train, momentum=0.99)(nn.Dense(3)(x))
+
+    net, rng = Net(), np.random.default_rng(0)
+    batches = [jnp.asarray(rng.normal(2.0, 3.0, (16, 5)), jnp.float32) for _ in range(3)]
+    made = net.init(jax.random.key(0), batches[0], train=True)
+    leaves, tree = jax.tree.flatten(made["params"])
+    average = averaging.Average("jax", averaging.equal())
+    for scale in (1.0, 0.5, 2.0):
+        average.update([scale * p for p in leaves])
+    with average.swapped(leaves) as averaged:
+        params = jax.tree.unflatten(tree, averaged)
+
+        def forward(stats, x):
+            variables = {"params": params, "batch_stats": stats}
+            return net.apply(variables, x, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+
+        found = isostep_jax.fresh_batch_stats(jax.jit(forward), made["batch_stats"], batches)
+    first = [np.array(x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]) for x in batches]
+    own = found["BatchNorm_0"]
+    np.testing.assert_allclose(own["mean"], np.mean([x.mean(0) for x in first], axis=0), rtol=1e-4)
+    np.testing.assert_allclose(own["var"], np.mean([x.var(0) for x in first], axis=0), rtol=1e-4)
+    out = net.apply({"params": params, "batch_stats": found}, batches[0], train=False)
+    assert np.abs(np.array(out).mean()) < 0.5  # evaluated with them, outputs are about normalized

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.optim import swa_utils
 
+import isostep_torch
 from isostep import averaging
 
 PATHS = ["torch:loop", "torch:foreach", "torch:fused"]
@@ -71,3 +72,33 @@ def test_evaluated_with_averages_and_their_own_batch_norm():
         assert torch.equal(x, y)
         assert x.dtype == y.dtype
     assert int(buffers[2]) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_evaluation_weights_are_swapped_in_and_out(dtype):
+    torch.manual_seed(0)
+    p, q = (torch.randn(4).to(dtype).requires_grad_() for _ in range(2))
+    statistics = torch.zeros(3)
+    options = {"master_weights": True} if dtype is torch.bfloat16 else {}
+    optimizer = isostep_torch.ScheduleFreeSGD([p, q], lr=0.3, momentum=0.8, fused=False, **options)
+    for _ in range(3):
+        p.grad = torch.randn_like(p)
+        optimizer.step()
+    before = [x.detach().clone() for x in (p, q)]
+    own = optimizer.state[p]
+    y = own.get("master_weight", p.detach())
+    wanted = y + (1 - 1 / 0.8) * (own["z"] - y)  # x of y = momentum * x + (1 - momentum) * z
+
+    def evaluate():
+        with optimizer.evaluating(keep=[statistics]):
+            torch.testing.assert_close(p.detach(), wanted.to(dtype))
+            assert torch.equal(q, before[1])  # it has not been stepped
+            statistics.add_(1.0)
+            message = "in the evaluation"
+            raise RuntimeError(message)
+
+    with pytest.raises(RuntimeError, match="in the evaluation"):
+        evaluate()
+    assert torch.equal(p, before[0])
+    assert p.requires_grad
+    assert torch.equal(statistics, torch.zeros(3))

@@ -94,7 +94,11 @@ def test_an_optimizer_s_figures(options, dtype):
         assert rows[name]["parameter_norm"] == pytest.approx(size(before[i]), rel=near)
         assert rows[name]["update_norm"] == pytest.approx(size(p - before[i]), rel=near)
         m = optimizer.state[p]["exp_avg"]
-        dot = float((torch.view_as_real(m) * torch.view_as_real(g)).sum() if m.is_complex() else (m * g).sum())
+        dot = float(
+            (torch.view_as_real(m) * torch.view_as_real(g)).sum()
+            if m.is_complex()
+            else (m * g).sum()
+        )
         assert rows[name]["cosine"] == pytest.approx(dot / size(m) / size(g), rel=near)
     assert rows["group1"] == rows["1.0"]
 
@@ -127,7 +131,9 @@ def test_sparse_rows_and_what_a_scaler_leaves_out():
     p = torch.nn.Parameter(torch.ones(5, 2))
     optimizer = isostep_torch.SGD([p], lr=0.5, fused=False)
     observer = optimizer.observe()
-    p.grad = torch.sparse_coo_tensor([[1, 3]], [[3.0, 0.0], [0.0, 4.0]], (5, 2), check_invariants=True)
+    p.grad = torch.sparse_coo_tensor(
+        [[1, 3]], [[3.0, 0.0], [0.0, 4.0]], (5, 2), check_invariants=True
+    )
     optimizer.step()
     row = observer.rows()["0.0"]
     assert (row["gradient_norm"], row["update_norm"], row["parameter_norm"]) == (5.0, 2.5, 2.0)

@@ -31,7 +31,9 @@ def test_the_fractal_steps_are_the_authors_of_ranger21(T):
     authors = pytest.importorskip("ranger21.ranger21", reason="the oracle of this test")
     wanted = authors.cheb_steps(0.1, 1, T)[authors.cheb_perm(T)]
     schedule = s.Chebyshev(0.3, total_steps=T, m=0.1, M=1.0)
-    np.testing.assert_allclose([schedule(t) for t in range(2 * T)], 0.3 * np.tile(wanted, 2), rtol=1e-13)
+    np.testing.assert_allclose(
+        [schedule(t) for t in range(2 * T)], 0.3 * np.tile(wanted, 2), rtol=1e-13
+    )
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine", "1-sqrt", "1-square"])

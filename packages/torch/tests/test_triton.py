@@ -309,6 +309,13 @@ def test_kernels_that_guard_and_unscale_compile_and_stay_wide():
         check_width(stage, text, "float32")
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_observed_kernels_compile_and_stay_wide(traced):
+    rule = isostep.observe(isostep.rule("adamw", lr=0.1))
+    (found,) = compiled(rule, 90, traced=traced)
+    check_width(*found, "float32")
+
+
 @pytest.mark.parametrize("name", ["adamw", "adam_hd"])
 def test_kernels_of_scalars_compile(name):
     module = triton_modules.module(kernels(trace(bound(name)), "float32"), traced=True)

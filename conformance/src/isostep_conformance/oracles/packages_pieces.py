@@ -123,7 +123,10 @@ def adaptive_clipping() -> Iterator[Check]:
                 with torch.no_grad():
                     _ranger21(agc_eps=e, agc_clip_val=c).agc(p)
 
-        for name, change in (("pytorch_optimizer.agc", copied), ("ranger21.Ranger21.agc", in_place)):
+        for name, change in (
+            ("pytorch_optimizer.agc", copied),
+            ("ranger21.Ranger21.agc", in_place),
+        ):
             yield Check(
                 isostep.compose(
                     isostep.pieces.adaptive_clip(clipping=clipping, eps=eps, unit_axis=0), rule

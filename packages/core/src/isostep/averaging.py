@@ -30,9 +30,9 @@ from typing import Any
 from isostep import nm
 from isostep.backend import backend as find_backend
 from isostep.domains import Real
-from isostep.rule import Rule
+from isostep.rule import BoundRule, Rule
 from isostep.schedules.base import Schedule, check
-from isostep.state import StepError, as_list
+from isostep.state import State, StepError, as_list
 
 
 def towards(p: Any, g: Any, t: int, /, *, weight: Any) -> Any:
@@ -148,37 +148,17 @@ class Average:
         Raises:
             StepError: nothing was averaged yet, another number of arrays, or one that cannot be written.
         """
-        arrays = self._checked(params)
+        self._checked(params)
         if self.count == 0:
             message = "average: nothing to swap in; call update(params) first"
             raise StepError(message)
-        backend, others = self.backend, list(keep)
-        if not backend.in_place:
-            averaged = [
-                backend.cast(a, backend.dtype(p)) for a, p in zip(self.arrays, arrays, strict=True)
-            ]
-            yield (
-                dict(zip(params, averaged, strict=True))
-                if isinstance(params, Mapping)
-                else averaged
-            )
-            return
-        for p in (*arrays, *others):
-            if not backend.writable(p):
-                message = "average: cannot swap weights that are read-only; pass writable arrays"
-                raise StepError(message)
-        saved = [self._copy(a) for a in (*arrays, *others)]  # all of them before any is changed
-        before, self._swapped = self._swapped, True
-        try:
-            with backend.quiet():
-                for p, a in zip(arrays, self.arrays, strict=True):
-                    backend.write(p, a)
-            yield params
-        finally:
-            with backend.quiet():
-                for p, a in zip((*arrays, *others), saved, strict=True):
-                    backend.write(p, a)
-            self._swapped = before
+        before = self._swapped
+        with swapped_in(self.backend, params, self.arrays, keep) as averaged:
+            self._swapped = self.backend.in_place or before
+            try:
+                yield averaged
+            finally:
+                self._swapped = before
 
     def _checked(self, params: Any) -> list[Any]:
         arrays = as_list(params)
@@ -193,8 +173,55 @@ class Average:
         return p if self.dtype is None else self.backend.cast(p, self.dtype)
 
     def _copy(self, array: Any) -> Any:
-        with self.backend.quiet():
-            return self.backend.write(self.backend.zeros_like(array), array)
+        return _copied(self.backend, array)
 
 
-__all__ = ["Average", "ema", "equal", "polynomial_decay"]
+def _copied(backend: Any, array: Any) -> Any:
+    with backend.quiet():
+        return backend.write(backend.zeros_like(array), array)
+
+
+@contextmanager
+def evaluating(
+    backend: Any, rule: BoundRule, params: Any, state: State, keep: Sequence[Any] = ()
+) -> Iterator[Any]:
+    """Within the context the parameters are those to evaluate with, of a rule that trains at others.
+
+    That is a schedule-free rule's average, ASGD's; for most rules the parameters themselves. After it, also after an
+    exception, they are what they were, to the bit. ``keep`` as for ``Average.swapped``.
+
+    Raises:
+        StepError: the state is not the rule's, or an array cannot be written.
+    """
+    points = as_list(backend.evaluation_point(rule, params, state))
+    with swapped_in(backend, params, points, keep) as swapped:
+        yield swapped
+
+
+@contextmanager
+def swapped_in(
+    backend: Any, params: Any, values: Sequence[Any], keep: Sequence[Any] = ()
+) -> Iterator[Any]:
+    """Within the context the parameters have other values; after it they, and ``keep``, are what they were."""
+    arrays, others = as_list(params), list(keep)
+    if not backend.in_place:
+        cast = [backend.cast(a, backend.dtype(p)) for a, p in zip(values, arrays, strict=True)]
+        yield dict(zip(params, cast, strict=True)) if isinstance(params, Mapping) else cast
+        return
+    for p in (*arrays, *others):
+        if not backend.writable(p):
+            message = "average: cannot swap weights that are read-only; pass writable arrays"
+            raise StepError(message)
+    saved = [_copied(backend, a) for a in (*arrays, *others)]  # all of them before any is changed
+    try:
+        with backend.quiet():
+            for p, a in zip(arrays, values, strict=True):
+                backend.write(p, a)
+        yield params
+    finally:
+        with backend.quiet():
+            for p, a in zip((*arrays, *others), saved, strict=True):
+                backend.write(p, a)
+
+
+__all__ = ["Average", "ema", "equal", "evaluating", "polynomial_decay", "swapped_in"]

@@ -16,7 +16,15 @@ from isostep.values import Domain, Graph, Value
 BASIC = ("gradient", "update", "parameter", "nonfinite_gradient", "nonfinite_update")
 OF_MOMENTUM = ("momentum", "alignment", "agreement")
 #: What rules call their running average of gradients; ``observe(rule, momentum=...)`` names another.
-MOMENTA = ("exp_avg", "m", "momentum_buffer", "exp_avg_fast", "exp_avg_grad", "grads_ema", "pos_momentum")
+MOMENTA = (
+    "exp_avg",
+    "m",
+    "momentum_buffer",
+    "exp_avg_fast",
+    "exp_avg_grad",
+    "grads_ema",
+    "pos_momentum",
+)
 
 
 def names(momentum: bool) -> tuple[str, ...]:
@@ -43,7 +51,9 @@ def expressions(
 def nodes(p: Value, g: Value, u: Value, m: Value | None) -> tuple[Value, ...]:
     """The sums as nodes of the graph of ``p``; no output depends on them."""
     graph: Graph = p.graph
-    if u.domain < Domain.ELEMENT:  # an update that is one number: its sum is over the elements all the same
+    if (
+        u.domain < Domain.ELEMENT
+    ):  # an update that is one number: its sum is over the elements all the same
         u = graph.apply("where", (p == p, u, u))
     return tuple(
         graph.apply("sum", (x if y is None else x * y,)) for x, y in expressions(p, g, u, m)
@@ -62,8 +72,8 @@ def of_arrays(
     """The sums of one parameter's arrays: a vector, of the dtype that ``wide`` gives them."""
     if tuple(getattr(u, "shape", ())) != tuple(p.shape):
         u = call("where", p == p, u, u)
-    arrays = [None if a is None else wide(a) for a in (p, g, u, m)]
-    xp = nm.namespace(arrays[0])
-    with nm.computing(arrays[0]):
-        found = [nm.sum(x if y is None else x * y) for x, y in expressions(*arrays, call)]
+    p, g, u, m = (None if a is None else wide(a) for a in (p, g, u, m))
+    xp = nm.namespace(p)
+    with nm.computing(p):
+        found = [nm.sum(x if y is None else x * y) for x, y in expressions(p, g, u, m, call)]
     return xp.stack([xp.asarray(s) for s in found])

@@ -61,7 +61,9 @@ def observe(rule: BoundRule, *, momentum: str | None = None) -> BoundRule:
     check_rule(rule)
     if momentum is not None and momentum not in rule.state_names:
         known = ", ".join(rule.state_names) or "none"
-        message = f"observe: momentum must be a state of {rule.name}, got {momentum!r}; it has {known}"
+        message = (
+            f"observe: momentum must be a state of {rule.name}, got {momentum!r}; it has {known}"
+        )
         raise RuleError(message)
     return replace(rule, observed=momentum or True)
 
@@ -117,7 +119,10 @@ class Figures:
         with self._backend.around(self._stepped):
             columns = [xp.concat([each[n], xp.reshape(whole[n], (1,))]) for n in each]
             table = self._backend.to_numpy(xp.stack(columns)).T.tolist()
-        return {n: dict(zip(each, row, strict=True)) for n, row in zip([*called, GROUP], table, strict=True)}
+        return {
+            n: dict(zip(each, row, strict=True))
+            for n, row in zip([*called, GROUP], table, strict=True)
+        }
 
     @cached_property
     def sums(self) -> Any:
@@ -149,9 +154,7 @@ class Figures:
 
     def _of(self, rows: Any, sizes: Any) -> dict[str, Any]:
         s = {n: rows[:, k] for k, n in enumerate(self.names)}
-        gradient, update, parameter = (
-            nm.sqrt(s[n]) for n in ("gradient", "update", "parameter")
-        )
+        gradient, update, parameter = (nm.sqrt(s[n]) for n in ("gradient", "update", "parameter"))
         found = {
             "gradient_norm": gradient,
             "update_norm": update,
@@ -210,10 +213,14 @@ class CSV:
             file.seek(0)
             first = next(csv.reader(file), None)
             if first not in (None, head):
-                message = f"{self.path} has other columns: {', '.join(first or [])}; choose another file"
+                message = (
+                    f"{self.path} has other columns: {', '.join(first or [])}; choose another file"
+                )
                 raise ValueError(message)
             lines = [[step, n, *map(repr, row.values())] for n, row in rows.items()]
-            csv.writer(file, lineterminator="\n").writerows([*([head] if first is None else []), *lines])
+            csv.writer(file, lineterminator="\n").writerows(
+                [*([head] if first is None else []), *lines]
+            )
 
 
 class TensorBoard:

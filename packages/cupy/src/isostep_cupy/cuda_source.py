@@ -265,7 +265,9 @@ class _Writer:
             out.append(f"if (threadIdx.x == 0) partials[row * width + {k}] = {self._sum(node)};")
         for k, _ in enumerate(kernel.figures):
             out.append(f"const double _total_{k} = sum_of_block(_seen_{k});")
-            out.append(f"if (threadIdx.x == 0) seen[row * {len(kernel.figures)} + {k}] = _total_{k};")
+            out.append(
+                f"if (threadIdx.x == 0) seen[row * {len(kernel.figures)} + {k}] = _total_{k};"
+            )
         return out
 
     def _chunks(self, kernel: Kernel) -> list[str]:

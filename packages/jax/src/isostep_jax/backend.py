@@ -30,7 +30,7 @@ from isostep_jax.support import gaps
 class _Spec:
     """What a compiled step depends on beside shapes and dtypes; ``kinds`` numbers the leaves' step counts.
 
-    It says which leaves are stacked, not which path asked: where there is nothing to stack, both share what is compiled.
+    It says which leaves are stacked, not which path asked: where nothing is stacked, both share what is compiled.
     """
 
     programs: tuple[Program, ...]
@@ -240,7 +240,7 @@ def _step(
             own = value.astype(leaves[run.leaves[0]][n].dtype)
             for i, each in zip(run.leaves, run.split(own), strict=True):
                 new[i][n] = each
-    return new, done.group_outputs(), observed(done, tasks, runs, spec.group_dtype)
+    return new, done.group_outputs(), observed(done, tasks, spec.runs, spec.group_dtype)
 
 
 def _same(value: Any) -> Any:

@@ -45,7 +45,9 @@ def flat(tx: Transform, params: Any) -> FlatTransform:
         RuleError: the rule looks at the shape of its arrays (matrices, factored state), or is not isostep's.
     """
     if not isinstance(tx.init, Init):
-        message = f"flat needs a transformation of isostep_jax that is not observed, got {tx.init!r}"
+        message = (
+            f"flat needs a transformation of isostep_jax that is not observed, got {tx.init!r}"
+        )
         raise RuleError(message)
     rule = tx.init.rule
     leaves, tree = flattened(rule, params)
@@ -100,7 +102,9 @@ def _check_rule(rule: BoundRule, leaves: list[Any]) -> None:
     shapes = {tuple(p.shape) for p in leaves} or {()}
     for part in (c.part for c in rule.components):
         if getattr(part, "ndim", None) is not None:
-            message = f"{rule.name}: {part.name} takes arrays of some ranks only, so it has no flat mode"
+            message = (
+                f"{rule.name}: {part.name} takes arrays of some ranks only, so it has no flat mode"
+            )
             raise RuleError(message)
     programs = [trace(rule, phase, shape) for shape in shapes for phase in kinds(rule)]
     if any(p.shape is not None or p.generic for p in programs):

@@ -106,7 +106,8 @@ def observed(
     if not tasks or not tasks[0].program.figures:
         return None
     rows = [
-        jnp.stack([jnp.ravel(x).astype(dtype) for x in done.figures(task)], axis=1) for task in tasks
+        jnp.stack([jnp.ravel(x).astype(dtype) for x in done.figures(task)], axis=1)
+        for task in tasks
     ]
     order = np.argsort([i for run in runs for i in run.leaves])
     return jnp.concatenate(rows)[order]

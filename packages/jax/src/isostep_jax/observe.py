@@ -11,7 +11,7 @@ the updates. They have the dtype of the step: in float32 a norm above 1e19 is in
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,8 @@ def observe(tx: Transform, *, momentum: str | None = None) -> Transform:
     def update(
         grads: Any, state: Observed, params: Any = None, **inputs: Any
     ) -> tuple[Any, Observed]:
-        updates, (after, seen) = inner.update(grads, state.state, params, **inputs)
+        updates, both = inner.update(grads, state.state, params, **inputs)
+        after, seen = cast(Any, both)  # as an observed rule's update gives them
         return updates, Observed(after, seen)
 
     return paired(init, update)

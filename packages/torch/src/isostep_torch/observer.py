@@ -45,7 +45,9 @@ class Observer:
         named = model.named_parameters() if hasattr(model, "named_parameters") else model or {}
         called = {p: n for n, p in dict(named).items()}
         found: dict[str, dict[str, float]] = {}
-        for k, (group, each) in enumerate(zip(self.optimizer.param_groups, self.groups, strict=True)):
+        for k, (group, each) in enumerate(
+            zip(self.optimizer.param_groups, self.groups, strict=True)
+        ):
             if each is None:
                 continue
             own = group.get("param_names") or [f"{k}.{i}" for i in range(len(group["params"]))]

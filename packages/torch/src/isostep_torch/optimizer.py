@@ -8,18 +8,20 @@ dicts are interchangeable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from operator import attrgetter, is_
 from typing import Any, ClassVar
 
 import torch
 
-from isostep import telemetry
+from isostep import averaging, telemetry
 from isostep.rule import BoundRule, Rule
 from isostep.state import State
 from isostep_torch import checkpoint, paths, storage
 from isostep_torch.kept import Entries, Kept
+from isostep_torch.loop import TorchLoop
 from isostep_torch.observer import Observer
 from isostep_torch.paths import OPTIONS, check_options
 from isostep_torch.traced import Held
@@ -166,6 +168,37 @@ class Optimizer(torch.optim.Optimizer):
         places = {id(p): i for i, p in enumerate(group["params"])}
         every = [storage.real(p.detach()) for p in group["params"]]
         return known.state.figures.spread([places[id(p)] for p in known.params], every)
+
+    @contextmanager
+    def evaluating(self, keep: Sequence[torch.Tensor] = ()) -> Iterator[None]:
+        """Within the context the parameters are those to evaluate with; after it they are what they were, to the bit.
+
+        They differ for rules that train at other points (schedule-free, ASGD). What is in the context may raise, and
+        write to parameters: they are put back. ``keep`` are further tensors to be put back, such as the running
+        statistics of a batch norm, which ``torch.optim.swa_utils.update_bn`` makes anew within.
+        """
+        backend = TorchLoop()
+        with ExitStack() as stack:
+            for group in self.param_groups:
+                params = [p for p in group["params"] if "step" in self.state.get(p, {})]
+                rule = self._rule_of(group)
+                owns = [self.state[p] for p in params]
+                wide = [
+                    storage.real(own.get(storage.MASTER, p.detach()))
+                    for p, own in zip(params, owns, strict=True)
+                ]
+                arrays = [
+                    {n: storage.real(own[n]).to(w.dtype) for n in rule.state_names}
+                    for own, w in zip(owns, wide, strict=True)
+                ]
+                shared = {n: v for n, v in group.get(SHARED, {}).items() if n != "step"}
+                state = State(rule.name, [int(own["step"]) for own in owns], arrays, shared)
+                if params:
+                    points = backend.evaluation_point(rule, wide, state)
+                    targets = [storage.real(p.detach()) for p in params]
+                    stack.enter_context(averaging.swapped_in(backend, targets, points))
+            stack.enter_context(averaging.swapped_in(backend, keep, keep))
+            yield
 
     # One step.
 

@@ -274,7 +274,7 @@ class _Pass:
             values = {s: f"narrow({v}, tl.{self.kernels.dtype})" for s, v in values.items()}
         mask = "inside"
         if self._may_be_left_out() and self.kernel.figures:  # sums are wanted all the same
-            mask = "inside & (item(amp, 1) == 0)"
+            mask = "both(inside, item(amp, 1) == 0)"
         return [f"tl.store({identifier(s)}_at + i, {v}, mask={mask})" for s, v in values.items()]
 
     def _sum(self, node: Value) -> str:

@@ -38,4 +38,3 @@ class FusedCPU(FusedBackend):
     def _added_up(self, seen: np.ndarray, bin: Bin) -> Any:
         """Sums of chunks as sums of arrays."""
         return self.asarray(np.add.reduceat(seen, bin.first_chunks, axis=0))
-

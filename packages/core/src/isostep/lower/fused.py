@@ -100,7 +100,9 @@ class Plan:
     group_dtype: np.dtype
     given: list[ref[Any]] = field(default_factory=list)
     runner: Any = None  # what ``launch`` has made for these arrays and wants to keep
-    seen: list[Callable[[], Any]] = field(default_factory=list)  # a part's sums, of an observed rule
+    seen: list[Callable[[], Any]] = field(
+        default_factory=list
+    )  # a part's sums, of an observed rule
 
     def has_states(self, states: list[dict[str, Any]]) -> bool:
         """Whether these are the very state arrays that it was made for."""

@@ -89,7 +89,16 @@ class Writer:
             "from isostep.lower.numba_support import (",
             *(
                 f"    {n},"
-                for n in ("accumulate", *added, "exp", "loader", "maximum", "minimum", "sign", "storer")
+                for n in (
+                    "accumulate",
+                    *added,
+                    "exp",
+                    "loader",
+                    "maximum",
+                    "minimum",
+                    "sign",
+                    "storer",
+                )
             ),
             *(f"    {n}_{dtype}," for n in ("narrow", "widen") if self.half),
             ")",

@@ -1,0 +1,123 @@
+"""Any composition of pieces with any elementwise rule is one kernel a stage on every fused path, and conforms.
+
+Many are drawn and traced, and their texts written, which compiles nothing; a few run, on the reference and compiled.
+"""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import isostep
+from isostep.backends.numpy import NumpyReference
+from isostep.lower import numba_source
+from isostep.lower.device import kernels
+from isostep.lower.layout import layout
+from isostep.program import trace
+from isostep.rule import BoundRule
+from isostep_conformance import cases, hypers, runner
+from isostep_conformance.cases import Case
+
+pytestmark = pytest.mark.whole  # the device languages are torch's and cupy's
+
+PIECES = isostep.pieces.registry
+QUIET = settings(
+    derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None
+)
+
+
+def fused_rules() -> list[str]:
+    """The rules that are fused by themselves."""
+    found = []
+    for name in isostep.rules():
+        rule = isostep.rule(name, **hypers.bound(isostep.definition(name), name)[0])
+        if layout(trace(rule), "float32").obstacle is None:
+            found.append(name)
+    return found
+
+
+FUSED = fused_rules()
+
+
+@st.composite
+def compositions(draw: st.DrawFn) -> BoundRule:
+    """Up to three pieces in front of a rule and up to two behind it, in any order, with any of their settings."""
+    axis = draw(st.sampled_from([0, -1]))  # of several axes a kernel has no room, and says so
+
+    def pieces(where: str, most: int) -> list[isostep.BoundPiece]:
+        names = [n for n in PIECES.names() if getattr(PIECES[n], where) is not None]
+        chosen = draw(st.lists(st.sampled_from(names), max_size=most, unique=True))
+        made = []
+        for name in chosen:
+            values = dict(draw(st.sampled_from(hypers.bound(PIECES[name], name))))
+            if "unit_axis" in values:
+                values["unit_axis"] = axis
+            made.append(getattr(isostep.pieces, name)(**values))
+        return made
+
+    name = draw(st.sampled_from(FUSED))
+    rule = isostep.rule(name, **draw(st.sampled_from(hypers.bound(isostep.definition(name), name))))
+    return isostep.compose(*pieces("before", 3), rule, *pieces("after", 2))
+
+
+def phases(rule: BoundRule) -> set[tuple[int, ...]]:
+    """Every kind of step among the first ones."""
+    return {rule.phase(t) for t in range(1, 13)}
+
+
+@settings(QUIET, max_examples=150)
+@given(compositions(), st.booleans())
+def test_any_composition_is_one_kernel_a_stage(rule: BoundRule, observed: bool) -> None:
+    if observed:
+        rule = isostep.observe(rule)
+    for phase in phases(rule):
+        program = trace(rule, phase)
+        assert layout(program, "float32").obstacle is None, rule
+        assert len(kernels(program, "float32").stages) == program.stages
+
+
+@settings(QUIET, max_examples=12)
+@given(compositions(), st.sampled_from(["float64", "float32", "bfloat16"]))
+def test_every_text_has_one_kernel_a_stage(rule: BoundRule, dtype: str) -> None:
+    from isostep_cupy import cuda_source
+    from isostep_torch import triton_source
+
+    for phase in phases(rule):
+        program = trace(rule, phase)
+        functions = [f"stage{k}" for k in range(program.stages)]
+        numba = ast.parse(numba_source.source(program, dtype))
+        assert [n.name for n in numba.body if isinstance(n, ast.FunctionDef)] == functions
+        triton = ast.parse(triton_source.source(kernels(program, dtype)))
+        launched = [
+            n.name
+            for n in triton.body
+            if isinstance(n, ast.FunctionDef) and n.name.startswith("stage")
+        ]
+        assert launched == functions
+        text = cuda_source.source(kernels(program, dtype))
+        assert text.count("__global__") == len(functions)
+        assert all(f"__global__ void {f}(" in text for f in functions)
+
+
+def conforms(backend: object, name: str, rule: BoundRule, dtype: str) -> None:
+    subject = cases.subject_of(rule.name, 0, rule)
+    for scenario in ("exact", "corners"):
+        tally = runner.check(backend, name, Case(subject, dtype), scenario)
+        assert not tally.failures, tally.failures
+
+
+@settings(QUIET, max_examples=6)
+@given(compositions(), st.sampled_from(["float64", "float32"]))
+def test_any_composition_conforms(rule: BoundRule, dtype: str) -> None:
+    conforms(NumpyReference(), "numpy:reference", rule, dtype)
+
+
+@settings(QUIET, max_examples=2)
+@given(compositions())
+def test_compiled_compositions_conform(rule: BoundRule) -> None:
+    fused = isostep.backend("numpy:fused")
+    assert fused.path(rule) == "fused"
+    conforms(fused, "numpy:fused", rule, "float32")
