@@ -71,7 +71,7 @@ def test_a_flag_reaches_everything_a_sum_reaches() -> None:
 
 
 def expected(truth: float, before: float, plain: float) -> Expected:
-    return Expected.of(num(truth), np.array([before]), np.array([plain]), F32)
+    return Expected.of(num(truth), np.array([before]), [np.array([plain])], F32)
 
 
 def test_ulps_are_taken_at_the_larger_of_result_and_start() -> None:
@@ -135,13 +135,13 @@ def test_zero_from_zero_is_held_to_the_bound_of_what_cancelled() -> None:
     """1.68 * 0.1 - 0.168 in float32: rounded it is 0 as in the truth, contracted it is the product's rounding."""
     factor = ARITH.scalar(0.1)
     found = ARITH.apply("sub", (ARITH.apply("mul", (num(1.6796875), factor)), num(0.16796875)))
-    expected = Expected.of(found, np.zeros(1), np.zeros(1), F32)
+    expected = Expected.of(found, np.zeros(1), [np.zeros(1)], F32)
     contracted = float(np.float32(0.1)) * 1.6796875 - 0.16796875
     assert found.v[0] == 0 != contracted
     assert 0 < expected.ratios(np.array([contracted]))[0] < 8
     assert expected.ratios(np.array([1e-6]))[0] > 64
 
-    exactly = Expected.of(num(0.0), np.zeros(1), np.zeros(1), F32)
+    exactly = Expected.of(num(0.0), np.zeros(1), [np.zeros(1)], F32)
     assert exactly.ratios(np.array([contracted]))[0] > 64
 
 
