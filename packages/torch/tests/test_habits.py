@@ -342,6 +342,24 @@ def test_parameters_that_move_to_other_memory_are_found_again():
     assert all(torch.equal(x, y) for x, y in zip(params, twins, strict=True))
 
 
+@pytest.mark.parametrize("same_place", [True, False])
+@pytest.mark.parametrize("options", PATHS, ids=IDS)
+def test_a_parameter_that_has_another_shape_is_refused(options, same_place):
+    """Its state no longer fits, and a kernel that knew its shape would read past its end."""
+    p = torch.nn.Parameter(torch.ones(40))
+    optimizer = load_optimizer("adam")([p], lr=0.1, **options)
+    for _ in range(2):
+        p.grad = torch.ones(40)
+        optimizer.step()
+    short = p.data[:3]
+    p.data = short if same_place else short.clone()
+    p.grad, before = torch.ones(3), short.clone()
+    with pytest.raises(ValueError, match="state exp_avg of params"):
+        optimizer.step()
+    assert torch.equal(p, before)
+    assert optimizer.state[p]["step"] == 2
+
+
 def test_an_optimizer_lets_its_parameters_go():
     params = tensors()
     optimizer = load_optimizer("adam")(params, lr=0.1)
