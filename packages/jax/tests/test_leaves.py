@@ -67,6 +67,7 @@ def run(name, tx, params, into=lambda x: x, steps=4):
     for k in range(steps):
         grads = into(jax.tree.map(lambda x, k=k: x * 10.0 ** (k - 1), tree(50 + k, dtype, shapes)))
         extra = {n: into(tree(70 + k, dtype, shapes)) for n in rule_of(name).input_names}
+        extra |= dict.fromkeys(rule_of(name).group_input_names, 0.5 + k)
         updates, state = update(grads, state, p, **extra)
         p = optax.apply_updates(p, updates)
     return p, state

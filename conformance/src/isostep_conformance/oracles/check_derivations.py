@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import isostep
 
 from . import derivations
 from .check import Check, words
-from .problems import CONV_SHAPES, MIXED_SHAPES, mild, wild
+from .problems import CONV_SHAPES, MIXED_SHAPES, mild, wild, with_losses
 
 ADAM: dict[str, Any] = {"betas": (0.85, 0.96), "eps": 1e-3}
 
@@ -20,6 +21,7 @@ def checks() -> Iterator[Check]:
     yield from decaying()
     yield from switches()
     yield from slots()
+    yield from models()
 
 
 def switches() -> Iterator[Check]:
@@ -44,6 +46,25 @@ def switches() -> Iterator[Check]:
             partial(derivations.adasmooth, **settings),
             ("exp_avg_sq",),
         )
+
+
+def models() -> Iterator[Check]:
+    """MoMo and MoMo-Adam: the rate of lr, of the model and of zero, the bound raised and reset."""
+    problem = with_losses(mild(MIXED_SHAPES, lr=0.3))
+    kept = ("grad_avg",)
+    for correct, estimate, decay in product((False, True), (False, True), (0.0, 0.1)):
+        settings: dict[str, Any] = {"beta": 0.85, "weight_decay": decay, "lb": 0.5}
+        settings |= {"bias_correction": correct, "use_fstar": estimate}
+        run = partial(derivations.momo, **settings)
+        rule = isostep.rule("momo", **settings)
+        yield Check(rule, "Schaipp et al., momo.py", words(settings), problem, run, kept)
+    kept = ("grad_avg", "grad_avg_sq")
+    for divide, estimate, decay in ((True, True, 0.1), (False, False, 0.1), (True, False, 0.0)):
+        settings = {**ADAM, "weight_decay": decay, "lb": 0.5}
+        settings |= {"divide": divide, "use_fstar": estimate}
+        run = partial(derivations.momo_adam, **settings)
+        rule = isostep.rule("momo_adam", **settings)
+        yield Check(rule, "Schaipp et al., momo_adam.py", words(settings), problem, run, kept)
 
 
 def slots() -> Iterator[Check]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .problems import Floats, Problem, Record
@@ -179,6 +181,110 @@ def amos(
             points[k] = p - averages[k]
         record.add(points, {"exp_avg_sq": means, "decay": decays})
     return record
+
+
+def momo(
+    problem: Problem,
+    *,
+    beta: float,
+    weight_decay: float,
+    lb: float,
+    bias_correction: bool,
+    use_fstar: bool,
+) -> Record:
+    """Schaipp et al., MoMo as in the authors' momo.py: one sum for all arrays."""
+    points = [p.copy() for p in problem.start]
+    record = Record()
+    bound = lb
+    for t, (g, lr, loss) in enumerate(
+        zip(problem.gradients, problem.lrs, problem.inputs["loss"], strict=True), 1
+    ):
+        inner = _inner(g, points)
+        if t == 1:
+            start = 0.0 if bias_correction else 1.0
+            means = [start * x for x in g]
+            average, dot = start * loss, start * inner
+        means = [beta * d + (1 - beta) * x for d, x in zip(means, g, strict=True)]
+        average = beta * average + (1 - beta) * loss
+        dot = beta * dot + (1 - beta) * inner
+        rho = 1 - beta**t if bias_correction else 1.0
+        bound, tau, shrink = _polyak(
+            lr, weight_decay, average, dot, _inner(means, points), _inner(means, means), rho,
+            bound, lb, use_fstar,
+        )  # fmt: skip
+        points = [(p - tau * d) / shrink for p, d in zip(points, means, strict=True)]
+        record.add(points, {"grad_avg": means}, {"loss_avg": average, "fstar": bound, "tau": tau})
+    return record
+
+
+def momo_adam(
+    problem: Problem,
+    *,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    lb: float,
+    divide: bool,
+    use_fstar: bool,
+) -> Record:
+    """Schaipp et al., MoMo-Adam as in the authors' momo_adam.py: one sum for all arrays."""
+    b1, b2 = betas
+    points = [p.copy() for p in problem.start]
+    means = [np.zeros_like(p) for p in points]
+    squares = [np.zeros_like(p) for p in points]
+    average = dot = 0.0
+    bound = lb
+    record = Record()
+    for t, (g, lr, loss) in enumerate(
+        zip(problem.gradients, problem.lrs, problem.inputs["loss"], strict=True), 1
+    ):
+        means = [b1 * d + (1 - b1) * x for d, x in zip(means, g, strict=True)]
+        squares = [b2 * v + (1 - b2) * x**2 for v, x in zip(squares, g, strict=True)]
+        steps = [d / ((v / (1 - b2**t)) ** 0.5 + eps) for d, v in zip(means, squares, strict=True)]
+        average = b1 * average + (1 - b1) * loss
+        dot = b1 * dot + (1 - b1) * _inner(g, points)
+        bound, tau, shrink = _polyak(
+            lr, weight_decay, average, dot, _inner(means, points), _inner(means, steps), 1 - b1**t,
+            bound, lb, use_fstar,
+        )  # fmt: skip
+        if divide:
+            points = [(p - tau * d) / shrink for p, d in zip(points, steps, strict=True)]
+        else:
+            kept = 1 - lr * weight_decay
+            points = [kept * p - tau * d for p, d in zip(points, steps, strict=True)]
+        record.add(
+            points,
+            {"grad_avg": means, "grad_avg_sq": squares},
+            {"loss_avg": average, "fstar": bound, "tau": tau},
+        )
+    return record
+
+
+def _polyak(
+    lr: float,
+    weight_decay: float,
+    average: float,
+    dot: float,
+    inner: float,
+    length: float,
+    rho: float,
+    bound: float,
+    least: float,
+    estimate: bool,
+) -> tuple[float, float, float]:
+    """The bound after the step, the step size, and what the decay divides by."""
+    shrink = 1 + lr * weight_decay
+    gain = shrink * average + inner - shrink * dot
+    if estimate and gain < shrink * rho * bound:
+        bound = max(gain / (2 * shrink * rho), least)
+    tau = min(lr / rho, max(gain - shrink * rho * bound, 0.0) / length)
+    if estimate:
+        bound = max((average + inner - dot - tau * length / 2) / rho, least)
+    return bound, tau, shrink
+
+
+def _inner(xs: Sequence[Floats], ys: Sequence[Floats]) -> float:
+    return float(sum(np.sum(x * y) for x, y in zip(xs, ys, strict=True)))
 
 
 def _slot(x: Floats, slots: str, unit_axis: int) -> Floats:

@@ -111,7 +111,8 @@ class JaxJit(ArrayBackend):
         given += [aligned(rule, n, params, inputs[n]) for n in rule.input_names]
         active = [i for i, g in enumerate(given[0]) if g is not None]
         self._check_given(rule, params, given, active)
-        new_arrays, new_state, group = list(arrays), list(state.arrays), dict(state.group)
+        new_arrays, new_state = list(arrays), list(state.arrays)
+        group = self.group_values(rule, state, inputs) if active else dict(state.group)
         for run in [[i] for i in active] if rule.sequential else [active] if active else []:
             leaves = [self._leaf(rule, i, arrays, given, state) for i in run]
             done, group = self._jitted(

@@ -149,16 +149,18 @@ class Optimizer(torch.optim.Optimizer):
     # One step.
 
     @torch._disable_dynamo  # as torch does with an optimizer's state: a compiled loop breaks its graph here
-    def step(self, closure: Callable[[], Any] | None = None, **inputs: Mapping[Any, Any]) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, **inputs: Any) -> Any:
         """One step; ``closure`` recomputes the loss, which is returned.
 
         A rule that needs more than gradients takes it by name, a dict from parameters:
-        ``step(hessian_diag={p: ...})``.
+        ``step(hessian_diag={p: ...})``. One that needs the loss takes the closure's, or ``step(loss=...)``.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+            if "loss" in self._template.group_input_names:
+                inputs.setdefault("loss", loss)
         for group in self.param_groups:
             with torch.set_grad_enabled(bool(group["differentiable"])):
                 self._step_group(group, inputs)
@@ -170,7 +172,7 @@ class Optimizer(torch.optim.Optimizer):
         everything = (p.device.type == "cpu" for g in self.param_groups for p in g["params"])
         return all(g["capturable"] for g in self.param_groups) or all(everything)
 
-    def _step_group(self, group: dict[str, Any], inputs: Mapping[str, Mapping[Any, Any]]) -> None:
+    def _step_group(self, group: dict[str, Any], inputs: Mapping[str, Any]) -> None:
         params = [
             p for p in group["params"] if p.grad is not None or "step" in self.state.get(p, {})
         ]
@@ -190,7 +192,9 @@ class Optimizer(torch.optim.Optimizer):
             grads = [None if g is None else -g for g in grads]
         rule = self._rule_of(group, paths.traced(group))
         known = self._known_of(rule, group, params, backend)
-        given = {n: [v.get(p) for p in params] for n, v in inputs.items()}
+        given = {
+            n: [v.get(p) for p in params] if n in rule.input_names else v for n, v in inputs.items()
+        }
         if group["capturable"]:
             backend.found_inf = found_inf
         if known.plain and not any(g is not None and g.is_sparse for g in grads):
@@ -207,7 +211,7 @@ class Optimizer(torch.optim.Optimizer):
         state: State,
         params: list[Any],
         grads: list[Any],
-        inputs: dict[str, list[Any]],
+        inputs: dict[str, Any],
     ) -> None:
         """A step of tensors that are not stored as rules see them; see ``isostep_torch.storage``."""
         if any(g is not None and g.is_sparse for g in grads):
@@ -217,12 +221,12 @@ class Optimizer(torch.optim.Optimizer):
         for i in active:
             p = params[i]
             extra = {n: self.state[p][n] for n in storage.extra_names(group, p)}
-            own = {n: v[i] for n, v in inputs.items()}
+            own = {n: inputs[n][i] for n in rule.input_names if n in inputs}
             noise = (group["rounding_seed"], state.t[i] + 1, self._places[p])
             opened.append(
                 storage.open_tensors(group, p, grads[i], own, state.arrays[i], extra, noise)
             )
-        given = {n: [o.inputs[n] for o in opened] for n in inputs}
+        given = inputs | {n: [o.inputs[n] for o in opened] for n in rule.input_names if n in inputs}
         inner = State(
             state.rule,
             [state.t[i] for i in active],
