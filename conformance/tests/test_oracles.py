@@ -25,6 +25,7 @@ LIBRARIES = {
     "check_pieces": ("torch", "jax", "optax"),
     "packages_pieces": ("torch", "pytorch_optimizer", "torch_optimizer"),
     "check_modern": ("torch", "pytorch_optimizer", "adam_mini"),
+    "packages_matrix": ("torch", "pytorch_optimizer", "torch_optimizer"),
 }
 
 

@@ -249,6 +249,8 @@ class _Walk:
             return self.arith.shaped(lambda a: np.reshape(a, node.attrs[0]), x)
         if op == "matmul":
             return self.arith.matmul(x, self._operand(node.args[1]))
+        if op == "spectral_power":
+            return self.arith.spectral_power(x, *map(self._operand, node.args[1:]))
         message = f"no truth for the operation {op!r}; add it to isostep_conformance.exact"
         raise ExactError(message)
 

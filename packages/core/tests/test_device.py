@@ -15,6 +15,7 @@ from isostep.lower import device
 from isostep.lower.device import kernels, of_group
 from isostep.lower.executor import Device, DeviceBackend
 from isostep.rule import compose
+from isostep.sums import factors
 from isostep.values import FACTS, MAPS
 
 REFERENCE = isostep.backend("numpy:reference")
@@ -31,6 +32,7 @@ class Interpreter(Device):
 
     def __init__(self):
         self.launched = []
+        self.reduced = 0
 
     def buffer(self, count, dtype):
         return np.full(count, -1, dtype)
@@ -49,6 +51,7 @@ class Interpreter(Device):
         return found | {"reduce": self.reduce, "commit": lambda *a: self.commit(kernels, *a)}
 
     def reduce(self, blocks, arguments):
+        self.reduced += 1
         given = dict(zip(device.REDUCE, arguments, strict=True))
         arrays, width, columns = (given[n] for n in ("arrays", "width", "columns"))
         assert blocks == arrays + 1
@@ -86,6 +89,7 @@ class Interpreter(Device):
                     a["group_new"][k] = self.operand(kernels, node, kernels.group_dtype, known)
             self.evaluate(kernels, kernel.array, known, facts)
             totals = dict.fromkeys(kernel.sums, np.float64(0))
+            seen = np.zeros(len(kernel.figures))
             for unit, i in self.indices(kernel, facts, start, stop):
                 own = dict(known)
                 for node, place in kernel.given.items():
@@ -107,6 +111,9 @@ class Interpreter(Device):
                     a["unit_sums"].reshape(-1, len(kernels.unit_sums))[unit, k] = np.sum(
                         text(node.args[0]), dtype=np.float64
                     )
+                for k, node in enumerate(kernel.figures):
+                    x, *more = map(text, factors(node))
+                    seen[k] += np.sum(x * more[0] if more else x, dtype=np.float64)
                 new = {slot: text(node) for slot, node in kernel.stores.items()}
                 if kernel.update is not None:
                     new["p"] = place["p"][i].astype(kernels.compute) + text(kernel.update)
@@ -114,6 +121,8 @@ class Interpreter(Device):
                     place[slot][i] = value
             for node, k in kernel.sums.items():
                 a["partials"].reshape(-1, a["width"])[row, k] = totals[node]
+            if len(seen):
+                a["seen"].reshape(-1, len(seen))[row] = seen
 
     def indices(self, kernel, facts, start, stop):
         """The units and elements of one row."""
@@ -228,6 +237,43 @@ def test_the_description_is_the_step(rule):
         assert a.dtype == b.dtype
         tolerance = 1e-10 if a.dtype == np.float64 else 2e-5
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("rule", [RULES[2], RULES[3], RULES[6]], ids=lambda r: r.name)
+def test_an_observed_step_launches_what_a_plain_one_does(rule):
+    launched, results = [], []
+    for backend, own in (
+        (Interpreted(), rule),
+        (Interpreted(), isostep.observe(rule)),
+        (REFERENCE, isostep.observe(rule)),
+    ):
+        rng = np.random.default_rng(0)
+        params = [np.asarray(rng.normal(size=s)) for s in SHAPES[:-1]]
+        params.append(rng.normal(size=3).astype("f4") if not rule.reduces_group else np.ones(3))
+        state = backend.init(own, params)
+        rows = []
+        for k in range(3):
+            grads = [np.asarray(rng.normal(size=p.shape)).astype(p.dtype) for p in params]
+            grads[k] = None
+            if backend is not REFERENCE:
+                backend.device.launched.clear()
+                backend.device.reduced = 0
+            backend.step(own, params, grads, state)
+            if backend is not REFERENCE:
+                launched.append((list(backend.device.launched), backend.device.reduced))
+            if own.observed:
+                rows.append(state.figures.rows())
+        results.append((params, rows))
+    assert launched[:3] == launched[3:]
+    for a, b in zip(results[0][0], results[1][0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    for found, wanted in zip(results[1][1], results[2][1], strict=True):
+        for name, row in wanted.items():
+            wide = name not in (str(len(SHAPES) - 1), "group")
+            for figure, value in row.items():
+                np.testing.assert_allclose(
+                    found[name][figure], value, rtol=1e-11 if wide else 3e-6, err_msg=figure
+                )
 
 
 def test_kernels_have_only_the_arguments_that_they_use():

@@ -1,6 +1,7 @@
 """Surfaces, paths, figures and the page: the page's steps against the reference's, in Node."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -242,6 +243,27 @@ def test_schedules_are_drawn(tmp_path, capsys):
     assert capsys.readouterr().out == f"wrote {out}\n"
 
 
+def test_every_schedule_has_a_curve_by_its_name_alone(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="isostep[plot] is not installed")
+    from isostep import cli
+    from isostep.plot.schedules import EXAMPLES, values
+
+    base = {"Schedule", "PlateauState", "Chained", "Scaled", "Sequential"}  # no schedules by themselves
+    assert set(EXAMPLES) == set(isostep.schedules.__all__) - base
+    for name, example in EXAMPLES.items():
+        for steps in (1, 7, 60):
+            curve = values(example(steps), steps)
+            assert len(curve) == steps + 1, name
+        assert len(set(curve)) > 1, name
+    words = ["sequential", "ReduceLROnPlateau(factor=0.5, patience=2)"]
+    out = ["--steps", "9", "-o", str(tmp_path / "s.svg"), "--json"]
+    assert cli.main(["plot", "schedule", *words, *out]) == 0
+    curves = json.loads(capsys.readouterr().out)["curves"]
+    cosine = [0.5 + 0.5 * math.cos(math.pi * k / 9) for k in range(10)]
+    assert curves[words[0]] == pytest.approx(cosine)
+    assert curves[words[1]] == [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -254,7 +276,9 @@ def test_schedules_are_drawn(tmp_path, capsys):
         ("surface -o a.bmp", "--out must end in one of .png, .pdf, .svg, .gif, .html, got 'a.bmp'"),
         ("schedule 3", "'3' is not a schedule; call one of isostep.schedules, such as "),
         ("schedule Nope(3)", "'Nope(3)' is not a schedule; known: "),
-        ("surface --surface hill", "--surface: invalid choice: 'hill' (choose from "),
+        ("surface --surface hill", "--surface must be one of 'quadratic', 'rosenbrock', "),
+        ("surface --steps 1.5", "--steps must be an integer, got '1.5'; see 'isostep plot surface "),
+        ("", "KIND must be given, got nothing; see 'isostep plot --help'"),
     ],
 )  # fmt: skip
 def test_errors_of_the_command_are_one_line(words, text, capsys, tmp_path, monkeypatch):

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import isostep
 import isostep_jax
+from isostep.sharpness import SAM, LookSAM
 
 A = np.array([[2.0, 0.5, 0.0], [0.5, -1.0, 0.25], [0.0, 0.25, 3.0]])
 
@@ -68,6 +70,39 @@ def test_pcgrad_projects_conflicts_away():
     np.testing.assert_allclose(found, (a + b / 2) + (b + a), rtol=1e-6)
     agreeing = [lambda p: jnp.sum(p), lambda p: 2 * jnp.sum(p)]
     np.testing.assert_allclose(isostep_jax.pcgrad(agreeing)(jnp.zeros(3), jax.random.key(0)), 3.0)
+    mean = isostep_jax.pcgrad(losses, reduction="mean")(jnp.zeros(3), jax.random.key(0))
+    np.testing.assert_allclose(mean, found / 3, rtol=1e-6)
+    with pytest.raises(ValueError, match="reduction must be one of 'mean', 'sum', got 'max'"):
+        isostep_jax.pcgrad(losses, reduction="max")
     each = isostep_jax.task_gradients(losses)(jnp.zeros(3))
     for g, d in zip(each, directions, strict=True):
         np.testing.assert_array_equal(g, d)
+
+
+def test_looksam_is_the_host_s():
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda p: p.astype(jnp.float64), PARAMS)
+        backend = isostep.backend("jax:jit")
+        host = LookSAM(SAM(backend, 0.3), k=3, alpha=0.6)
+        made = isostep_jax.looksam_gradient(quadratic, rho=0.3, k=3, alpha=0.6)
+        state, gradient = made.init(params), jax.jit(made.gradient)
+        for _ in range(7):
+            found, state = gradient(params, state)
+            wanted = host.gradient(jax.grad(quadratic), params)
+            for name, w in wanted.items():
+                np.testing.assert_allclose(found[name], w, rtol=1e-12)
+            params = jax.tree.map(lambda p, g: p - 0.05 * g, params, found)
+    with pytest.raises(ValueError, match="looksam: k must be an integer >= 1, got 0"):
+        isostep_jax.looksam_gradient(quadratic, k=0)
+
+
+def test_hutchinson_s_spatial_average_is_per_kernel():
+    kernel = {"w": jnp.arange(1.0, 37.0).reshape(3, 2, 2, 3), "b": jnp.array([1.0, -2.0])}
+
+    def cubes(p):
+        return jnp.sum(p["w"] ** 3) - jnp.sum(p["b"] ** 3)
+
+    found = isostep_jax.hutchinson(cubes, spatial_axes=(0, 1))(kernel, jax.random.key(0))
+    wanted = np.mean(6 * np.array(kernel["w"]), axis=(0, 1), keepdims=True)
+    np.testing.assert_allclose(found["w"], np.broadcast_to(wanted, (3, 2, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(found["b"], [6.0, 12.0], rtol=1e-6)

@@ -26,6 +26,14 @@ def test_the_fractal_order(T):
     np.testing.assert_allclose([schedule(t) for t in range(T)], 0.3 * wanted, rtol=1e-13)
 
 
+@pytest.mark.parametrize("T", [4, 32, 64])
+def test_the_fractal_steps_are_the_authors_of_ranger21(T):
+    authors = pytest.importorskip("ranger21.ranger21", reason="the oracle of this test")
+    wanted = authors.cheb_steps(0.1, 1, T)[authors.cheb_perm(T)]
+    schedule = s.Chebyshev(0.3, total_steps=T, m=0.1, M=1.0)
+    np.testing.assert_allclose([schedule(t) for t in range(2 * T)], 0.3 * np.tile(wanted, 2), rtol=1e-13)
+
+
 @pytest.mark.parametrize("shape", ["linear", "cosine", "1-sqrt", "1-square"])
 def test_warmup_stable_decay(shape):
     wanted = lrs(lambda o: oracle.get_wsd_schedule(o, 20, 50, 70, cooldown_type=shape), 200)

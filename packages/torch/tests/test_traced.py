@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,6 +38,22 @@ def gradients(params, k):
     torch.manual_seed(100 + k)
     for p in params:
         p.grad = torch.randn_like(p)
+
+
+@pytest.mark.parametrize("options", CAPTURED, ids=["foreach", "loop"])
+def test_an_observed_step_reads_nothing(options):
+    params, optimizer = make("adamw", {"capturable": True, **options})
+    observer = optimizer.observe()
+    for k in range(2):
+        gradients(params, k)
+        before = [p.detach().clone() for p in params]
+        with NoReads() if k else contextlib.nullcontext():
+            optimizer.step()
+    for i, p in enumerate(params):
+        found = observer.rows()[f"0.{i}"]
+        assert found["gradient_norm"] == pytest.approx(float(p.grad.norm()), rel=1e-14)
+        moved = float((p.detach() - before[i]).norm())
+        assert found["update_norm"] == pytest.approx(moved, rel=1e-12)
 
 
 def several_kinds(name):

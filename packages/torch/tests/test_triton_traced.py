@@ -112,6 +112,25 @@ def test_a_step_with_something_not_finite_changes_nothing(rule):
     assert float(state.group_t) == 2.0
 
 
+def test_figures_of_steps_that_are_taken_and_that_are_not():
+    backend, rule = TracedInterpreter(), isostep.observe(RULES["adamw"])
+    params, others = tensors(0), tensors(0)
+    state, other = on_device(backend, rule, params), PLAIN.init(rule, others)
+    backend.grad_scale = torch.tensor(512.0)
+    backend.step(rule, params, [g * 512 for g in tensors(1)], state)
+    PLAIN.step(rule, others, tensors(1), other)
+    found, wanted = state.figures.rows(), other.figures.rows()
+    for name, row in wanted.items():
+        assert found[name] == pytest.approx(row, rel=1e-5)
+    before = [a.clone() for a in everything(params, state)]
+    backend.found_inf = torch.tensor(1.0)
+    grads = tensors(2)
+    grads[0][1, 1] = torch.inf
+    backend.step(rule, params, grads, state)
+    assert all(map(torch.equal, everything(params, state), before))
+    assert state.figures.rows()["0"]["nonfinite_gradients"] == 1.0
+
+
 def test_gradients_are_unscaled_as_they_are_loaded():
     backend, rule = TracedInterpreter(), RULES["deep"]
     params, others = tensors(0), tensors(0)

@@ -1,10 +1,11 @@
-"""Pieces against pytorch_optimizer and torch_optimizer."""
+"""Pieces against pytorch_optimizer, torch_optimizer, and the parts of the authors' Ranger21."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from .problems import MIXED_SHAPES, mild, wild
 
 package = importlib.import_module("pytorch_optimizer")
 gradient = importlib.import_module("pytorch_optimizer.optimizer.utils.gradient")
+ranger21 = importlib.import_module("ranger21.ranger21")
 
 BETAS = (0.85, 0.96)
 EPS = 1e-3
@@ -27,14 +29,24 @@ UNIT_SHAPES = ((4, 3), (7,), (3, 2, 2, 3), (5, 4))
 def checks() -> Iterator[Check]:
     """All of them."""
     rule = isostep.rule("sgd", momentum=0.85)
-    for units in (False, True):
+    for units, where in product((False, True), (gradient, ranger21)):
+        theirs = where.normalize_gradient
         yield Check(
             isostep.compose(isostep.pieces.normalize_gradient(units=units), rule),
-            "pytorch_optimizer normalize_gradient",
+            f"{_name(where)} normalize_gradient",
             "per unit" if units else "per array",
             mild(UNIT_SHAPES if units else MIXED_SHAPES),
-            _sgd(lambda ps, units=units: [gradient.normalize_gradient(p.grad, units) for p in ps]),  # type: ignore[misc]
+            _sgd(lambda ps, f=theirs, units=units: [f(p.grad, units) for p in ps]),  # type: ignore[misc]
         )
+    for where in (package, ranger21):
+        yield Check(
+            isostep.compose(isostep.pieces.centralize(unit_axis=0), rule),
+            f"{_name(where)} centralize_gradient",
+            "units on axis 0, as it always has them",
+            mild(MIXED_SHAPES),
+            _sgd(lambda ps, f=where.centralize_gradient: [f(p.grad) for p in ps]),  # type: ignore[misc]
+        )
+    yield from adaptive_clipping()
     yield Check(
         isostep.compose(isostep.pieces.orthogonal_gradient(least=0.0), rule),
         "pytorch_optimizer.OrthoGrad",
@@ -60,7 +72,8 @@ def checks() -> Iterator[Check]:
                 partial(package.AdamS, betas=BETAS, eps=EPS, weight_decay=decay, foreach=False),
             ),
         )
-    yield norm_loss()
+    yield norm_loss("pytorch_optimizer.Ranger21", gradient.unit_norm)
+    yield norm_loss("ranger21.Ranger21", _ranger21().unit_norm)
     jettify = importlib.import_module("torch_optimizer")
     for k in (1, 4):
         yield Check(
@@ -84,15 +97,53 @@ def _sgd(before: Callable[[Sequence[torch.Tensor]], object]) -> Any:
     return partial(torch_optim.run, make, before=before)
 
 
-def norm_loss() -> Check:
-    """The line of that package's Ranger21, before a step of SGD, with its own unit norm."""
+def _name(module: Any) -> str:
+    return str(module.__name__).partition(".")[0]
+
+
+def _ranger21(**attributes: Any) -> Any:
+    """The authors' optimizer without its start, which asks for the length of a run: for its methods."""
+    made = object.__new__(ranger21.Ranger21)
+    made.__dict__.update(attributes)
+    return made
+
+
+def adaptive_clipping() -> Iterator[Check]:
+    """Both versions, their units on axis 0; arrays of three axes have other units there."""
+    rule = isostep.rule("sgd", momentum=0.85)
+    for clipping, eps in ((0.1, 1e-3), (0.4, 2.5)):
+
+        def copied(ps: Sequence[torch.Tensor], c: float = clipping, e: float = eps) -> None:
+            for p in ps:
+                assert p.grad is not None
+                p.grad.copy_(package.agc(p.detach(), p.grad, agc_eps=e, agc_clip_val=c))
+
+        def in_place(ps: Sequence[torch.Tensor], c: float = clipping, e: float = eps) -> None:
+            for p in ps:
+                with torch.no_grad():
+                    _ranger21(agc_eps=e, agc_clip_val=c).agc(p)
+
+        for name, change in (("pytorch_optimizer.agc", copied), ("ranger21.Ranger21.agc", in_place)):
+            yield Check(
+                isostep.compose(
+                    isostep.pieces.adaptive_clip(clipping=clipping, eps=eps, unit_axis=0), rule
+                ),
+                name,
+                f"clipping {clipping:g}, units on axis 0",
+                mild(UNIT_SHAPES),
+                _sgd(change),
+            )
+
+
+def norm_loss(name: str, unit_norm: Callable[[torch.Tensor], torch.Tensor]) -> Check:
+    """The line of a Ranger21, before a step of SGD, with its own unit norm."""
 
     class Pulled(torch.optim.SGD):
         @torch.no_grad()
         def step(self, closure: Any = None) -> None:  # type: ignore[override]
             for group in self.param_groups:
                 for p in group["params"]:
-                    pull = 2.0 * 0.3 * (1.0 - 1.0 / gradient.unit_norm(p).add_(EPS))
+                    pull = 2.0 * 0.3 * (1.0 - 1.0 / unit_norm(p).add_(EPS))
                     p.mul_(1.0 - group["lr"] * pull)
             super().step(closure)
 
@@ -101,7 +152,7 @@ def norm_loss() -> Check:
         isostep.compose(
             isostep.rule("sgd", momentum=0.85), isostep.pieces.norm_loss(factor=0.3, eps=EPS)
         ),
-        "pytorch_optimizer.Ranger21",
+        name,
         "its unit norm and its line",
         mild(UNIT_SHAPES),
         partial(torch_optim.run, make),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from isostep import evaluation, nm
+from isostep import evaluation, nm, sums, telemetry
 from isostep.flow import Group, Item, flow
 from isostep.rule import BoundRule, RuleError, call_part
 from isostep.state import (
@@ -89,6 +89,18 @@ class ArrayBackend(ABC):
     def quiet(self) -> AbstractContextManager[Any]:
         """A context in which NaN and infinity pass without warnings: they are values here."""
         return nullcontext()
+
+    def call(self, op: str, *args: Any) -> Any:
+        """An elementwise operation on arrays and numbers."""
+        return nm.call(op, *args)
+
+    def around(self, array: Any) -> AbstractContextManager[Any]:
+        """A context in which arrays like this one are computed with outside a step."""
+        return self.quiet()
+
+    def sum_dtype(self, array: Any) -> str:
+        """The dtype that an observed rule's sums are added up in."""
+        return "float64"
 
     def path(self, rule: BoundRule) -> str:
         """Which way this rule runs here."""
@@ -186,7 +198,30 @@ class ArrayBackend(ABC):
             for run in runs:
                 items = [item for i in run if (item := work[i]) is not None]
                 group = self._run(rule, items, group, state.group_t + 1)
-            return self._commit(params, state, work, given, group, bool(active))
+            found = self._figures(rule, params, work)
+            done = self._commit(params, state, work, given, group, bool(active))
+            done[1].figures = found
+            return done
+
+    def _figures(
+        self, rule: BoundRule, params: Any, work: Sequence[Item | None]
+    ) -> telemetry.Figures | None:
+        """An observed rule's figures, of the sums that ``_run`` has left with the items."""
+        if not rule.observed:
+            return None
+        seen = {i: item.seen for i, item in enumerate(work) if item is not None}
+        rows = list(seen.values())
+        parts = [(list(seen), lambda: nm.namespace(rows[0]).stack(rows))] if seen else []
+        return telemetry.figures(self, rule, params, parts)
+
+    def _see(self, rule: BoundRule, item: Item, g: Any, u: Any, state: Mapping[str, Any]) -> None:
+        """Leave an observed rule's sums with the item; ``g`` as it was given, ``state`` the new one."""
+        if rule.observed:
+            p = item.p
+            m = None if rule.momentum is None else state[rule.momentum]
+            wide = self.sum_dtype(p)
+            update = u.value - p if isinstance(u, nm.Overwrite) else u
+            item.seen = sums.of_arrays(p, g, update, m, lambda a: self.cast(a, wide), self.call)
 
     def evaluation_point(self, rule: BoundRule, params: Any, state: State) -> Any:
         """The parameters to evaluate the model with, in new arrays, in the structure of ``params``.
@@ -301,7 +336,10 @@ class ArrayBackend(ABC):
             total=total,
             fit=lambda value, item: self.cast(value, self.dtype(item.p)),
         )
+        grads = [item.g for item in items]  # as they are before pieces
         flow(rule, items, shared)
+        for item, g in zip(items, grads, strict=True):
+            self._see(rule, item, g, item.u, item.state)
         return shared.state
 
     def _commit(

@@ -26,6 +26,7 @@ class Item:
     hyper: Mapping[str, Any]
     phase: tuple[int, ...]
     u: Any = None
+    seen: Any = None  # an observed rule's sums
 
 
 @dataclass

@@ -57,6 +57,10 @@ class Interpreter:
         """``"u"`` (the update) or ``"p"`` as the program has it, and the state arrays, in the compute dtype."""
         return {name: self._as_array(node, task) for name, node in task.program.outputs.items()}
 
+    def figures(self, task: Task) -> list[Any]:
+        """An observed rule's sums over the task's array, or over each of its arrays."""
+        return [self._value(node, task) for node in task.program.figures]
+
     def group_outputs(self) -> dict[str, Any]:
         """The group's new state, in the group's dtype."""
         first = self.tasks[0]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from isostep import sums
 from isostep.domains import Pair
 from isostep.flow import Group, Item, flow
 from isostep.nm import Overwrite
@@ -30,6 +31,7 @@ class Program:
 
     ``outputs`` maps ``"u"`` (added to the parameter) or ``"p"`` (overwrites it) and each state name to a
     node; ``group_outputs`` does so for the group's state. A state whose output is its own input is not stored.
+    ``figures`` are the sums of an observed rule (``isostep.sums``), which the last stage collects.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Program:
     state_names: tuple[str, ...]
     input_names: tuple[str, ...]
     shape: tuple[int, ...] | None = None
+    figures: tuple[Value, ...] = ()
 
     def inputs(self, domain: Domain | None = None) -> dict[str, Value]:
         """The input nodes by name, of one domain or of all."""
@@ -62,8 +65,9 @@ class Program:
 
     @cached_property
     def roots(self) -> tuple[Value, ...]:
-        """All outputs."""
-        return (*self.outputs.values(), *self.group_outputs.values())
+        """All outputs, and what figures are made of."""
+        observed = (x for f in self.figures for x in sums.factors(f))
+        return (*self.outputs.values(), *self.group_outputs.values(), *observed)
 
     @cached_property
     def live(self) -> tuple[Value, ...]:
@@ -179,6 +183,7 @@ def _trace(rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | Non
         total=lambda items, values: graph.apply("sum_group", (values[0],)),
         fit=lambda value, item: value,
     )
+    p, g = item.p, item.g
     with _local_names(rule):
         flow(rule, [item], group)
     overwrites = isinstance(item.u, Overwrite)
@@ -188,6 +193,7 @@ def _trace(rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | Non
     }
     outputs = {n: v if isinstance(v, Value) else graph.const(v) for n, v in outputs.items()}
     groups = {n: v if isinstance(v, Value) else graph.const(v) for n, v in group.state.items()}
+    figures = _figures(rule, p, g, item) if rule.observed else ()
     return Program(
         name=rule.name,
         nodes=tuple(graph.nodes),
@@ -196,7 +202,16 @@ def _trace(rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | Non
         state_names=rule.state_names,
         input_names=rule.input_names,
         shape=shape,
+        figures=figures,
     )
+
+
+def _figures(rule: BoundRule, p: Value, g: Value, item: Item) -> tuple[Value, ...]:
+    """The sums that an observed rule's last pass collects."""
+    u = item.u.value - p if isinstance(item.u, Overwrite) else item.u
+    u = u if isinstance(u, Value) else p.graph.const(u)
+    m = None if rule.momentum is None else item.state[rule.momentum]
+    return sums.nodes(p, g, u, m)
 
 
 def _input(

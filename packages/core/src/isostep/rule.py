@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from isostep.domains import REQUIRED, Domain, DomainError, Pair, evaluate
+from isostep.sums import MOMENTA
 
 #: What a step calls the parameter, the gradient, the update and its number.
 RESERVED = frozenset(("p", "g", "u", "t"))
@@ -44,6 +45,8 @@ class Part:
     phase: Callable[..., int] | None = None
     phases: int = 2  # how many kinds of step ``phase`` tells apart: 0, 1, ...
     check: Callable[[SimpleNamespace], str | None] | None = None
+    #: Settings that go by a name of their own: ``sgd`` with momentum is ``momentum``.
+    known_as: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     family: str = ""
     year: int | None = None
     paper: str = ""
@@ -73,9 +76,9 @@ class Part:
 
     def __reduce__(self) -> Any:
         """Pickled by name where a registry knows it (its functions may be lambdas), else by value."""
-        from isostep import _rules, pieces
+        from isostep import _rules, pieces, solvers
 
-        for folder in (_rules, pieces.registry):
+        for folder in (_rules, pieces.registry, solvers.registry):
             if self.name in folder.names() and folder[self.name] is self:
                 return folder.__getitem__, (self.name,)
         return super().__reduce__()
@@ -219,6 +222,7 @@ class BoundRule:
 
     components: tuple[Component, ...]
     values: Mapping[str, Any]
+    observed: bool | str = False  # or the momentum's name; see ``isostep.observe``
 
     def __post_init__(self) -> None:
         names: list[str] = []
@@ -271,6 +275,13 @@ class BoundRule:
         return tuple(c.prefix + n for c in self.components for n in c.group_state(self.values))
 
     @cached_property
+    def momentum(self) -> str | None:
+        """The state array that an observed rule compares with the gradient, if it has one."""
+        if isinstance(self.observed, str):
+            return self.observed
+        return next((n for n in MOMENTA if n in self.state_names), None)
+
+    @cached_property
     def reduces_group(self) -> bool:
         """Whether parameters depend on one another through sums over the group."""
         return any(c.part.measure is not None for c in self.components)
@@ -290,7 +301,7 @@ class BoundRule:
         return component.state_names(self.values)
 
     def __reduce__(self) -> Any:  # without the cached properties, which hold on to this process
-        return BoundRule, (self.components, dict(self.values))
+        return BoundRule, (self.components, dict(self.values), self.observed)
 
     def replace(self, **hyper: Any) -> BoundRule:
         """The same rule with other values; a state goes on as long as its arrays stay the same."""
@@ -303,7 +314,7 @@ class BoundRule:
         for c in self.components:
             own = {n: hyper.get(c.prefix + n, self.values[c.prefix + n]) for n in c.part.hyper}
             values |= {c.prefix + n: v for n, v in c.part.bind_values(own).items()}
-        return BoundRule(self.components, values)
+        return BoundRule(self.components, values, self.observed)
 
     def at(self, t: int) -> Mapping[str, Any]:
         """The hyperparameters of step t: schedules are called with t - 1, the steps already done."""
@@ -365,7 +376,7 @@ class BoundRule:
             else:
                 kinds.append(kind(domain, value))
         # The parts themselves, not their ids: what is remembered by this must keep them alive.
-        return (tuple((c.part, c.prefix) for c in self.components), tuple(kinds))
+        return (tuple((c.part, c.prefix) for c in self.components), tuple(kinds), self.observed)
 
     def __repr__(self) -> str:
         if len(self.components) == 1:
@@ -414,7 +425,7 @@ def compose(*parts: BoundPiece | BoundRule) -> BoundRule:
         taken.add(prefix)
         components.append(Component(p.piece, prefix))
         values |= {prefix + n: v for n, v in p.values.items()}
-    return BoundRule(tuple(_with_names_apart(components)), values)
+    return BoundRule(tuple(_with_names_apart(components)), values, rules[0].observed)
 
 
 def _fresh(name: str, taken: Iterable[str]) -> str:

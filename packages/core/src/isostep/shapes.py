@@ -32,6 +32,8 @@ def shape_of(value: Value) -> tuple[int, ...]:
         return (*operands[0][:-2], operands[0][-1], operands[0][-2])
     if value.op == "matmul":
         return (*operands[0][:-1], operands[1][-1])
+    if value.op == "spectral_power":
+        return operands[0]
     if value.op == "reshape":
         return fill(value.attrs[0], math.prod(operands[0]))
     return broadcast(*operands)

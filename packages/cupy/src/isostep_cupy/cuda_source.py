@@ -25,6 +25,7 @@ from isostep.lower.device import (
     of_group,
 )
 from isostep.program import Program
+from isostep.sums import factors
 from isostep.values import FACTS, MAPS, Value
 
 #: The types of arrays' elements and of arithmetic.
@@ -184,7 +185,7 @@ class _Writer:
     def _head(self, kernel: Kernel) -> list[str]:
         read = (
             {*kernel.arguments}
-            - {"partials", "group_new"}
+            - {"partials", "group_new", "seen"}
             - ({"unit_sums"} if kernel.unit_sums else set())
         )
         parameters = [
@@ -262,6 +263,9 @@ class _Writer:
         for node, k in kernel.sums.items():
             out.append(f"{self._sum(node)} = sum_of_block({self._sum(node)});")
             out.append(f"if (threadIdx.x == 0) partials[row * width + {k}] = {self._sum(node)};")
+        for k, _ in enumerate(kernel.figures):
+            out.append(f"const double _total_{k} = sum_of_block(_seen_{k});")
+            out.append(f"if (threadIdx.x == 0) seen[row * {len(kernel.figures)} + {k}] = _total_{k};")
         return out
 
     def _chunks(self, kernel: Kernel) -> list[str]:
@@ -279,6 +283,10 @@ class _Writer:
         inside += self._given(kernel, "unit_sums") + self._declare(kernel.unit)
         inside += self._declare(kernel.element)
         inside += [f"if (lane < n) {self._sum(r)} += {self._text(r.args[0])};" for r in kernel.sums]
+        inside += [
+            f"if (lane < n) _seen_{k} += {' * '.join(map(self._text, factors(r)))};"
+            for k, r in enumerate(kernel.figures)
+        ]
         inside += [f"{_id(s)}_lanes[lane] = {self._text(v)};" for s, v in kernel.stores.items()]
         if kernel.update is not None:
             p = self._element("p", kernel.inputs["p"])
@@ -301,6 +309,7 @@ class _Writer:
                 f"const bool wide = table[array * {stride} + {stride - 1}];",
                 *(self._unit_facts() if kernel.reads_units else []),
                 *(f"double {self._sum(r)} = 0;" for r in kernel.sums),
+                *(f"real _seen_{k} = 0;" for k, _ in enumerate(kernel.figures)),
                 "for (int64 i = start + LANES * threadIdx.x; i < stop; i += LANES * blockDim.x) {",
                 *_indent([x for x in loop if x]),
                 "}",

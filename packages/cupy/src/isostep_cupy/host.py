@@ -74,7 +74,9 @@ class HostDevice(Device):
 
     def _load(self, kernels: Kernels) -> Mapping[str, Launch]:
         arguments = {k.name: k.arguments for k in kernels.stages}
-        barriers = {k.name: bool(k.sums or k.unit_sums) for k in kernels.stages}
+        barriers = {
+            k.name: bool(k.sums or k.unit_sums or k.figures) for k in kernels.stages
+        }
         every = arguments | {"reduce": REDUCE, "commit": COMMIT}
         text = "\n".join(
             [header("host.h"), unit(source(kernels)), *(_entry(n, a) for n, a in every.items())]

@@ -62,6 +62,16 @@ class Optimizer:
         """Other values of hyperparameters, from the next step on: ``opt.set(lr=0.01)``."""
         self.rule = self.rule.replace(**hyper)
 
+    def observe(self, *, momentum: str | None = None) -> None:
+        """From the next step on, leave every step's figures in ``figures``; see ``isostep.telemetry``."""
+        self.rule = isostep.observe(self.rule, momentum=momentum)
+
+    @property
+    def figures(self) -> isostep.Figures | None:
+        """Those of the last step, if it was observed."""
+        found: isostep.Figures | None = self.state.figures
+        return found
+
     def _taken(self, arrays: Any) -> Any:
         """The same structure with the backend's own arrays over the same memory."""
         take = self.backend.take

@@ -17,23 +17,26 @@ import jax.numpy as jnp
 import numpy as np
 
 import isostep.scalars as scalars
-from isostep import ArrayBackend, Family
+from isostep import ArrayBackend, Family, telemetry
 from isostep.program import Program, trace
 from isostep.rule import BoundRule
 from isostep.state import State, aligned, as_list, check_inputs, check_rule, check_state
 from isostep.values import Domain, Value
-from isostep_jax.layout import Run, Stack, Stacked, singles, stacks
+from isostep_jax.layout import Run, Stack, Stacked, observed, singles, stacks
 from isostep_jax.support import gaps
 
 
 @dataclass(frozen=True)
 class _Spec:
-    """What a compiled step depends on beside shapes and dtypes; ``kinds`` numbers the leaves' step counts."""
+    """What a compiled step depends on beside shapes and dtypes; ``kinds`` numbers the leaves' step counts.
+
+    It says which leaves are stacked, not which path asked: where there is nothing to stack, both share what is compiled.
+    """
 
     programs: tuple[Program, ...]
     kinds: tuple[int, ...]
     group_dtype: str
-    grouped: bool = False
+    runs: tuple[Run, ...]
 
 
 class JaxJit(ArrayBackend):
@@ -68,6 +71,9 @@ class JaxJit(ArrayBackend):
 
     def write(self, target: jax.Array, value: jax.Array) -> jax.Array:
         return self.cast(value, self.dtype(target))
+
+    def around(self, array: Any) -> Any:
+        return _x64(array.dtype == np.float64)
 
     def init(self, rule: BoundRule, params: Any) -> State:
         with _x64(any(getattr(p, "dtype", None) == np.float64 for p in as_list(params))):
@@ -113,17 +119,21 @@ class JaxJit(ArrayBackend):
         self._check_given(rule, params, given, active)
         new_arrays, new_state = list(arrays), list(state.arrays)
         group = self.group_values(rule, state, inputs) if active else dict(state.group)
+        seen: list[Any] = []
         for run in [[i] for i in active] if rule.sequential else [active] if active else []:
             leaves = [self._leaf(rule, i, arrays, given, state) for i in run]
-            done, group = self._jitted(
+            done, group, sums = self._jitted(
                 rule, [state.t[i] + 1 for i in run], leaves, group, state.group_t + 1
             )
+            seen.append((run, partial(_same, sums)))
             for i, new in zip(run, done, strict=True):
                 new_arrays[i] = new.pop("p")
                 new_state[i] = new
         moved = set(active)
         counts = [t + (i in moved) for i, t in enumerate(state.t)]
         after = State(state.rule, counts, new_state, group, state.group_t + bool(active))
+        if rule.observed:
+            after.figures = telemetry.figures(self, rule, params, seen)
         return self._rebuild(params, new_arrays), after
 
     @staticmethod
@@ -140,13 +150,15 @@ class JaxJit(ArrayBackend):
         leaves: list[dict[str, Any]],
         group: dict[str, Any],
         group_t: int,
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    ) -> tuple[list[dict[str, Any]], dict[str, Any], Any]:
         kinds = sorted(set(ts))
         programs = tuple(
             trace(rule, rule.phase(t), tuple(x["p"].shape)) for t, x in zip(ts, leaves, strict=True)
         )
         dtype = self._dtype_of_group(group, [x["p"] for x in leaves])
-        spec = _Spec(programs, tuple(kinds.index(t) for t in ts), dtype, self.grouped)
+        own = tuple(kinds.index(t) for t in ts)
+        runs = _stacked(programs, own, leaves) if self.grouped else singles(len(leaves))
+        spec = _Spec(programs, own, dtype, tuple(runs))
         hypers = {t: rule.at(t) for t in {*kinds, group_t}}
         numbers = [_arguments(p, hypers[t], t, "array") for p, t in _distinct(programs, ts)]
         shared = [_arguments(p, hypers[group_t], group_t, "group") for p, _ in _distinct(programs)]
@@ -166,17 +178,25 @@ class JaxGrouped(JaxJit):
 
 
 def _scalar_inputs(program: Program, scope: str) -> list[Value]:
-    """The scalars that a compiled step takes as arguments: host values that others read, t, and schedules."""
-    host = [n for n in program.live if n.domain is Domain.HOST and n.scope in (None, scope)]
-    step = [
-        n for n in program.live if n.domain is Domain.STEP and n.op == "input" and n.scope == scope
-    ]
-    return [n for n in scalars.used_outside(program, host) if n.scope == scope] + step
+    """The scalars that a compiled step takes as arguments: t, and what others read of those that do not depend on it.
+
+    A schedule's value is not rounded before 1 - value is taken: that is known on the host as well.
+    """
+    after_t: set[Value] = set()
+    known = []
+    for n in (n for n in program.live if n.domain <= Domain.STEP):
+        if (n.op == "input" and n.attrs[0] == "t") or after_t.intersection(n.args):
+            after_t.add(n)
+        elif n.scope in (None, scope):
+            known.append(n)
+    steps = [n for n in program.live if n in after_t and n.op == "input" and n.scope == scope]
+    return [n for n in scalars.used_outside(program, known) if n.scope == scope] + steps
 
 
-def _arguments(program: Program, hyper: Mapping[str, Any], t: int, scope: str) -> list[float]:
+def _arguments(program: Program, hyper: Mapping[str, Any], t: int, scope: str) -> list[Any]:
     values = scalars.evaluate(program, hyper, t, scope=scope)
-    return [float(values[n]) for n in _scalar_inputs(program, scope)]
+    found = [values[n] for n in _scalar_inputs(program, scope)]
+    return [v if isinstance(v, bool) else float(v) for v in found]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -186,17 +206,19 @@ def _step(
     group: dict[str, Any],
     numbers: list[list[Any]],
     shared: list[list[Any]],
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The compiled step: arrays by name in, the new parameter and state out, rounded once to their dtypes."""
+) -> tuple[list[dict[str, Any]], dict[str, Any], Any]:
+    """The compiled step: arrays by name in, the new parameter and state out, rounded once to their dtypes.
+
+    The last result is an observed rule's sums, a row for each leaf; else None.
+    """
     known = {
         (id(program), kind): dict(zip(_scalar_inputs(program, "array"), values, strict=True))
         for (program, kind), values in zip(
             _distinct(spec.programs, spec.kinds), numbers, strict=True
         )
     }
-    runs = _runs(spec, leaves)
     tasks = []
-    for run in runs:
+    for run in spec.runs:
         at = run.leaves[0]
         program, kind, first = spec.programs[at], spec.kinds[at], leaves[at]
         wide = "float64" if first["p"].dtype == jnp.float64 else "float32"
@@ -211,21 +233,25 @@ def _step(
         tasks, group, group_scalars, spec.group_dtype, lambda a, d: jnp.asarray(a).astype(d)
     )
     new: list[dict[str, Any]] = [{} for _ in leaves]
-    for task, run in zip(tasks, runs, strict=True):
+    for task, run in zip(tasks, spec.runs, strict=True):
         for n, value in done.outputs(task).items():
             own = value.astype(leaves[run.leaves[0]][n].dtype)
             for i, each in zip(run.leaves, run.split(own), strict=True):
                 new[i][n] = each
-    return new, done.group_outputs()
+    return new, done.group_outputs(), observed(done, tasks, runs, spec.group_dtype)
 
 
-def _runs(spec: _Spec, leaves: list[dict[str, Any]]) -> list[Run]:
+def _same(value: Any) -> Any:
+    return value
+
+
+def _stacked(
+    programs: Sequence[Program], kinds: Sequence[int], leaves: list[dict[str, Any]]
+) -> list[Run]:
     """Which leaves are evaluated together: small ones of one shape, dtype, program and step count."""
-    if not spec.grouped:
-        return singles(len(leaves))
     keys = [
         (id(program), kind, leaf["p"].shape, leaf["p"].dtype)
-        for program, kind, leaf in zip(spec.programs, spec.kinds, leaves, strict=True)
+        for program, kind, leaf in zip(programs, kinds, leaves, strict=True)
     ]
     return stacks(keys, [leaf["p"].size for leaf in leaves])
 

@@ -5,24 +5,33 @@ The loss is ``loss(params, *args) -> scalar``; parameters are any tree of floati
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from isostep import curvature
+from isostep.schedules.base import check
+
 Loss = Callable[..., jax.Array]
 
 
 def hutchinson(
-    loss: Loss, *, samples: int = 1, distribution: str = "rademacher"
+    loss: Loss,
+    *,
+    samples: int = 1,
+    distribution: str = "rademacher",
+    spatial_axes: tuple[int, ...] | None = None,
 ) -> Callable[..., Any]:
     """``estimate(params, key, *args)``: the mean over ``samples`` of z * (H z), a tree like the parameters.
 
     Its expectation is the diagonal of the Hessian H, which AdaHessian takes as ``hessian_diag``. H z is the
     derivative of the gradient along z (jvp of grad), so a sample costs about two gradients. ``rademacher`` draws
-    +-1 (exact where H is diagonal), ``gaussian`` standard normal numbers.
+    +-1 (exact where H is diagonal), ``gaussian`` standard normal numbers. ``spatial_axes`` are those of a convolution's
+    kernel over which magnitudes are averaged, (0, 1) in flax: see ``isostep.curvature``.
     Source: Yao et al., arXiv 2006.00719, section 3.1.
     """
     draws = {"rademacher": jax.random.rademacher, "gaussian": jax.random.normal}
@@ -47,7 +56,10 @@ def hutchinson(
             return jax.tree.map(lambda a, b: a * b, z, product)
 
         found = jax.lax.map(one, jax.random.split(key, samples))
-        return jax.tree.map(lambda a: jnp.mean(a, axis=0), found)
+        mean = jax.tree.map(lambda a: jnp.mean(a, axis=0), found)
+        if spatial_axes is None:
+            return mean
+        return jax.tree.map(lambda a: curvature.spatial_mean(a, spatial_axes), mean)
 
     return estimate
 
@@ -65,13 +77,81 @@ def sam_gradient(
 
     def gradient(params: Any, *args: Any) -> Any:
         g = jax.grad(loss)(params, *args)
-        t = jax.tree.map(lambda p: jnp.abs(p) + eta if adaptive else jnp.ones_like(p), params)
-        squares = jax.tree.map(lambda a, b: jnp.sum(jnp.square((a * b).astype(_wide(a)))), t, g)
-        scale = rho / (jnp.sqrt(sum(jax.tree.leaves(squares))) + eps)
-        moved = jax.tree.map(lambda p, a, b: (p + scale * a * a * b).astype(p.dtype), params, t, g)
-        return jax.grad(loss)(moved, *args)
+        return jax.grad(loss)(_away(params, g, rho, adaptive, eta, eps), *args)
 
     return gradient
+
+
+def _away(params: Any, g: Any, rho: float, adaptive: bool, eta: float, eps: float) -> Any:
+    """Where the second gradient is taken."""
+    t = jax.tree.map(lambda p: jnp.abs(p) + eta if adaptive else jnp.ones_like(p), params)
+    scale = rho / (jnp.sqrt(_dot(jax.tree.map(jnp.multiply, t, g))) + eps)
+    return jax.tree.map(lambda p, a, b: (p + scale * a * a * b).astype(p.dtype), params, t, g)
+
+
+def _dot(a: Any, b: Any = None) -> jax.Array:
+    """The dot product of two trees, or of one with itself; halves are widened."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(a if b is None else b), strict=True)
+    products = [jnp.sum(x.astype(_wide(x)) * y.astype(_wide(y))) for x, y in pairs]
+    return functools.reduce(jnp.add, products)
+
+
+class LookSAMState(NamedTuple):
+    """How many gradients were taken, and the last second one's part across the first."""
+
+    count: jax.Array  # type: ignore[assignment]
+    across: Any
+
+
+class LookSAM(NamedTuple):
+    """``init(params) -> state`` and ``gradient(params, state, *args) -> (gradient, state)``."""
+
+    init: Callable[[Any], LookSAMState]
+    gradient: Callable[..., tuple[Any, LookSAMState]]
+
+
+def looksam_gradient(
+    loss: Loss,
+    *,
+    rho: float = 0.05,
+    k: int = 5,
+    alpha: float = 0.7,
+    adaptive: bool = False,
+    eta: float = 0.0,
+    eps: float = 1e-12,
+) -> LookSAM:
+    """SAM's second gradient every ``k``-th time only, its part across the gradient used again in between.
+
+    The count is on the device, and only the branch that it takes is computed. The equations and their source are in
+    ``isostep.sharpness``.
+    """
+    check("looksam", "k", k, at_least=1, whole=True, hint="pass 1 for SAM itself")
+    check("looksam", "alpha", alpha, at_least=0, hint="pass a weight such as 0.7")
+
+    def init(params: Any) -> LookSAMState:
+        return LookSAMState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def gradient(params: Any, state: LookSAMState, *args: Any) -> tuple[Any, LookSAMState]:
+        g = jax.grad(loss)(params, *args)
+
+        def fresh(_: Any) -> tuple[Any, Any]:
+            second = jax.grad(loss)(_away(params, g, rho, adaptive, eta, eps), *args)
+            along = _dot(second, g) / _positive(_dot(g))
+            return second, jax.tree.map(lambda s, x: (s - along * x).astype(s.dtype), second, g)
+
+        def again(across: Any) -> tuple[Any, Any]:
+            scale = alpha * jnp.sqrt(_dot(g) / _positive(_dot(across)))
+            return jax.tree.map(lambda x, v: (x + scale * v).astype(x.dtype), g, across), across
+
+        used, across = jax.lax.cond(state.count % k == 0, fresh, again, state.across)
+        return used, LookSAMState(state.count + 1, across)
+
+    return LookSAM(init, gradient)
+
+
+def _positive(square: jax.Array) -> jax.Array:
+    """A squared norm to divide by: 1 where it is 0, as what is divided is 0 then."""
+    return jnp.where(square > 0, square, 1)
 
 
 def task_gradients(losses: Sequence[Loss]) -> Callable[..., list[Any]]:
@@ -79,13 +159,18 @@ def task_gradients(losses: Sequence[Loss]) -> Callable[..., list[Any]]:
     return lambda params, *args: [jax.grad(loss)(params, *args) for loss in losses]
 
 
-def pcgrad(losses: Sequence[Loss]) -> Callable[..., Any]:
-    """``gradient(params, key, *args)``: the sum of the tasks' gradients without their conflicts.
+def pcgrad(losses: Sequence[Loss], *, reduction: str = "sum") -> Callable[..., Any]:
+    """``gradient(params, key, *args)``: the sum of the tasks' gradients without their conflicts, or their mean.
 
-    From each task's gradient its part against every other task's, in random order, is taken away where the two
-    point apart: g_i <- g_i - (g_i . g_j) / |g_j|**2 g_j, with g_j as it was.
+    ``reduction`` is ``"sum"`` as in the paper, or ``"mean"``, which divides by the number of tasks: here every task
+    has a gradient of every parameter, if it be of zeros. From each task's gradient its part against every other
+    task's, in random order, is taken away where the two point apart: g_i <- g_i - (g_i . g_j) / |g_j|**2 g_j,
+    with g_j as it was.
     Source: Yu et al., arXiv 2001.06782, algorithm 1.
     """
+    if reduction not in ("mean", "sum"):
+        message = f"pcgrad: reduction must be one of 'mean', 'sum', got {reduction!r}; choose one"
+        raise ValueError(message)
     every = task_gradients(losses)
 
     def gradient(params: Any, key: jax.Array, *args: Any) -> Any:
@@ -103,7 +188,8 @@ def pcgrad(losses: Sequence[Loss]) -> Callable[..., Any]:
             return jax.lax.scan(against, tasks[i], jax.random.permutation(key, len(losses)))[0]
 
         keys = jax.random.split(key, len(losses))
-        return back(jnp.sum(jax.vmap(freed)(jnp.arange(len(losses)), keys), axis=0))
+        merge = jnp.sum if reduction == "sum" else jnp.mean
+        return back(merge(jax.vmap(freed)(jnp.arange(len(losses)), keys), axis=0))
 
     return gradient
 

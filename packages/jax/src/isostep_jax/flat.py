@@ -45,7 +45,7 @@ def flat(tx: Transform, params: Any) -> FlatTransform:
         RuleError: the rule looks at the shape of its arrays (matrices, factored state), or is not isostep's.
     """
     if not isinstance(tx.init, Init):
-        message = f"flat needs a transformation of isostep_jax, got {tx.init!r}"
+        message = f"flat needs a transformation of isostep_jax that is not observed, got {tx.init!r}"
         raise RuleError(message)
     rule = tx.init.rule
     leaves, tree = flattened(rule, params)

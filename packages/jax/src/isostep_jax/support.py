@@ -54,13 +54,4 @@ def gaps() -> list[Any]:
             "check": "grouping_bits",
             "partly": True,
         },
-        {
-            "word": "notimpl",
-            "reason": "within the budget, 27 of 64 ulp: an average that cancels; presumably XLA contracts b1 * m + g",
-            "path": "jax:*",
-            "rule": "lamb+independent_weight_decay",
-            "dtype": "float32",
-            "check": "run",
-            "partly": True,
-        },
     ]

@@ -26,7 +26,17 @@ from isostep.program import PARAMETER, UPDATE, Program, trace
 from isostep.rule import BoundRule, RuleError, call_part
 from isostep.state import COMPUTE_DTYPE, StepError, check_inputs, check_like, check_param
 from isostep.values import Domain, Value
-from isostep_jax.layout import Buffer, Flat, Run, Segments, Stack, Stacked, singles, stacks
+from isostep_jax.layout import (
+    Buffer,
+    Flat,
+    Run,
+    Segments,
+    Stack,
+    Stacked,
+    observed,
+    singles,
+    stacks,
+)
 
 #: What optax's protocol for extra arguments calls an input, where that is another name.
 OPTAX = {"loss": "value"}
@@ -127,16 +137,18 @@ def build(init: Init, segments: Sequence[Segments | None] | None = None) -> Tran
             t = t.astype(jnp.float64)
 
         def step(phase: tuple[int, ...]) -> Any:
-            return _outputs(rule, phase, stacked, group, t)
+            return _outputs(rule, phase, stacked, runs, group, t)
 
-        found, arrays, new_group = _by_phase(rule, state.count + 1, step)
+        found, arrays, new_group, seen = _by_phase(rule, state.count + 1, step)
         updates = dict(
             pair
             for run, u in zip(runs, found, strict=True)
             for pair in zip(run.leaves, run.split(u), strict=True)
         )
         done = {n: jax.tree.unflatten(kept, [a[n] for a in arrays]) for n in rule.state_names}
-        after = TransformState(state.count + 1, done, new_group)
+        after: Any = TransformState(state.count + 1, done, new_group)
+        if rule.observed:  # for ``isostep_jax.observe``, which keeps the two together
+            after = (after, seen)
         return jax.tree.unflatten(tree, [updates[i] for i in range(len(leaves))]), after
 
     return paired(init, update)
@@ -194,10 +206,11 @@ def _outputs(
     rule: BoundRule,
     phase: tuple[int, ...],
     leaves: list[_Leaf],
+    runs: list[Run],
     group: Any,
     t: Any,
-) -> tuple[list[Any], list[dict[str, Any]], dict[str, Any]]:
-    """Updates in the compute dtype, state in its own; the group's new values."""
+) -> tuple[list[Any], list[dict[str, Any]], dict[str, Any], Any]:
+    """Updates in the compute dtype, state in its own; the group's new values; an observed rule's sums."""
     tasks: list[Task] = []
     shared: dict[Value, Any] = {}
     known: dict[int, dict[Value, Any]] = {}
@@ -215,7 +228,7 @@ def _outputs(
             else Buffer(*given, segments=leaf.segments)
         )
     if not tasks:
-        return [], [], group
+        return [], [], group, None
     dtype = _group_dtype([x.arrays["p"] for x in leaves])
     kind = Stacked if all(x.segments is None for x in leaves) else Flat
     run = kind(tasks, group, shared, dtype, lambda a, d: jnp.asarray(a).astype(d))
@@ -225,7 +238,7 @@ def _outputs(
         u = found.pop(UPDATE) if UPDATE in found else found.pop(PARAMETER) - each.arrays["p"]
         updates.append(u)
         states.append({n: v.astype(leaf.arrays[n].dtype) for n, v in found.items()})
-    return updates, states, run.group_outputs()
+    return updates, states, run.group_outputs(), observed(run, tasks, runs, dtype)
 
 
 def _scalars(rule: BoundRule, program: Program, t: Any, scope: str) -> dict[Value, Any]:

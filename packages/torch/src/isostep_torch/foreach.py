@@ -95,7 +95,7 @@ class _Lists(Interpreter):
         }
 
     def outputs(self, task: Task) -> dict[str, Any]:
-        found = {n: self._as_array(v, task) for n, v in task.program.outputs.items()}
+        found = self.raw_outputs(task)
         if UPDATE in found:
             found = {"p": apply("add", task.arrays["p"], found.pop(UPDATE)), **found}
         return found
@@ -181,8 +181,12 @@ class TorchForeach(TorchLoop):
         dtype = self._dtype_of_group(group, [item.p for item in items])
         lists = _Lists(tasks, group, shared, dtype, self.cast)
         for task, same in zip(tasks, members, strict=True):
+            raw = lists.raw_outputs(task) if rule.observed else {}
             found = lists.outputs(task)
             for k, item in enumerate(same):
+                if rule.observed:
+                    u = raw[UPDATE][k] if UPDATE in raw else nm.overwrite(raw["p"][k])
+                    self._see(rule, item, item.g, u, {n: raw[n][k] for n in rule.state_names})
                 item.u = nm.overwrite(found["p"][k])
                 item.state = {n: found[n][k] for n in rule.state_names}
         return lists.group_outputs()

@@ -40,6 +40,9 @@ class TritonDevice(Device):
         self._spare: dict[tuple[int, int], torch.Tensor] = {}
         self._captured: list[torch.Tensor] = []  # graphs copy from these whenever they are replayed
 
+    def here(self) -> Any:
+        return on(self.place)
+
     def buffer(self, count: int, dtype: str) -> torch.Tensor:
         return torch.empty(count, dtype=getattr(torch, dtype), device=self.place)
 

@@ -73,7 +73,7 @@ class _Runner(Runner):
         self.names = hyper_names(self.kernels[0].program)
         self.hypers = device.buffer(max(len(self.names), 1), "float64")
         self.times = device.buffer(counts + 1, "int64")  # the group's last
-        self.seen: dict[str, np.ndarray] = {}
+        self.known: dict[str, np.ndarray] = {}
         self.scaled = self.watched = False
 
     def prepare(
@@ -89,10 +89,10 @@ class _Runner(Runner):
         given = [numbers[n] for n in self.names]
         host = np.array([0.0 if isinstance(v, Held) else float(v) for v in given])
         for name, buffer, now in (("times", self.times, times), ("hypers", self.hypers, host)):
-            before = self.seen.get(name)
+            before = self.known.get(name)
             if len(now) and (before is None or before.tobytes() != now.tobytes()):
                 self.on.upload(buffer[: len(now)], now)
-                self.seen[name] = now
+                self.known[name] = now
         for k, v in enumerate(given):
             if isinstance(v, Held):
                 self.hypers[k].copy_(v.tensor.detach().reshape(()))
@@ -167,7 +167,7 @@ class TracedTriton(TorchTriton):
         )
         self._times = times
         super().step(rule, params, grads, inner, **inputs)
-        state.plan = inner.plan
+        state.plan, state.figures = inner.plan, inner.figures
         return params, state
 
     def _by_foreach(
@@ -200,6 +200,7 @@ class TracedTriton(TorchTriton):
             runner.prepare([part.table for part in plan.parts], places, times, group_hyper[1])
             runner.guard(self.grad_scale, self.found_inf)
             runner.launch()
+        plan.seen = runner.seen()
         return {}
 
 

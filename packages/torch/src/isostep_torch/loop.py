@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from isostep import ArrayBackend
+from isostep_torch.calls import call
 
 
 class TorchLoop(ArrayBackend):
@@ -44,6 +45,12 @@ class TorchLoop(ArrayBackend):
 
     def write(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return target.copy_(value)
+
+    def call(self, op: str, *args: Any) -> Any:
+        return call(op, *args)
+
+    def sum_dtype(self, array: Any) -> str:
+        return "float32" if array.device.type == "mps" else "float64"  # which has no float64
 
     def quiet(self) -> AbstractContextManager[Any]:
         return torch.no_grad()

@@ -15,7 +15,7 @@ import torch
 from isostep import nm, scalars
 from isostep.domains import Pair
 from isostep.interpret import Interpreter, Task
-from isostep.program import Program, trace
+from isostep.program import UPDATE, Program, trace
 from isostep.rule import BoundRule
 from isostep.state import State, StepError
 from isostep.values import MAPS, Value
@@ -124,6 +124,11 @@ class TracedLoop(TorchLoop):
         shared = group_scalars((k.program for k in tasks), self._at(rule, t)[0], t)
         found = _Tensors(tasks, group, shared, dtype, self.cast)
         for item, task in zip(items, tasks, strict=True):
+            if rule.observed:
+                new = found.raw_outputs(task)
+                u = new.pop(UPDATE) if UPDATE in new else nm.overwrite(new["p"])
+                with torch.no_grad():
+                    self._see(rule, item, item.g, u, new)
             new = found.outputs(task)
             item.u, item.state = nm.overwrite(new.pop("p")), new
         return found.group_outputs()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from isostep.lower.device import FACT_COLUMNS, Given, Kernel, Kernels, is_bool
 from isostep.lower.device import kernels as kernels_of
 from isostep.program import Program
+from isostep.sums import factors
 from isostep.values import Value
 from isostep_torch.triton_numbers import Numbers
 from isostep_torch.triton_words import CALLS, FACT_NAMES, HELPERS, Words, identifier, indent
@@ -84,10 +85,13 @@ class _Pass:
 
     def _guarded(self, lines: list[str]) -> list[str]:
         """A step that must change nothing still sums, and stores nothing."""
-        stores = self.kernel.stores or self.kernel.update is not None
-        if not (self.traced and stores):
+        if not self._may_be_left_out() or self.kernel.figures:
             return indent(lines)
         return ["    if item(amp, 1) == 0:", *indent(lines, 2)]
+
+    def _may_be_left_out(self) -> bool:
+        """Whether this pass stores, in a step that may have to change nothing."""
+        return self.traced and bool(self.kernel.stores or self.kernel.update is not None)
 
     def _choice(self, call: str) -> list[str]:
         if self.over_units:
@@ -153,9 +157,17 @@ class _Pass:
         return [
             "lane = tl.arange(0, BLOCK)",
             *(f"{self._sum(r)} = tl.full((BLOCK,), 0, tl.float64)" for r in self.kernel.sums),
+            *(
+                f"_seen_{k} = tl.full((BLOCK,), 0, tl.{self.kernels.compute})"
+                for k, _ in enumerate(self.kernel.figures)
+            ),
             "for tile in range((stop - start + BLOCK - 1) // BLOCK):",
             *indent([*body, *self._of_units("inside"), *self._elements(), *self._stores()]),
             *self._partials("total({}, 0)"),
+            *(
+                f"tl.store(seen + row * {len(self.kernel.figures)} + {k}, total(_seen_{k}.to(tl.float64), 0))"
+                for k, _ in enumerate(self.kernel.figures)
+            ),
         ]
 
     def _over_units(self) -> list[str]:
@@ -247,6 +259,9 @@ class _Pass:
         for r in (*self.kernel.sums, *self.kernel.unit_sums):
             x = self.words.value(r.args[0], None)
             out.append(f"{self._sum(r)} += tl.where(inside, {x}, 0).to(tl.float64)")
+        for k, r in enumerate(self.kernel.figures):
+            x = " * ".join(self.words.value(f, None) for f in factors(r))
+            out.append(f"_seen_{k} += tl.where(inside, {x}, 0)")
         return out
 
     def _stores(self) -> list[str]:
@@ -257,7 +272,10 @@ class _Pass:
             values["p"] = f"{p} + {self.words.value(self.kernel.update, None)}"
         if self.words.half:
             values = {s: f"narrow({v}, tl.{self.kernels.dtype})" for s, v in values.items()}
-        return [f"tl.store({identifier(s)}_at + i, {v}, mask=inside)" for s, v in values.items()]
+        mask = "inside"
+        if self._may_be_left_out() and self.kernel.figures:  # sums are wanted all the same
+            mask = "inside & (item(amp, 1) == 0)"
+        return [f"tl.store({identifier(s)}_at + i, {v}, mask={mask})" for s, v in values.items()]
 
     def _sum(self, node: Value) -> str:
         return f"_sum_{self.names[node]}"  # no value of the rule's begins with _

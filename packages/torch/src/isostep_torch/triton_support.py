@@ -19,7 +19,7 @@ from triton.language.extra import libdevice
 INTEGERS = ["count", "arrays", "width", "lead", "columns", "values", "kinds"]
 TABLES = [
     "table", "facts", "chunks", "scalars", "shared", "group", "group_new", "partials", "sums", "totals", "unit_sums",
-    "spans", "amp", "times", "hypers",
+    "spans", "amp", "times", "hypers", "seen",
 ]  # fmt: skip
 #: How a generated module marks a function that the host launches, and one that those call.
 kernel = triton.jit(do_not_specialize=INTEGERS, do_not_specialize_on_alignment=TABLES)

@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
             "schedules",
             nargs="+" if kind == "schedule" else "*",
             metavar="NAME(ARGUMENTS)",
-            help="one of isostep.schedules with its arguments",
+            help="one of isostep.schedules with its arguments, or its name alone for an example",
         )
         made.add_argument(
             "--steps", type=int, default=100, help="how many steps (default: %(default)s)"
@@ -184,6 +184,7 @@ def run_surface(arguments: argparse.Namespace) -> None:
 def run_schedule(arguments: argparse.Namespace) -> None:
     """Draw schedules over the steps done."""
     from isostep.plot.figures import curves
+    from isostep.plot.schedules import EXAMPLES, values
 
     at_least("--steps", arguments.steps, 1)
     out, steps = target(arguments), arguments.steps
@@ -194,13 +195,13 @@ def run_schedule(arguments: argparse.Namespace) -> None:
     )
     found: dict[str, list[float]] = {}
     for text in arguments.schedules or default:
-        schedule = literal(text)
-        if not callable(schedule):
+        schedule = EXAMPLES[text](steps) if text in EXAMPLES else literal(text)
+        if not callable(schedule) and not isinstance(schedule, isostep.schedules.ReduceLROnPlateau):
             message = (
                 f"{text!r} is not a schedule; call one of isostep.schedules, such as {default[0]!r}"
             )
             raise UsageError(message)
-        found[text] = [float(schedule(done)) for done in range(steps + 1)]
+        found[text] = values(schedule, steps)
     curves(found, xlabel="steps done", ylabel="value").savefig(out, dpi=130)
     report(arguments, out, {"curves": found})
 

@@ -6,8 +6,12 @@ NumPy's backend is ``isostep.backends.fused``, torch's ``isostep_torch.fused_cpu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
+
+from isostep.lower.bins import Bin
 from isostep.lower.fused import FusedBackend, Plan
 from isostep.lower.run import Step
 
@@ -24,4 +28,14 @@ class FusedCPU(FusedBackend):
     ) -> dict[str, Any]:
         typed = {n: plan.group_dtype.type(float(v)) for n, v in group.items()}
         bins = [(part.bin, part.table) for part in plan.parts]
-        return Step(bins, hypers, group_hyper, typed, plan.group_dtype).run()
+        step = Step(bins, hypers, group_hyper, typed, plan.group_dtype)
+        new = step.run()
+        plan.seen = [
+            partial(self._added_up, run.seen, run.bin) for run in step.runs if run.seen is not None
+        ]
+        return new
+
+    def _added_up(self, seen: np.ndarray, bin: Bin) -> Any:
+        """Sums of chunks as sums of arrays."""
+        return self.asarray(np.add.reduceat(seen, bin.first_chunks, axis=0))
+

@@ -40,6 +40,7 @@ argument        dtype      shape                                  what it holds
 ``sums``        float64    [stages, arrays, width]                sums over each array, from earlier stages
 ``totals``      float64    [stages, width]                        sums over the group, from earlier stages
 ``unit_sums``   float64    [units, len(Kernels.unit_sums)]        sums over each unit
+``seen``        float64    [count, len(Program.figures)]          an observed rule's sums over each row
 ``count``       int                                               rows of chunks
 ``arrays``      int                                               rows of table and facts: the stride of sums
 ``width``       int                                               columns of partials, sums and totals
@@ -51,6 +52,9 @@ group, with ``arrays + 1`` blocks: block a < arrays adds rows spans[a] to spans[
 last one all rows into totals, for the first ``columns`` columns, in an order that depends on nothing but the
 number of rows. (``sums`` and ``totals`` are given at this stage's part.) ``commit`` (arguments ``COMMIT``), one
 block, writes the ``values`` values of group_new to the addresses of the group's state once all have read the old.
+
+What ``seen`` holds is for the user and not for the step: the last pass writes it, and ``reduce`` adds it up when
+somebody asks. Its products, and their sums over the elements that one thread takes, have the dtype of ``compute``.
 
 Rounding is fixed here and not in the writers. ``compute`` is the dtype of all arithmetic on arrays, ``group_dtype``
 that of values of the group (``of_group``: domain GROUP, or a scalar of scope "group"); float64 tables are rounded
@@ -73,7 +77,7 @@ from isostep.values import FACTS, REDUCTIONS, Domain, Value
 
 ARGUMENTS = (
     "table", "facts", "chunks", "scalars", "shared", "group", "group_new", "partials", "sums", "totals", "unit_sums",
-    "count", "arrays", "width", "lead",
+    "seen", "count", "arrays", "width", "lead",
 )  # fmt: skip
 REDUCE = ("partials", "spans", "sums", "totals", "arrays", "width", "columns")
 COMMIT = ("group", "group_new", "values")
@@ -82,7 +86,8 @@ FACT_COLUMNS = ("size", "ndim", "inner", "count", "base")
 DTYPES = {
     **dict.fromkeys(("table", "facts", "chunks", "group", "spans"), "int64"),
     **dict.fromkeys(
-        ("scalars", "shared", "group_new", "partials", "sums", "totals", "unit_sums"), "float64"
+        ("scalars", "shared", "group_new", "partials", "sums", "totals", "unit_sums", "seen"),
+        "float64",
     ),
 }
 #: Elements of a row of an array of ordinary size, and the most rows that one array is cut into.
@@ -123,6 +128,7 @@ class Kernel:
     stores: slot name -> the node to store (rounded to the array's dtype); ``p`` is in it only if it is overwritten.
     update: the node to be added to ``p``, sum stored; None if there is nothing to add.
     group_outputs: the group's new state, by index, for the launch with ``lead``.
+    figures: an observed rule's sums over a row, by the column of ``seen``; of the product of ``sums.factors(node)``.
     """
 
     stage: int
@@ -138,6 +144,7 @@ class Kernel:
     stores: dict[str, Value]
     update: Value | None
     group_outputs: list[Value]
+    figures: tuple[Value, ...]
 
     @property
     def name(self) -> str:
@@ -159,6 +166,7 @@ class Kernel:
             *(("facts",) if facts else ()),
             *(("partials", "width") if self.sums else ()),
             *(("unit_sums",) if self.unit_sums else ()),
+            *(("seen",) if self.figures else ()),
             *(("width",) if tables & {"sums", "totals"} else ()),
             *(("arrays",) if "sums" in tables else ()),
             *(("group_new", "lead") if self.group_outputs else ()),
@@ -291,6 +299,7 @@ class Kernels:
             stores=stores,
             update=program.outputs.get(UPDATE) if last else None,
             group_outputs=list(program.group_outputs.values()) if last else [],
+            figures=self.layout.figures(stage),
         )
 
     def _place(self, node: Value) -> Given | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,10 @@ class Device(ABC):
     @abstractmethod
     def upload(self, buffer: Any, values: np.ndarray) -> None:
         """Copy host values into a buffer of their size; the host array may be changed as soon as this returns."""
+
+    def here(self) -> AbstractContextManager[Any]:
+        """A context in which buffers are made and kernels launched on this device, whatever the current one is."""
+        return nullcontext()
 
     @abstractmethod
     def compile(self, kernels: Kernels) -> Mapping[str, Launch]:
@@ -103,6 +108,7 @@ class DeviceBackend(FusedBackend):
         }
         places = self.addresses([(group | moved)[n] for n in names])
         plan.runner.upload([part.table for part in plan.parts], hypers, group_hyper, places)
+        plan.seen = plan.runner.seen()
         if self._held is None:
             plan.runner.launch()
         else:
@@ -131,6 +137,7 @@ class Runner:
         compiled = [on.compile(k) for k in self.kernels]
         self.tables = _Tables(on, self.bins, self.kernels, kinds)
         self.launches: list[tuple[Launch, int, list[Any]]] = []
+        self.figures: dict[int, Callable[[], Any]] = {}  # by bin: an observed rule's sums
         for stage in range(max(len(k.stages) for k in self.kernels)):
             self._plan_stage(stage, compiled)
         self.group_names = self.kernels[0].group_names
@@ -144,6 +151,8 @@ class Runner:
         of_bin = [k.stages[stage] if stage < len(k.stages) else None for k in self.kernels]
         rows = _Rows(self.device, self.bins, self.kernels, of_bin, tables)
         for b, kernel in enumerate(of_bin):
+            if kernel is not None and kernel.figures:
+                self._plan_figures(b, kernel, rows, compiled[b]["reduce"])
             if kernel is not None and rows.counts[b]:
                 arguments = tables.arguments(kernel, b, rows)
                 self.launches.append((compiled[b][kernel.name], rows.counts[b], arguments))
@@ -153,6 +162,27 @@ class Runner:
             given |= {"arrays": tables.arrays, "width": tables.width, "columns": columns}
             arguments = [given[n] for n in device.REDUCE]
             self.launches.append((compiled[0]["reduce"], tables.arrays + 1, arguments))
+
+    def _plan_figures(self, b: int, kernel: Kernel, rows: _Rows, reduce: Launch) -> None:
+        """Where an observed rule's sums go, and how they are added up when somebody asks: not in the step."""
+        on, width, arrays = self.device, len(kernel.figures), len(self.bins[b].shapes)
+        seen = self.tables.own[b]["seen"] = on.buffer(rows.counts[b] * width, "float64")
+        numbers = rows.table[rows.first[b] : rows.first[b + 1], 0] - self.tables.first[b]
+        spans = on.buffer(arrays + 1, "int64")
+        on.upload(spans, np.searchsorted(numbers, np.arange(arrays + 1)).astype(np.int64))
+
+        def added_up() -> Any:
+            with on.here():
+                return reduced()
+
+        def reduced() -> Any:
+            sums, totals = on.buffer(arrays * width, "float64"), on.buffer(width, "float64")
+            given = {"partials": seen, "spans": spans, "sums": sums, "totals": totals}
+            given |= {"arrays": arrays, "width": width, "columns": width}
+            reduce(arrays + 1, [given[n] for n in device.REDUCE])
+            return sums.reshape((arrays, width))
+
+        self.figures[b] = added_up
 
     def upload(
         self,
@@ -173,6 +203,10 @@ class Runner:
                 values = scalars.evaluate(k.program, hyper, t, scope="group")
                 found += [float(values[n]) for n in k.shared]
         self.tables.write("numbers", np.array(found))
+
+    def seen(self) -> list[Callable[[], Any]]:
+        """What gives the sums of each bin, if the rule is observed."""
+        return [self.figures[b] for b in sorted(self.figures)]
 
     def upload_addresses(self, tables: Sequence[np.ndarray], group: np.ndarray) -> None:
         """Where arrays lie, and where the group's state does."""
@@ -271,7 +305,7 @@ class _Rows:
         ]
         self.counts = [len(r) for r in rows]
         self.first = [0, *np.cumsum(self.counts).tolist()]
-        every = np.concatenate(rows)
+        self.table = every = np.concatenate(rows)
         self.buffers = {"chunks": on.buffer(every.size, "int64")}
         on.upload(self.buffers["chunks"], every.ravel())
         sums = any(k.sums for k in of_bin if k)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from isostep.program import Program, ancestors
+from isostep.sums import factors
 from isostep.values import MAPS, Domain, Value
 
 #: Operations whose result is true or false, not a number.
@@ -71,7 +72,12 @@ class Layout:
         if stage < self.stages - 1:
             return sums
         kept = {*self.program.state_names} - {*self.program.stored}  # these stay as they are
-        return [v for n, v in self.program.outputs.items() if n not in kept]
+        outputs = [v for n, v in self.program.outputs.items() if n not in kept]
+        return outputs + [x for f in self.figures(stage) for x in factors(f)]
+
+    def figures(self, stage: int) -> tuple[Value, ...]:
+        """The sums that nothing waits for: the last pass collects them."""
+        return self.program.figures if stage == self.stages - 1 else ()
 
     def elements(self, stage: int) -> list[Value]:
         """The per-element nodes of a pass, in order."""

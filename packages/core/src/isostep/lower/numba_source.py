@@ -13,6 +13,7 @@ from isostep.listing import identifiers, lines
 from isostep.lower.layout import BOOLEAN, Layout
 from isostep.program import UPDATE, Program
 from isostep.state import COMPUTE_DTYPE
+from isostep.sums import factors
 from isostep.values import MAPS, Value
 
 #: Where Numba's text differs from the listing's. Comparisons of floats are the same everywhere.
@@ -29,10 +30,13 @@ TEXT = {
     },
     **{f: f"np.{f}({{}})" for f in ("isfinite", "isnan")},
 }
+#: Elements of a run whose sums an observed rule's kernel adds up in the dtype of the arithmetic.
+SHORT = 1024
 RESERVED = (
     "np", "exp", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last", "table", "scalars",
     "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array", "start",
-    "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "njit", "loader", "storer",
+    "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run", "added", "njit",
+    "loader", "storer",
 )  # fmt: skip
 
 
@@ -75,6 +79,7 @@ class Writer:
 
     def module(self) -> str:
         slots, dtype = self.layout.slots, self.layout.dtype
+        added = ("added",) if self.program.figures else ()
         head = [
             f'"""{self.program.name}, {dtype}: {self.layout.stages} pass(es). Generated from the rule by isostep."""',
             "",
@@ -84,7 +89,7 @@ class Writer:
             "from isostep.lower.numba_support import (",
             *(
                 f"    {n},"
-                for n in ("accumulate", "exp", "loader", "maximum", "minimum", "sign", "storer")
+                for n in ("accumulate", *added, "exp", "loader", "maximum", "minimum", "sign", "storer")
             ),
             *(f"    {n}_{dtype}," for n in ("narrow", "widen") if self.half),
             ")",
@@ -126,15 +131,17 @@ class Writer:
                 for n in self._touched(stage)
             ),
             *(f"{self._sum(r)} = np.float64(0)" for r in self.layout.passes[stage].sums),
+            *(f"{s} = np.float64(0)" for s in self._seen(stage)),
         ]
         if self.layout.passes[stage].axis is not None:
             body += self._unit_loops(stage)
         else:
-            body += ["for i in range(start, stop):", *_indent(self._element(stage))]
+            body += self._loop(stage, "start", "stop", self._element(stage))
         body += [
             f"sums[chunk, {k}] = {self._sum(r)}"
             for k, r in enumerate(self.layout.passes[stage].sums)
         ]
+        body += [f"sums[chunk, {k}] = {s}" for k, s in enumerate(self._seen(stage))]
         return out + _indent(body, 2)
 
     def _summary(self, stage: int) -> str:
@@ -185,6 +192,10 @@ class Writer:
         out += [
             f"{self._sum(r)} = accumulate({self._sum(r)}, {self._text(r.args[0])})" for r in sums
         ]
+        out += [
+            f"{s} = added({s}, {' * '.join(self._text(x) for x in factors(r))})"
+            for s, r in zip(self._short(stage), self.layout.figures(stage), strict=True)
+        ]
         if vector_units:
             for k, r in enumerate(self.layout.passes[stage].unit_sums):
                 out.append(f"unit_sums[base + unit + i - at, {k}] += {self._text(r.args[0])}")
@@ -200,6 +211,27 @@ class Writer:
             )
         return out
 
+    def _seen(self, stage: int) -> list[str]:
+        """The sums of an observed rule, which the last pass collects."""
+        return [f"_seen_{k}" for k, _ in enumerate(self.layout.figures(stage))]
+
+    def _short(self, stage: int) -> list[str]:
+        """The same over a short run, in the dtype of the arithmetic: in float64 they would take as long as the step."""
+        return [f"_short_{k}" for k, _ in enumerate(self.layout.figures(stage))]
+
+    def _loop(self, stage: int, first: str, stop: str, body: list[str]) -> list[str]:
+        """A loop over elements, in short runs if it collects an observed rule's sums."""
+        if not self.layout.figures(stage):
+            return [f"for i in range({first}, {stop}):", *_indent(body)]
+        pairs = list(zip(self._seen(stage), self._short(stage), strict=True))
+        return [
+            f"for run in range({first}, {stop}, {SHORT}):",
+            *(f"    {short} = dtype(0)" for _, short in pairs),
+            f"    for i in range(run, min({stop}, run + {SHORT})):",
+            *_indent(body, 2),
+            *(f"    {seen} += np.float64({short})" for seen, short in pairs),
+        ]
+
     def _text(self, node: Value) -> str:
         if node.op == "const":
             return render(node, {})
@@ -213,8 +245,7 @@ class Writer:
             "end = min(stop, at + inner - at % inner)",
             *(self._scalar(n, f"units[base + unit, {k}]") for k, n in enumerate(axis_values)),
             *(f"{self._sum(r)} = np.float64(0)" for r in self.layout.passes[stage].unit_sums),
-            "for i in range(at, end):",
-            *_indent(self._element(stage)),
+            *self._loop(stage, "at", "end", self._element(stage)),
             *(
                 f"unit_sums[base + unit, {k}] += {self._sum(r)}"
                 for k, r in enumerate(self.layout.passes[stage].unit_sums)
@@ -224,8 +255,7 @@ class Writer:
         row = [
             "unit = at % count",
             "end = min(stop, at + count - unit)",
-            "for i in range(at, end):",
-            *_indent(self._element(stage, vector_units=True)),
+            *self._loop(stage, "at", "end", self._element(stage, vector_units=True)),
             "at = end",
         ]
         return [

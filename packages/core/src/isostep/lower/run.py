@@ -113,6 +113,7 @@ class _Run:
             known |= {n: group[n.attrs[0]] for n in states}
         self.small = Small(bin.facts, self._per_array, known, group_dtype)
         self.group_sums: dict[Value, Any] = {}
+        self.seen: np.ndarray | None = None  # an observed rule's sums, chunk by chunk
 
     def _per_array(self, node: Value) -> np.ndarray:
         """A scalar of t as one value per array."""
@@ -128,7 +129,8 @@ class _Run:
         this, chunks = layout.passes[stage], bin.chunks
         facts = bin.facts.units(this.axis) if this.axis is not None else _NO_UNITS
         units = int(facts[:, 1].sum())
-        sums = np.zeros((len(chunks), max(len(this.sums), 1)))
+        figures = layout.figures(stage)
+        sums = np.zeros((len(chunks), max(len(this.sums), len(figures), 1)))
         unit_sums = np.zeros((units, max(len(this.unit_sums), 1)))
         scalars_of = [[float(k[n]) for n in this.scalars] or [0.0] for k in self.kinds]
         arguments = (
@@ -141,6 +143,8 @@ class _Run:
             unit_sums,
         )
         _spread_over_threads(getattr(self.module, f"stage{stage}"), chunks, bin.size, arguments)
+        if figures:  # nothing waits for these
+            self.seen = sums
         for k, r in enumerate(this.sums):
             per_array = np.add.reduceat(sums[:, k], bin.first_chunks).astype(bin.compute)
             if r.op == "sum_group":

@@ -1,0 +1,79 @@
+"""Figures of a transformation's steps: see ``isostep.telemetry`` for what they are.
+
+>>> tx = isostep_jax.observe(isostep_jax.adamw(1e-3))
+>>> updates, state = tx.update(grads, tx.init(params), params)
+>>> isostep_jax.figures(state, params).rows()["group"]["gradient_norm"]
+
+The sums are part of the state, so that they come out of jit and scan with it; XLA takes them in the passes that make
+the updates. They have the dtype of the step: in float32 a norm above 1e19 is infinite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from isostep import sums, telemetry
+from isostep.rule import RuleError
+from isostep_jax.backend import JaxJit
+from isostep_jax.transform import Init, Transform, TransformState, build, paired
+
+
+class Observed(NamedTuple):
+    """The state of an observed transformation: what it is without, and the last step's sums, a row for each leaf."""
+
+    state: TransformState
+    sums: jax.Array
+
+
+def observe(tx: Transform, *, momentum: str | None = None) -> Transform:
+    """The same transformation, whose state holds the sums that ``figures`` reads.
+
+    Args:
+        tx: one of isostep_jax, not in flat mode.
+        momentum: see ``isostep.observe``.
+
+    Raises:
+        RuleError: the transformation is not isostep's, or the rule has no such state.
+    """
+    if not isinstance(tx.init, Init):
+        message = f"observe needs a transformation of isostep_jax, got {tx.init!r}"
+        raise RuleError(message)
+    rule = telemetry.observe(tx.init.rule, momentum=momentum)
+    inner = build(Init(rule, tx.init.grouped))
+
+    def init(params: Any) -> Observed:
+        rows = len(jax.tree.leaves(params)), len(sums.names(rule.momentum is not None))
+        return Observed(inner.init(params), jnp.full(rows, jnp.nan, _dtype(params)))
+
+    def update(
+        grads: Any, state: Observed, params: Any = None, **inputs: Any
+    ) -> tuple[Any, Observed]:
+        updates, (after, seen) = inner.update(grads, state.state, params, **inputs)
+        return updates, Observed(after, seen)
+
+    return paired(init, update)
+
+
+def figures(state: Observed, params: Any) -> telemetry.Figures:
+    """The figures of the last step, for parameters of the structure of ``params``; under jit too.
+
+    Raises:
+        TypeError: the state is not that of an observed transformation.
+    """
+    if not isinstance(state, Observed):
+        message = f"figures needs the state of observe(tx), got {type(state).__name__}; in a chain, its part"
+        raise TypeError(message)
+    paths, _ = jax.tree_util.tree_flatten_with_path(params)
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): p for path, p in paths}
+    names = sums.names(state.sums.shape[1] > len(sums.BASIC))
+    whole: Callable[[], jax.Array] = lambda: state.sums  # noqa: E731
+    return telemetry.Figures(JaxJit(), names, named, [(range(len(named)), whole)])
+
+
+def _dtype(params: Any) -> Any:
+    wide = any(p.dtype == jnp.float64 for p in jax.tree.leaves(params))
+    return jnp.float64 if wide else jnp.float32
