@@ -4,8 +4,8 @@
     python docs/build.py --readme    the support matrix between the markers of README.md, in place
 
 A page per rule, piece and solver (its docstring, hyperparameters, state, program; for a rule also its row of the
-support matrix, what the oracles' report says of it, and its path on Rosenbrock's valley) and the support matrix, rule
-by path, as the installed backends declare it. A public name without a docstring fails the build.
+support matrix, what the oracles' reports say of it, its path on Rosenbrock's valley) and the support matrix, rule by
+path, as the installed backends declare it. A public name without a docstring fails the build.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def main() -> None:
     for written in DOCS.glob("*.md"):
         shutil.copy(written, PAGES)
     shutil.copytree(DOCS / "img", PAGES / "img")
+    shutil.copytree(DOCS / "learn", PAGES / "learn", ignore=shutil.ignore_patterns("*.py", "__*"))
     rules = {name: isostep.definition(name) for name in isostep.rules()}
     pieces = {name: isostep.pieces.registry[name] for name in isostep.pieces.registry.names()}
     solvers = {name: isostep.solvers.registry[name] for name in isostep.solvers.names()}
@@ -156,7 +157,7 @@ def reported() -> tuple[dict[str, Any], ...]:
 
 def valley(name: str) -> list[str]:
     """The path of the rule's sanity run on Rosenbrock's valley, as a picture in the page."""
-    task = sanity.tasks()["rosenbrock"]
+    task = sanity.rosenbrock()
     rule = sanity.rule_for(name, task)
     points: list[Any] = []
     first, last = sanity.run(rule, task, lambda params: points.append(params[0].ravel().copy()))

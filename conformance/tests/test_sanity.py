@@ -42,15 +42,15 @@ def test_parameters_and_loss_are_those_of_the_rules_own_steps():
     sanity.run(isostep.rule("sgd", lr=1e-3), goal, lambda params: seen.append(params[0].copy()))
     for k in range(3):
         assert np.array_equal(seen[k], p)
-        p = p - np.float32(1e-3) * goal.gradient([p], k + 1)[0]
+        p = p - np.float32(1e-3) * goal.both([p], k + 1)[1][0]
     assert len(seen) == goal.steps + 1
 
 
 def test_an_estimate_of_the_hessians_diagonal():
     """The mean over many draws is the diagonal; a single one has the other entries in it."""
     goal, p = task("rosenbrock"), np.array([0.5, 0.25], np.float32)
-    grads = goal.gradient([p], 1)
-    found = np.mean([sanity.hessian_diag(goal, [p], grads, t)[0] for t in range(400)], axis=0)
+    loss, grads = goal.both([p], 1)
+    found = np.mean([sanity.hessian_diag(goal, [p], loss, grads, t)[0] for t in range(400)], axis=0)
     exact = np.array([1200 * 0.5**2 - 400 * 0.25 + 2, 200.0])
     assert np.max(np.abs(found / exact - 1)) < 0.1
 
@@ -58,7 +58,7 @@ def test_an_estimate_of_the_hessians_diagonal():
 def test_a_rule_without_an_entry_is_searched_for(monkeypatch):
     monkeypatch.setattr(sanity, "record", dict)
     goal = task("rosenbrock")
-    quick = sanity.Task("rosenbrock", 40, goal.start, goal.gradient, goal.loss, goal.enough)
+    quick = sanity.Task("rosenbrock", 40, goal.start, goal.both, goal.loss, goal.enough)
     found = sanity.rule_for("sgd", quick)
     for lr in sanity.GRID[::2]:
         other = sanity.run(isostep.rule("sgd", lr=lr), quick)[1]

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from isostep import nm
-from isostep_conformance import spectral
+from isostep.rule import Rule
+from isostep_conformance import exact, spectral
+from isostep_conformance.bounds import Bounded
+from isostep_conformance.formats import FORMATS
 
 EPS = 2.0**-52
 
@@ -51,3 +54,49 @@ def test_a_bound_follows_its_operands() -> None:
 
 def test_a_matrix_that_is_not_finite_has_no_power() -> None:
     assert np.isnan(spectral.power(np.array([[np.inf, 0.0], [0.0, 1.0]]), -0.5, 1e-3)).all()
+
+
+def swapped(q: np.ndarray) -> np.ndarray:
+    return q[:, [1, 0, 2, 3, 4, 5]]
+
+
+def turned(q: np.ndarray) -> np.ndarray:
+    """The first two columns by a millionth of a radian."""
+    found = q.copy()
+    found[:, 0], found[:, 1] = q[:, 0] + 1e-6 * q[:, 1], q[:, 1] - 1e-6 * q[:, 0]
+    return found
+
+
+WRONG = {"swapped": swapped, "turned": turned, "longer": lambda q: 1.000001 * q}
+
+
+@pytest.mark.parametrize(("decades", "rank"), [(0, 9), (3, 9), (3, 2), (0, 0)])
+def test_a_basis_is_held_to_what_makes_it_one(decades: float, rank: int) -> None:
+    a, form = matrix(decades, rank), FORMATS["float64"]
+    q = nm.eigenbasis(a)
+    assert spectral.eigenbasis_faults(q, a, 0.0, form).max() < 3
+    assert spectral.eigenbasis_faults(-q, a, 0.0, form).max() < 3
+    start = np.linalg.qr(np.random.default_rng(1).standard_normal((6, 6)))[0]
+    product = a @ start
+    estimates = np.sum(start * product, axis=0)
+    given = (product, 0.0), (estimates, 1e-12 * np.abs(estimates).max()), form
+    turned_on = nm.iterated_basis(a, start)
+    assert spectral.triangle_faults(turned_on, *given).max() < 3
+    if rank:
+        for wrong in WRONG.values():
+            assert spectral.eigenbasis_faults(wrong(q), a, 0.0, form).max() > 1000
+        assert spectral.triangle_faults(np.linalg.qr(product)[0], *given).max() > 1000
+        assert spectral.triangle_faults(turned(turned_on), *given).max() > 1000
+
+
+def test_nothing_may_depend_on_a_basis_of_the_same_step() -> None:
+    rule = Rule(
+        name="hasty",
+        update=lambda p, g, t, /: nm.matmul(nm.eigenbasis(p), g),
+        ndim=(2,),
+        paper="none",
+    ).bind()
+    arith = Bounded(FORMATS["float64"])
+    item = exact.Before(arith.array(np.eye(3)), arith.array(np.ones((3, 3))), {}, 0)
+    with pytest.raises(exact.ExactError, match="one of several right answers"):
+        exact.step(rule, [item], {}, 0, arith)

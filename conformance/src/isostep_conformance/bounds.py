@@ -48,6 +48,16 @@ class Num:
         self.v, self.e, self.f = v, e, f
 
 
+class Chosen(Num):
+    """One of several right answers, and how wrong another matrix would be as one: 1 is honest rounding."""
+
+    __slots__ = ("faults",)
+
+    def __init__(self, v: np.ndarray, f: Any, faults: Callable[[np.ndarray], np.ndarray]) -> None:
+        super().__init__(v, 0.0, f)
+        self.faults = faults
+
+
 def in_range(v: np.ndarray, form: Format) -> np.ndarray:
     """Too large for the compute format is infinite there, too small is zero: so it is here."""
     # Half a spacing above the largest number is where rounding goes to infinity.
@@ -63,7 +73,7 @@ class Plain:
     """Values only, for mutants: as fast as NumPy is."""
 
     def __init__(self, form: Format) -> None:
-        self.form, self.wide = form.compute, form.wide
+        self.form, self.wide, self.stored = form.compute, form.wide, form
 
     def scalar(self, number: Any, exact: bool = True) -> Any:
         """A Python number where an array operation needs it."""
@@ -101,6 +111,14 @@ class Plain:
     def spectral_power(self, x: Any, exponent: Any, low: Any) -> Any:
         """A power of a symmetric matrix."""
         return in_range(spectral.power(x, exponent, low), self.form)
+
+    def eigenbasis(self, x: Any) -> Any:
+        """Eigenvectors of a symmetric matrix: some of those there are."""
+        return spectral.eigenbasis(x)
+
+    def iterated_basis(self, x: Any, basis: Any) -> Any:
+        """A basis after a step of orthogonal iteration: one of those there are."""
+        return spectral.iterated_basis(x, basis)
 
 
 class Shaking(Plain):
@@ -278,6 +296,32 @@ class Bounded(Plain):
             return Num(v, 0.0, flag)
         e = spectral.power_error(x.v, exponent.v, low.v, (x.e, exponent.e, low.e), self.form.eps)
         return Num(in_range(v, self.form), e, flag)
+
+    def eigenbasis(self, x: Num) -> Num:
+        return self._chosen(
+            spectral.eigenbasis(x.v),
+            x,
+            lambda q: spectral.eigenbasis_faults(q, x.v, x.e, self.stored),
+        )
+
+    def iterated_basis(self, x: Num, basis: Num) -> Num:
+        product = self.matmul(x, basis)
+        estimates = self.sum(self.apply("mul", (basis, product)), axis=0)
+        return self._chosen(
+            spectral.iterated_basis(x.v, basis.v),
+            product,
+            lambda q: spectral.triangle_faults(
+                q, (product.v, product.e), (estimates.v, CAUTION * estimates.e), self.stored
+            ),
+        )
+
+    def _chosen(self, v: np.ndarray, x: Num, faults: Callable[[np.ndarray], np.ndarray]) -> Num:
+        """A matrix made of x: NaN where x is not finite, unless that is a matter of rounding."""
+        odd = ~np.isfinite(x.v)
+        if (odd & ~np.broadcast_to(x.f, odd.shape)).any():
+            return Num(v)
+        flag = np.any(x.f)
+        return Num(v, 0.0, flag) if odd.any() else Chosen(v, flag, faults)
 
 
 def _any_flag(args: tuple[Num, ...]) -> Any:

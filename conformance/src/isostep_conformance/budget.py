@@ -15,13 +15,13 @@ FACTOR is measured: see ``margins``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from isostep_conformance.bounds import Num
+from isostep_conformance.bounds import Chosen, Num
 from isostep_conformance.formats import Format, ulp, widen
 
 #: Honest backends stay below a third of it, every wrong rule is above three times it: both are measured and
@@ -67,6 +67,8 @@ class Expected:
     ) -> Expected:
         """From the truth, the wide value it came from, and the plain rule's results (widened): one, or more
         where a decomposition of a matrix decides how far off an honest one may be."""
+        if isinstance(truth, Chosen):
+            return Invariant.of_choice(truth, plain[0], form)
         shape = truth.v.shape
         exempt = np.broadcast_to(np.asarray(truth.f, bool), shape)
         scale = np.maximum(np.nan_to_num(np.abs(truth.v), nan=0.0, posinf=0.0), _finite(before))
@@ -106,6 +108,35 @@ class Expected:
             close = self.edge & (np.signbit(stored) == np.signbit(got)) & ~np.isnan(got)
             found = np.where(odd, np.where(same | close, 0.0, np.inf), found)
         return np.where(self.exempt, 0.0, found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invariant(Expected):
+    """An array of which there are several right ones: not its elements are compared, but what makes it right."""
+
+    faults: Callable[[np.ndarray], np.ndarray]
+
+    @classmethod
+    def of_choice(cls, truth: Chosen, plain: np.ndarray, form: Format) -> Invariant:
+        """The unit is honest rounding, or the plain rule's own fault where that is larger."""
+        never = np.zeros(truth.v.shape, bool)
+        worst = float(truth.faults(plain).max(initial=0.0)) if np.isfinite(plain).all() else 0.0
+        return cls(
+            truth.v,
+            np.full(truth.v.shape, max(1.0, worst)),
+            never | truth.f,
+            never,
+            form,
+            np.ones(truth.v.shape),
+            worst,
+            faults=truth.faults,
+        )
+
+    def ratios(self, got: np.ndarray) -> np.ndarray:
+        """The faults over those allowed (without FACTOR)."""
+        if not np.isfinite(got).all():
+            return np.where(self.exempt, 0.0, np.inf)
+        return np.where(self.exempt, 0.0, self.faults(got) / self.unit)
 
 
 def _finite(x: np.ndarray) -> np.ndarray:

@@ -216,6 +216,7 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "x 1.01: eps *",
         "no sum has an eigenvalue below eps but by rounding, and no gradient has a part where it is eps",
     ),
+    Equivalent("soap", "update negated [phase (1,)]*", "the first step has no update"),
     Equivalent("sm3", "other axis: *, (-2, -1)) [3-d]", "both axes, in another order"),
     Equivalent("adashift", "other axis: max_axis(*", "all axes, in another order"),
     Equivalent(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,17 +30,19 @@ from isostep.train import Data, Network, load_data
 RECORD = Path(__file__).with_name("sanity.json")
 #: Tried on every other number where no learning rate is enough.
 FACTORS = (0.1, 10.0, 0.01, 100.0, 1e-4, 1e-6, 1e-8)
+#: The learning rates that are tried first: one a decade.
+COARSE = GRID[1::3]
 Arrays = list[np.ndarray]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is minimised: first parameters, gradient of step t, the loss that counts, and how low is enough."""
+    """What is minimised: first parameters, loss and gradient of step t, the loss that counts, how low is enough."""
 
     name: str
     steps: int
     start: Callable[[tuple[int, ...] | None], Arrays]
-    gradient: Callable[[Arrays, int], Arrays]
+    both: Callable[[Arrays, int], tuple[Any, Arrays]]
     loss: Callable[[Arrays], float]
     enough: float
 
@@ -53,14 +55,15 @@ def rosenbrock() -> Task:
         axes = 1 if ndim is None or 1 in ndim else min(n for n in ndim if n)
         return [np.array([-1.2, 1.0], np.float32).reshape((1,) * (axes - 1) + (2,))]
 
-    def gradient(params: Arrays, t: int) -> Arrays:
+    def both(params: Arrays, t: int) -> tuple[Any, Arrays]:
         (p,) = params
-        return [np.array(surface.gradient(*p.ravel()), np.float32).reshape(p.shape)]
+        x, y = p.ravel()
+        return surface.value(x, y), [np.array(surface.gradient(x, y), np.float32).reshape(p.shape)]
 
     def loss(params: Arrays) -> float:
         return float(surface.value(*params[0].ravel().astype(np.float64)))
 
-    return Task("rosenbrock", 1000, start, gradient, loss, enough=0.242)
+    return Task("rosenbrock", 1000, start, both, loss, enough=0.242)
 
 
 def digits(data: Data | None = None) -> Task:
@@ -73,14 +76,14 @@ def digits(data: Data | None = None) -> Task:
     def start(ndim: tuple[int, ...] | None) -> Arrays:
         return net.weights(1, "float32")
 
-    def gradient(params: Arrays, t: int) -> Arrays:
+    def both(params: Arrays, t: int) -> tuple[Any, Arrays]:
         rows = np.take(order, range(128 * (t - 1), 128 * t), mode="wrap")
-        return net.by_hand(params, x[rows], onehot[found.y_train[rows]])[1]
+        return net.by_hand(params, x[rows], onehot[found.y_train[rows]])
 
     def loss(params: Arrays) -> float:
         return float(net.loss(params, x, onehot[found.y_train]))
 
-    return Task("digits", 60, start, gradient, loss, enough=0.7)
+    return Task("digits", 60, start, both, loss, enough=0.7)
 
 
 @cache
@@ -89,17 +92,20 @@ def tasks() -> dict[str, Task]:
     return {task.name: task for task in (rosenbrock(), digits())}
 
 
-def hessian_diag(task: Task, params: Arrays, grads: Arrays, t: int) -> Arrays:
+def hessian_diag(task: Task, params: Arrays, loss: Any, grads: Arrays, t: int) -> Arrays:
     """Hutchinson's estimate of the Hessian's diagonal, the product by a difference of gradients."""
     random = np.random.default_rng([11, t])
     h = np.float32(1e-3)
     signs = [np.asarray(random.integers(0, 2, p.shape) * 2 - 1, np.float32) for p in params]
-    near = task.gradient([p + h * z for p, z in zip(params, signs)], t)
+    _, near = task.both([p + h * z for p, z in zip(params, signs)], t)
     return [z * (n - g) / h for z, n, g in zip(signs, near, grads)]
 
 
-#: What rules ask for beside the gradient.
-INPUTS: dict[str, Callable[[Task, Arrays, Arrays, int], Any]] = {"hessian_diag": hessian_diag}
+#: What rules ask for beside the gradient: for each parameter, or once for the group.
+INPUTS: dict[str, Callable[[Task, Arrays, Any, Arrays, int], Any]] = {
+    "hessian_diag": hessian_diag,
+    "loss": lambda task, params, loss, grads, t: float(loss),
+}
 
 
 def run(
@@ -113,14 +119,15 @@ def run(
     params = task.start(rule.rule.ndim)
     own = [k for k, p in enumerate(params) if rule.rule.ndim is None or p.ndim in rule.rule.ndim]
     taken = [params[k] for k in own]
+    needed = (*rule.input_names, *rule.group_input_names)
     first = task.loss(params)
     with np.errstate(all="ignore"):  # a setting that is tried may leave for infinity
         state = backend.init(rule, taken)
         watch(taken)
         for t in range(1, task.steps + 1):
-            grads = task.gradient(params, t)
-            inputs = {n: INPUTS[n](task, params, grads, t) for n in rule.input_names}
-            inputs = {n: [v[k] for k in own] for n, v in inputs.items()}
+            value, grads = task.both(params, t)
+            inputs = {n: INPUTS[n](task, params, value, grads, t) for n in needed}
+            inputs |= {n: [inputs[n][k] for k in own] for n in rule.input_names}
             backend.step(rule, taken, [grads[k] for k in own], state, **inputs)
             watch(taken)
             if not all(np.isfinite(p).all() for p in taken):
@@ -131,37 +138,43 @@ def run(
     return first, last if math.isfinite(last) else math.inf
 
 
-def candidates(name: str) -> Iterator[dict[str, Any]]:
-    """Settings to try: every learning rate of a grid; then, beside those, every other number made smaller or larger."""
-    hyper = isostep.definition(name).hyper
-    base: dict[str, Any] = {n: 0.1 for n, d in hyper.items() if d.default is REQUIRED}
-    lrs: Sequence[dict[str, Any]] = [{"lr": lr} for lr in GRID] if "lr" in hyper else [{}]
-    yield from ({**base, **lr} for lr in lrs)
-    numbers = [
-        n
-        for n, d in hyper.items()
-        if n != "lr" and isinstance(d, Real) and d.default and d.default > 0
-    ]
-    for factor in FACTORS:
-        for n in numbers:
-            for lr in lrs[::3]:
-                yield {**base, n: hyper[n].default * factor, **lr}
-
-
 def search(name: str, task: Task) -> dict[str, Any]:
-    """The setting that ends lowest among the learning rates, or the first one beyond them that is enough."""
-    best, lowest = {}, math.inf
-    grid = len(GRID) if "lr" in isostep.definition(name).hyper else 1
-    for k, setting in enumerate(candidates(name)):
-        if k >= grid and lowest < task.enough:
-            break
+    """The learning rate of a grid that ends lowest, from coarse to fine.
+
+    Where none is enough, every other number is made smaller or larger beside a few of them, until one is.
+    """
+    hyper = isostep.definition(name).hyper
+    base = {n: 0.1 for n, d in hyper.items() if d.default is REQUIRED}
+    found: dict[tuple[tuple[str, Any], ...], float] = {}
+
+    def best() -> tuple[tuple[str, Any], ...]:
+        return min(found, key=lambda setting: found[setting])
+
+    def attempt(**setting: Any) -> float:
+        key = tuple({**base, **setting}.items())
         try:
-            last = run(isostep.rule(name, **setting), task)[1]
+            found[key] = run(isostep.rule(name, **dict(key)), task)[1]
         except DomainError:
-            continue
-        if last < lowest:
-            best, lowest = setting, last
-    return best
+            found[key] = math.inf
+        return found[key]
+
+    if "lr" not in hyper:
+        attempt()
+    else:
+        for lr in COARSE:
+            attempt(lr=lr)
+        middle = GRID.index(dict(best())["lr"])
+        for lr in GRID[max(0, middle - 2) : middle + 3]:
+            attempt(lr=lr)
+    for factor in FACTORS:
+        for n, domain in hyper.items():
+            if n == "lr" or not isinstance(domain, Real) or not domain.default:
+                continue
+            for lr in COARSE[1:] if "lr" in hyper else [None]:
+                if found[best()] < task.enough:
+                    return dict(best())
+                attempt(**{n: domain.default * factor}, **({} if lr is None else {"lr": lr}))
+    return dict(best())
 
 
 def record() -> dict[str, dict[str, dict[str, Any]]]:

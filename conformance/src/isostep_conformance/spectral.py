@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from isostep_conformance.formats import Format
+
 #: Sweeps after LAPACK: what is left beside the diagonal squares with each of them.
 _SWEEPS = 3
 
@@ -66,6 +68,59 @@ def power(a: np.ndarray, exponent: Any, low: Any) -> np.ndarray:
         return np.full_like(a, np.nan)
     values, q = eigh((a + a.T) / 2)
     return (q * np.maximum(values, low) ** exponent) @ q.T
+
+
+def eigenbasis(a: np.ndarray) -> np.ndarray:
+    """Eigenvectors as LAPACK gives them in float64, or NaN: whoever is held to them is held to what makes them so."""
+    if not np.isfinite(a).all():
+        return np.full_like(a, np.nan)
+    scale = max(np.abs(a).max(initial=0.0), np.finfo(a.dtype).tiny)
+    return np.linalg.eigh((a / scale).astype(np.float64))[1][:, ::-1].astype(a.dtype)
+
+
+def iterated_basis(a: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """What ``nm.iterated_basis`` says, decomposed in float64."""
+    product = a @ basis
+    if not np.isfinite(product).all():
+        return np.full_like(a, np.nan)
+    order = np.argsort(-np.sum(basis * product, axis=0), kind="stable")
+    scale = max(np.abs(product).max(initial=0.0), np.finfo(a.dtype).tiny)
+    found = np.linalg.qr((product[:, order] / scale).astype(np.float64))[0]
+    return found[:, np.argsort(order)].astype(a.dtype)
+
+
+def eigenbasis_faults(q: np.ndarray, a: np.ndarray, e: Any, form: Format) -> np.ndarray:
+    """How far q is from orthonormal, from making a diagonal, and from having the largest eigenvalue first.
+
+    In units of what storing q in ``form``, and a matrix off by ``e``, may do to a right one.
+    """
+    a = (a + a.T) / 2
+    size, spread = np.abs(q), np.sqrt(len(a)) * form.eps
+    room = spread * norm(a) + size.T @ np.broadcast_to(e, a.shape) @ size + len(a) * form.tiny
+    d = q.T @ a @ q
+    values = np.diag(d)
+    order = np.triu(values - values[:, None], 1) / (np.diag(room) + np.diag(room)[:, None])
+    beside = np.abs(d - np.diag(values)) / room
+    return np.maximum(np.maximum(beside, order), np.abs(q.T @ q - np.eye(len(a))) / spread)
+
+
+def triangle_faults(
+    q: np.ndarray,
+    product: tuple[np.ndarray, Any],
+    estimates: tuple[np.ndarray, Any],
+    form: Format,
+) -> np.ndarray:
+    """How far q is from orthonormal, and from the columns of ``product`` having no part in later ones of q.
+
+    A column is later than one of a larger estimate; the order of two whose estimates may be equal is free.
+    """
+    b, e = product
+    size, spread = np.abs(q), np.sqrt(len(b)) * form.eps
+    room = spread * np.sqrt(np.sum(b * b, axis=0)) + size.T @ np.broadcast_to(e, b.shape)
+    values, off = estimates[0], np.broadcast_to(estimates[1], len(b))
+    later = values[:, None] + off[:, None] < values - off
+    part = np.where(later, np.abs(q.T @ b) / (room + len(b) * form.tiny), 0)
+    return np.maximum(part, np.abs(q.T @ q - np.eye(len(b))) / spread)
 
 
 def power_error(

@@ -474,7 +474,7 @@ def test_errors_from_the_shell_have_exit_code_2():
     )
     code, out, err = run("frobnicate")
     assert (code, out) == (2, "")
-    assert err.startswith("isostep: COMMAND must be one of 'list', 'show', ")
+    assert err.startswith("isostep: COMMAND must be one of list, show, ")
     assert ", got 'frobnicate'; " in err
     assert err.count("\n") == 1
     assert err.endswith("; see 'isostep --help'\n")

@@ -237,3 +237,23 @@ def test_a_spectral_power_of_what_is_not_finite_is_nan(bad):
     found = nm.spectral_power(a, -0.25, 1.0)
     assert found.dtype == np.float32
     assert np.isnan(found).all()
+
+
+def test_bases_are_orthonormal_and_in_order():
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((4, 6))
+    a = a @ a.T
+    for xp in (np, array_api_strict):
+        q = np.array(nm.eigenbasis(xp.asarray(a)))
+        values = np.diag(q.T @ a @ q)
+        np.testing.assert_allclose(q.T @ q, np.eye(4), atol=1e-14)
+        np.testing.assert_allclose(q @ np.diag(values) @ q.T, a, atol=1e-13)
+        assert (np.diff(values) < 0).all()
+        start = np.eye(4)[:, [2, 0, 3, 1]]
+        order = np.argsort(-np.diag(start.T @ a @ start))
+        found = np.array(nm.iterated_basis(xp.asarray(a), xp.asarray(start)))
+        upper = found[:, order].T @ a @ start[:, order]
+        np.testing.assert_allclose(np.tril(upper, -1), np.zeros((4, 4)), atol=1e-13)
+    a[0, 1] = math.nan
+    assert np.isnan(nm.eigenbasis(a)).all()
+    assert np.isnan(nm.iterated_basis(a, np.eye(4))).all()

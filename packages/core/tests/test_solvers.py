@@ -117,6 +117,22 @@ def test_it_runs_on_any_array_library_and_structure(name, dtype):
     assert params[0].dtype == dtype
 
 
+def test_a_trial_may_be_infinite_and_the_function_keeps_its_warnings():
+    def wall(params):
+        (x,) = params
+        with np.errstate(over="ignore"):
+            e = np.exp(x * x)
+        return float(np.sum(e) + np.sum((x - 3) ** 4)), [2 * x * e + 4 * (x - 3) ** 3]
+
+    solver = isostep.solvers.lbfgs(lr=1e4, line_search_fn="strong_wolfe")
+    _, (x,), state = solver.step(wall, [np.array([1.0, -2.0, 0.5])])
+    _, (x,), _ = solver.step(wall, [x], state)
+    assert np.isfinite(x).all()
+    assert wall([x])[0] < wall([np.array([1.0, -2.0, 0.5])])[0]
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        solver.step(lambda p: (float(np.exp(p[0][0] * 1e4)), p), [np.ones(3)])
+
+
 def test_a_step_that_fails_changes_nothing():
     solver = isostep.solvers.lbfgs(max_iter=3, lr=0.1)
     _, params, state = solver.step(bowl, START)

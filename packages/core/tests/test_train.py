@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_every_backend_has_the_same_curve(model, dtype, bound, tmp_path):
     """The first 100 steps on the digits, from the same seed."""
     data = load_data("digits")
     curves = {}
-    for backend in (REFERENCE, "torch:loop", "jax:jit"):
+    for backend in (REFERENCE, "numpy", "torch", "jax"):
         hidden = (24, 16) if model == "mlp" else None
         how = settings(
             tmp_path, "adam_hd", model=model, hidden=hidden, backend=backend, dtype=dtype
@@ -220,7 +221,7 @@ def test_a_resumed_run_ends_in_the_same_bits(at, tmp_path):
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("backend", ["torch:loop", "jax:jit", "numpy:fused"])
+@pytest.mark.parametrize("backend", ["torch:loop", "torch", "jax", "numpy"])
 def test_resuming_elsewhere(backend, tmp_path):
     data = small()
     how = {"backend": backend, "save": True, "epochs": 3, "rule": isostep.rule("adam", lr=0.02)}
@@ -290,6 +291,14 @@ def write_idx(path, array, opened=open):
         file.write(head + array.astype(np.uint8).tobytes())
 
 
+def trained(folder, *words):
+    """Iterations of two by the command, and the data that it wrote down."""
+    how = ["--data-dir", str(folder), "--dir", str(folder), "--iterations", "2", "--quiet"]
+    assert cli.main(["train", "--backend", REFERENCE, *how, *words]) == 0
+    (file,) = folder.rglob("*.csv")
+    return read(file)[-1].iteration, json.loads(file.with_suffix(".json").read_text())["data"]
+
+
 @pytest.mark.parametrize("folder", [".", "MNIST/raw"])
 def test_mnist_files(folder, tmp_path):
     random = np.random.default_rng(0)
@@ -304,6 +313,7 @@ def test_mnist_files(folder, tmp_path):
     assert np.array_equal(data.x_train[..., 0] * 255, kept["train"][0])
     assert np.array_equal(data.y_valid, kept["t10k"][1])
     assert data.shape == (28, 28, 1)
+    assert trained(tmp_path, "--data", "mnist", "--model", "mlp", "--hidden", "4") == (2, "mnist")
     (place / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x09abc")
     with pytest.raises(DataError, match="is cut short: 3 bytes of 9"):
         mnist(tmp_path)
@@ -324,6 +334,7 @@ def test_cifar_files(tmp_path):
     assert data.x_train.shape == (10, 32, 32, 3)
     assert data.x_valid[1, 4, 5, 2] * 255 == images[1, 2 * 1024 + 4 * 32 + 5]
     assert data.y_valid.tolist() == [3, 7]
+    assert trained(tmp_path, "--data", "cifar10", "--model", "logreg") == (2, "cifar10")
     evil = pickle.dumps({b"data": print, b"labels": []})
     (place / "test_batch").write_bytes(evil)
     with pytest.raises(DataError, match=r"holds builtins.print, which a batch of images does not"):
@@ -375,7 +386,7 @@ def test_the_command_and_its_pictures(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("--method nope", "--method must be one of 'sgd', 'sgd_hd', 'sgdn', 'sgdn_hd', "),
+        ("--method nope", "--method must be one of sgd, sgd_hd, sgdn, sgdn_hd, "),
         ("--rule nope", "unknown rule 'nope'; known: "),
         ("--rule sgd --method sgd", "--rule and --method exclude each other, got --rule sgd "),
         ("--set lr=1", "--set belongs to --rule; a method has --alpha-0, --beta, --mu and "),
@@ -492,26 +503,51 @@ def test_no_results_is_one_line(tmp_path, capsys):
     assert "has not the columns of isostep train" in capsys.readouterr().err
 
 
-def test_the_published_result_on_the_digits(tmp_path):
-    """From 1e-5 and from 0 the learning rate finds its way up, then falls, and the loss is a tuned rule's."""
+RECORD = Path(__file__).parents[3] / "benchmarks" / "results" / "hypergradient.json"
+
+
+def recorded(setup, method):
+    """Of the search's record: last loss by learning rate of a plain rule; its variant from 1e-5 and from 0."""
+    rows = json.loads(RECORD.read_text())[setup]
+    plain = {r["alpha_0"]: r["valid_loss"] for r in rows if r["method"] == method}
+    learned = [r for r in rows if r["method"] == f"{method}_hd" and r.get("chosen")]
+    return plain, sorted(learned, key=lambda r: -r["alpha_0"])
+
+
+@pytest.mark.parametrize(
+    ("setup", "method"),
+    [
+        *(("logreg", m) for m in ("sgd", "sgdn", "adam")),
+        *(
+            ("mlp", m) for m in ("sgdn", "adam")
+        ),  # sgd_hd is stopped by the noise: docs/experiments.md
+        ("mlp-full", "sgd"),
+        ("vgg", "adam"),
+    ],
+)
+def test_the_published_result_is_on_record(setup, method):
+    """From 1e-5 and from 0 to a loss that the plain rule has with one learning rate of the grid at most."""
+    plain, learned = recorded(setup, method)
+    assert [r["alpha_0"] for r in learned] == [1e-5, 0.0]
+    for row in learned:
+        assert row["alpha_highest"] > 1000 * 1e-5
+        assert 3 < row["highest_at"] < 200
+        assert row["alpha_last"] < 0.95 * row["alpha_highest"]
+        reach = [lr for lr, last in plain.items() if last is not None and last <= row["valid_loss"]]
+        assert len(reach) <= 1
+        assert 1e-3 not in reach or method == "adam"
+        assert row["valid_loss"] < 0.1 * plain[1e-5]
+
+
+@pytest.mark.parametrize("method", ["sgd", "sgdn", "adam"])
+def test_the_record_is_what_comes_out(method, tmp_path):
+    """On the logistic regression, from 1e-5."""
     pytest.importorskip("sklearn", reason="isostep[train] is not installed")
-    data = load_data("digits")
-
-    def curve(method, alpha_0, beta=0.0):
-        rule = method_rule(method, alpha_0, beta, 0.9, 1e-4)
-        how = Settings(tmp_path / "run.csv", rule, batch_size=128, epochs=60, backend=REFERENCE)
-        rows = train(how, data).rows
-        valid = [r.valid_loss_epoch for r in rows if r.valid_loss_epoch == r.valid_loss_epoch]
-        return valid[-1], np.array([r.alpha for r in rows])
-
-    for plain, beta, smaller in (("sgd", 0.3, 0.3), ("sgdn", 0.1, 0.1), ("adam", 1e-3, 0.01)):
-        untuned, _ = curve(plain, 1e-5)
-        needs_more, _ = curve(plain, smaller)  # a plain rule is better only with a larger one
-        for alpha_0 in (1e-5, 0.0):
-            loss, alpha = curve(f"{plain}_hd", alpha_0, beta)
-            assert loss < 0.1 * untuned
-            assert loss < needs_more
-            top = int(np.argmax(alpha))
-            assert 5 < top < 200
-            assert alpha[top] > 1000 * max(alpha_0, 1e-5)
-            assert alpha[-1] < 0.9 * alpha[top]
+    _, (row, _) = recorded("logreg", method)
+    rule = method_rule(f"{method}_hd", row["alpha_0"], row["beta"], 0.9, 1e-4)
+    how = Settings(tmp_path / "run.csv", rule, batch_size=128, epochs=60, backend=REFERENCE)
+    found = train(how, load_data("digits")).rows
+    alphas = np.array([r.alpha for r in found])
+    assert found[-1].valid_loss_epoch == pytest.approx(row["valid_loss"], rel=1e-2)
+    assert alphas.max() == pytest.approx(row["alpha_highest"], rel=1e-2)
+    assert abs(int(alphas.argmax()) - row["highest_at"]) < 20

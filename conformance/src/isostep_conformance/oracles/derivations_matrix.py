@@ -60,3 +60,57 @@ def _kept(matrix: Floats, like: Floats, longest: int) -> Floats:
     if len(matrix) <= longest:
         return matrix
     return np.diag(matrix).reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def soap(
+    problem: Problem,
+    *,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    shampoo_beta: float | None = None,
+    precondition_frequency: int = 10,
+    max_precond_dim: int = 10000,
+    precondition_1d: bool = False,
+    correct_bias: bool = True,
+) -> Record:
+    """Vyas et al., Algorithms 3 and 4, with the authors' sorted columns and first step, in one dense basis."""
+    b1, b2 = betas
+    b3 = b2 if shampoo_beta is None else shampoo_beta
+    points = [p.copy() for p in problem.start]
+    means, squares = ([np.zeros_like(p) for p in points] for _ in range(2))
+    whole = [
+        [n <= max_precond_dim and (p.ndim > 1 or precondition_1d) for n in p.shape] for p in points
+    ]
+    sums = [[np.zeros((n, n)) for n in p.shape] for p in points]
+    bases = [[np.eye(n) for n in p.shape] for p in points]
+    record = Record()
+    for s, (gradients, lr) in enumerate(zip(problem.gradients, problem.lrs, strict=True)):
+        scale = lr * ((1 - b2**s) ** 0.5 / (1 - b1**s) if correct_bias and s else 1)
+        for k, g in enumerate(gradients):
+            if s:
+                means[k] = b1 * means[k] + (1 - b1) * g
+                squares[k] = b2 * squares[k] + (1 - b2) * _turned(g, bases[k]) ** 2
+                step = _turned(means[k], bases[k]) / (np.sqrt(squares[k]) + eps)
+                step = _turned(step, [q.T for q in bases[k]])
+                points[k] = (points[k] - scale * step) * (1 - lr * weight_decay)
+            for axis in range(g.ndim):
+                sums[k][axis] = b3 * sums[k][axis] + (1 - b3) * gram(g, axis)
+                if not whole[k][axis]:
+                    continue
+                if s == 0:
+                    bases[k][axis] = np.linalg.eigh(sums[k][axis])[1]
+                elif s % precondition_frequency == 0:
+                    power = sums[k][axis] @ bases[k][axis]
+                    order = np.argsort(-np.diag(bases[k][axis].T @ power))
+                    squares[k] = np.take(squares[k], order, axis)
+                    bases[k][axis] = np.linalg.qr(power[:, order])[0]
+        record.add(points, {"exp_avg": means})
+    return record
+
+
+def _turned(x: Floats, bases: list[Floats]) -> Floats:
+    """An array in other bases: each vector v along an axis becomes Q^T v."""
+    for axis, q in enumerate(bases):
+        x = mode_product(x, q.T, axis)
+    return x

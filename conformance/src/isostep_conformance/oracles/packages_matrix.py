@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
+from unittest.mock import patch
+
+import torch
 
 import isostep
 
@@ -74,7 +78,67 @@ def shampoo() -> Iterator[Check]:
         yield _row("Gupta et al., Algorithm 2", "shampoo", ours, run, states=kept)
 
 
-TABLES: tuple[Callable[[], Iterator[Check]], ...] = (shampoo,)
+#: No first gradient leaves a preconditioner two zero eigenvalues, whose eigenvectors would be anybody's choice.
+SQUARE = ((3, 4), (5, 5), (2, 3, 5), (3, 2, 2, 3), (7,), ())
+
+
+class _InFloat64:
+    """torch for a module that casts to float32: there is none."""
+
+    def __getattr__(self, name: str) -> Any:
+        return torch.float64 if name == "float32" else getattr(torch, name)
+
+
+def in_float64(run: Callable[[Problem], Record], module: str) -> Callable[[Problem], Record]:
+    """``run`` with the casts to float32 of a package's module taken for casts to float64."""
+
+    def lifted(problem: Problem) -> Record:
+        with patch.object(importlib.import_module(module), "torch", _InFloat64()):
+            return run(problem)
+
+    return lifted
+
+
+def soap() -> Iterator[Check]:
+    """As the package is with no QR decomposition; with many as it is, and with them in float64."""
+    float32 = {"note": "its QR decompositions are in float32", "tolerance": 1e-6}
+    float64 = {"note": "its QR decompositions taken in float64"}
+    for decay, corrected, frequency, notes in (
+        (0.0, True, 30, {}),
+        (0.1, False, 30, {}),
+        (0.1, True, 3, float32),
+        (0.1, True, 3, float64),
+    ):
+        ours = {
+            "betas": (0.85, 0.96),
+            "shampoo_beta": 0.9,
+            "eps": 1e-3,
+            "weight_decay": decay,
+            "correct_bias": corrected,
+            "precondition_frequency": frequency,
+        }
+        run = _package("pytorch_optimizer", "SOAP", ours)
+        if notes is float64:
+            run = in_float64(run, "pytorch_optimizer.optimizer.soap")
+        yield _row("pytorch_optimizer.SOAP", "soap", ours, run, problem=mild(SQUARE), **notes)
+    for settings in (
+        {"weight_decay": 0.1, "precondition_frequency": 3},
+        {
+            "weight_decay": 0.0,
+            "shampoo_beta": 0.9,
+            "precondition_frequency": 1,
+            "max_precond_dim": 3,
+        },
+        {"weight_decay": 0.1, "precondition_frequency": 4, "correct_bias": False},
+    ):
+        ours = {"betas": (0.85, 0.96), "eps": 1e-3, **settings}
+        run = partial(derivations_matrix.soap, **ours)
+        yield _row(
+            "Vyas et al., Algorithm 3", "soap", ours, run, problem=mild(SQUARE), states=("exp_avg",)
+        )
+
+
+TABLES: tuple[Callable[[], Iterator[Check]], ...] = (shampoo, soap)
 
 
 def checks() -> Iterator[Check]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from isostep import nm
 from isostep.domains import DomainError
 from isostep.rule import Part
@@ -88,15 +90,18 @@ class BoundSolver:
             )
             raise StepError(message)
         flat = Flat(name, params)
+        outside = np.geterr()
 
         def evaluate(x: Any) -> tuple[float, Any]:
-            loss, grads = loss_and_grad(flat.split(x))
+            with np.errstate(**outside):
+                loss, grads = loss_and_grad(flat.split(x))
             return number(name, loss), flat.join("gradient", grads)
 
         state = self.solver.start() if state is None else state
         hyper = SimpleNamespace(**self.values)
         x = flat.join("parameter", params)
-        loss, x, state = self.solver.step(evaluate, x, state, hyper, Vectors())
+        with np.errstate(all="ignore"):  # a trial may be infinite
+            loss, x, state = self.solver.step(evaluate, x, state, hyper, Vectors())
         return loss, flat.split(x), state
 
 

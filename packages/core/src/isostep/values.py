@@ -173,8 +173,10 @@ REDUCTIONS = {"sum": Domain.ARRAY, "sum_units": Domain.UNIT, "sum_group": Domain
 FACTS = ("size", "ndim", "unit_size", "eps")
 #: What is made from eigenvalues: as good as that of a matrix within rounding, no better.
 DECOMPOSITIONS = ("spectral_power",)
+#: Orthonormal matrices of which there are several: every library has its own.
+BASES = ("eigenbasis", "iterated_basis")
 #: What no fused lowering does; a program with one of these is generic.
-TENSOR_OPS = ("sum_axis", "max_axis", "matmul", "transpose", "reshape", *DECOMPOSITIONS)
+TENSOR_OPS = ("sum_axis", "max_axis", "matmul", "transpose", "reshape", *DECOMPOSITIONS, *BASES)
 
 
 class NeedsShape(Exception):

@@ -117,6 +117,9 @@ class JaxJit(ArrayBackend):
         given += [aligned(rule, n, params, inputs[n]) for n in rule.input_names]
         active = [i for i, g in enumerate(given[0]) if g is not None]
         self._check_given(rule, params, given, active)
+        if not rule.sequential:
+            # The same arrays in another order are then the same compiled step, sums over the group included.
+            active.sort(key=lambda i: (arrays[i].shape, arrays[i].dtype.name, state.t[i]))
         new_arrays, new_state = list(arrays), list(state.arrays)
         group = self.group_values(rule, state, inputs) if active else dict(state.group)
         seen: list[Any] = []
@@ -238,7 +241,7 @@ def _step(
             own = value.astype(leaves[run.leaves[0]][n].dtype)
             for i, each in zip(run.leaves, run.split(own), strict=True):
                 new[i][n] = each
-    return new, done.group_outputs(), observed(done, tasks, runs, spec.group_dtype)
+    return new, done.group_outputs(), observed(done, tasks, spec.runs, spec.group_dtype)
 
 
 def _same(value: Any) -> Any:

@@ -85,7 +85,7 @@ class LBFGS(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of up to ``max_iter`` iterations; returns the closure's first loss.
 
         Raises:
@@ -98,8 +98,8 @@ class LBFGS(torch.optim.Optimizer):
         (group,) = self.param_groups
         params = group["params"]
         own = self.state[params[0]]
-        hyper = {n: plain(group[n]) for n in self.definition.hyper}
-        hyper = SimpleNamespace(**self.definition.bind_values(hyper))
+        values = {n: plain(group[n]) for n in self.definition.hyper}
+        hyper = SimpleNamespace(**self.definition.bind_values(values))
         start = _joined([p.detach() for p in params])
         first: list[Any] = []  # the loss as the closure returned it
 

@@ -20,9 +20,14 @@ class UsageError(ValueError):
     """Arguments that the command cannot take."""
 
 
+def _choice(found: re.Match[str]) -> str:
+    what, got, allowed = found.groups()
+    return f"{what} must be one of {allowed.replace(chr(39), '')}, got {got}"  # quoted before Python 3.12
+
+
 #: What argparse says, as we say it: what, allowed, got.
-WORDING = (
-    (r"^([^:]+): invalid choice: (.*) \(choose from (.*)\)$", r"\1 must be one of \3, got \2"),
+WORDING: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"^([^:]+): invalid choice: (.*) \(choose from (.*)\)$", _choice),
     (r"^([^:]+): invalid int value: (.*)$", r"\1 must be an integer, got \2"),
     (r"^([^:]+): invalid float value: (.*)$", r"\1 must be a number, got \2"),
     (r"^([^:]+): expected one argument$", r"\1 must have a value, got none"),

@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from isostep.formulas.tree import Adam, Name, Node, Number, apply
 from isostep.formulas.vocabulary import DECAYS, FUNCTIONS, LEFT_OUT, MACROS, OPERANDS, UNARY
@@ -86,7 +86,7 @@ class Parser:
         self._next += 1
         return self._tokens[self._next - 1]
 
-    def _fail(self, message: str, at: int | None = None) -> Any:
+    def _fail(self, message: str, at: int | None = None) -> NoReturn:
         at = self._peek.at if at is None else at
         text = f"formula: {message}\n    {self.text}\n    {' ' * at}^"
         raise FormulaError(text)
@@ -123,7 +123,7 @@ class Parser:
             return self._checked(Number(float(token.text)), token)
         if token.kind == "name":
             return self._named(token)
-        return self._fail(f"expected an operand, got {_shown(token)}; {ALLOWED}", token.at)
+        self._fail(f"expected an operand, got {_shown(token)}; {ALLOWED}", token.at)
 
     def _inside(self, opening: Token) -> Node:
         """What stands in brackets or bars; the opening one is taken."""
@@ -138,7 +138,7 @@ class Parser:
         lower = token.text.lower()
         name = lower if lower in ("adam", *MACROS) else token.text
         if name in LEFT_OUT:
-            return self._fail(f"{name} {LEFT_OUT[name]}", token.at)
+            self._fail(f"{name} {LEFT_OUT[name]}", token.at)
         if name == "e":  # e^x is exp(x), and alone it is a number
             return Name("e") if self._peek.text in ("^", "**") else Number(math.e)
         if name in FUNCTIONS:
@@ -147,9 +147,9 @@ class Parser:
             known = [*OPERANDS, *MACROS, *FUNCTIONS]
             near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            return self._fail(f"unknown name {name!r}; {hint}{ALLOWED}", token.at)
+            self._fail(f"unknown name {name!r}; {hint}{ALLOWED}", token.at)
         if self._peek.text == "(":
-            return self._fail(f"{name} is no function, it takes no arguments; write {name} * (...)")
+            self._fail(f"{name} is no function, it takes no arguments; write {name} * (...)")
         if name in MACROS:
             return Parser(MACROS[name]).tree()
         return Adam() if name == "adam" else Name(name)
@@ -158,7 +158,7 @@ class Parser:
         if name in UNARY and self._peek.text == "|":
             return apply(UNARY[name], apply("abs", self._inside(self._take())))
         if self._peek.text != "(":
-            return self._fail(f"{name} is a function; write {name}(...)", token.at)
+            self._fail(f"{name} is a function; write {name}(...)", token.at)
         self._take()
         places, args = [self._peek.at], [self._expression(0)]
         while self._peek.text == ",":
@@ -181,7 +181,7 @@ class Parser:
             return args[0]
         bound = args[1]
         if not isinstance(bound, Number) or not bound.number > 0:
-            return self._fail("clip(x, c) is min(max(x, -c), c); c must be a number > 0", places[1])
+            self._fail("clip(x, c) is min(max(x, -c), c); c must be a number > 0", places[1])
         return apply("minimum", apply("maximum", args[0], Number(-bound.number)), bound)
 
     def _decay(self, name: str, args: list[Node], places: list[int], token: Token) -> Node:

@@ -113,7 +113,9 @@ class Plan:
 
     def was_given(self, arrays: list[Any]) -> bool:
         """Whether the last step had these very gradients and inputs."""
-        return len(self.given) == len(arrays) and all(map(is_, map(ref.__call__, self.given), arrays))
+        return len(self.given) == len(arrays) and all(
+            map(is_, map(ref.__call__, self.given), arrays)
+        )
 
     def let_go(self) -> None:
         """Hold on to no gradient: it is freed when its owner wants it to be."""
@@ -284,7 +286,9 @@ class FusedBackend(ArrayBackend):
         for part in plan.parts:
             names = [n for n in part.bin.layout.slots if made or n not in rule.state_names]
             own = {n: self._arrays_of(rule, n, part.members, arrays, state, given) for n in names}
-            if any([part.place(n, a, self, again or (n == "p" and not made)) for n, a in own.items()]):
+            if any(
+                [part.place(n, a, self, again or (n == "p" and not made)) for n, a in own.items()]
+            ):
                 moved.append(part)
         if moved and not made and list(map(self.shape_of, stepped)) != plan.shapes:
             del known[key]  # something of another shape has taken a parameter's place
