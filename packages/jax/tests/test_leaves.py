@@ -66,14 +66,16 @@ def feeds(name, params, dtype, steps):
     shapes = {k: p.shape for k, p in params.items()}
     for k in range(steps):
         grads = jax.tree.map(lambda x, k=k: x * 10.0 ** (k - 1), tree(50 + k, dtype, shapes))
-        yield grads, {n: tree(70 + k, dtype, shapes) for n in rule_of(name).input_names}
+        given = {n: tree(70 + k, dtype, shapes) for n in rule_of(name).input_names}
+        yield grads, given | dict.fromkeys(rule_of(name).group_input_names, 0.5 + k)
 
 
 def run(name, tx, params, into=lambda x: x, steps=4):
     start = into(params)
     state, update, p = tx.init(start), jax.jit(tx.update), start
     for grads, extra in feeds(name, params, params["a"].dtype, steps):
-        inputs = {n: into(v) for n, v in extra.items()}
+        own = rule_of(name).input_names
+        inputs = {n: into(v) if n in own else v for n, v in extra.items()}
         updates, state = update(into(grads), state, p, **inputs)
         p = optax.apply_updates(p, updates)
     return p, state.group

@@ -94,8 +94,9 @@ def test_rules_with_momentum_or_betas_can_be_cycled(name):
     seen = set()
     for k in range(6):
         fill(params, k)
-        own = isostep.definition(name).inputs
-        optimizer.step(**{n: {p: p.grad.abs() + 0.1 for p in params} for n in own})
+        own = isostep.definition(name)
+        given = {n: {p: p.grad.abs() + 0.1 for p in params} for n in own.inputs}
+        optimizer.step(**given, **dict.fromkeys(own.group_inputs, 0.7))
         schedule.step()
         group = optimizer.param_groups[0]
         seen.add((group["lr"], group.get("momentum"), group.get("betas")))
