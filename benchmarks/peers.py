@@ -21,19 +21,26 @@ class Contender:
     prepare: Callable[[list[np.ndarray], list[np.ndarray]], Callable[[], Any]]
 
 
-def torch_optim(name: str, kind: str, **hyper: Any) -> Contender:
-    """A class of torch.optim in its ``fused`` or ``foreach`` form."""
+def torch_class(source: str, name: str, label: str = "", **hyper: Any) -> Contender:
+    """An optimizer class of any package, on tensors; ``source`` is what to import it from."""
 
     def prepare(params: list[np.ndarray], grads: list[np.ndarray]) -> Callable[[], Any]:
         import torch
+
+        from isostep_conformance.oracles.torch_packages import optimizer_class
 
         torch.set_num_threads(threads())
         own = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in params]
         for p, g in zip(own, grads, strict=True):
             p.grad = torch.from_numpy(g.copy())
-        return getattr(torch.optim, name)(own, **{kind: True}, **hyper).step
+        return optimizer_class(source, name)(own, **hyper).step
 
-    return Contender(f"torch {kind}", prepare)
+    return Contender(label or source, prepare)
+
+
+def torch_optim(name: str, kind: str, **hyper: Any) -> Contender:
+    """A class of torch.optim in its ``fused`` or ``foreach`` form."""
+    return torch_class("torch.optim", name, f"torch {kind}", **{kind: True}, **hyper)
 
 
 def optax(name: str, *args: Any, **hyper: Any) -> Contender:

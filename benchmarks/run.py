@@ -48,7 +48,9 @@ def ours(path: str, rule: isostep.BoundRule) -> Contender:
     return Contender(path, prepare)
 
 
-def measure(contenders: list[Contender], count: int, size: int) -> dict[str, dict[str, float]]:
+def measure(
+    contenders: list[Contender], count: int, size: int, rounds: int = ROUNDS
+) -> dict[str, dict[str, float]]:
     """Median and least seconds per step of each contender; the first step (compilation) apart."""
     rng = np.random.default_rng(0)
     params = [rng.standard_normal(size).astype(np.float32) for _ in range(count)]
@@ -62,9 +64,8 @@ def measure(contenders: list[Contender], count: int, size: int) -> dict[str, dic
         first[c.name] = time.perf_counter() - start
     taken: dict[str, list[float]] = {n: [] for n in steps}
     begun = time.perf_counter()
-    while len(taken[contenders[0].name]) < ROUNDS and time.perf_counter() - begun < SECONDS * len(
-        steps
-    ):
+    limit = begun + SECONDS * len(steps)
+    while len(taken[contenders[0].name]) < rounds and time.perf_counter() < limit:
         for name, step in steps.items():
             step()  # bring this contender's arrays back into the cache, as in a run of its own
             start = time.perf_counter()

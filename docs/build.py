@@ -3,29 +3,40 @@
     python docs/build.py             the pages, for mkdocs
     python docs/build.py --readme    the support matrix between the markers of README.md, in place
 
-A page per rule and per piece (its docstring, hyperparameters, state, program) and the support matrix,
-rule by path, as the installed backends declare it. A public name without a docstring fails the build.
+A page per rule, piece and solver (its docstring, hyperparameters, state, program; for a rule also its row of the
+support matrix, what the oracles' reports say of it, its path on Rosenbrock's valley) and the support matrix, rule by
+path, as the installed backends declare it. A public name without a docstring fails the build.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
+import string
 import sys
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import isostep
 from isostep.domains import REQUIRED, Domain
+from isostep.plot import SURFACES
+from isostep.plot.paths import title
+from isostep.plot.svg import drawing
 from isostep.rule import Part, Rule
-from isostep_conformance import paths
+from isostep_conformance import paths, sanity
 from isostep_conformance.gaps import Gap
 
 DOCS = Path(__file__).parent
 PAGES = DOCS / "_build" / "pages"
+#: What `python -m isostep_conformance.oracles NAME --json FILE` wrote, one file for each NAME.
+ORACLES = DOCS.parent / "conformance" / "reports"
 BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
 
 
@@ -45,9 +56,11 @@ def main() -> None:
     for written in DOCS.glob("*.md"):
         shutil.copy(written, PAGES)
     shutil.copytree(DOCS / "img", PAGES / "img")
+    shutil.copytree(DOCS / "learn", PAGES / "learn", ignore=shutil.ignore_patterns("*.py", "__*"))
     rules = {name: isostep.definition(name) for name in isostep.rules()}
     pieces = {name: isostep.pieces.registry[name] for name in isostep.pieces.registry.names()}
-    for folder, parts in (("rules", rules), ("pieces", pieces)):
+    solvers = {name: isostep.solvers.registry[name] for name in isostep.solvers.names()}
+    for folder, parts in (("rules", rules), ("pieces", pieces), ("solvers", solvers)):
         (PAGES / folder).mkdir()
         for name, part in parts.items():
             put(f"{folder}/{name}.md", page(part))
@@ -64,14 +77,14 @@ def with_matrix(readme: str) -> str:
     """The README with a fresh support matrix."""
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return "\n".join([before + BEGIN, *matrix(), END]) + after
+    return "\n".join([before + BEGIN, *summary(), END]) + after
 
 
 # Pages
 
 
 def page(part: Part) -> list[str]:
-    """The page of one rule or piece."""
+    """The page of one rule, piece or solver."""
     lines = [f"# {part.name}", "", *prose(part.doc), "", "## Hyperparameters", ""]
     if part.hyper:
         lines += ["| name | default | allowed | |", "|---|---|---|---|"]
@@ -88,10 +101,69 @@ def page(part: Part) -> list[str]:
         rule = part.bind(**required(part))
         state = ", ".join(f"`{name}`" for name in rule.state_names) or "none"
         lines += ["", "## State", "", f"With these hyperparameters: {state}."]
+        lines += ["", "## Dialects", "", *dialects(part)]
+        lines += ["", "## Support", "", *support(rule)]
+        lines += ["", "## Oracles", "", *oracles(part.name)]
+        lines += ["", "## Path", "", *valley(part.name)]
         call = "".join(f", {name}={value}" for name, value in required(part).items())
         lines += ["", "## Program", "", f"`isostep.program(isostep.rule({part.name!r}{call}))`", ""]
         lines += ["```text", str(isostep.program(rule)), "```"]
     return lines
+
+
+def dialects(rule: Rule) -> list[str]:
+    """The rules that go by this name, and how to see where they differ."""
+    options = getattr(rule.hyper.get("dialect"), "options", ())
+    if not options:
+        return ["None: one rule goes by this name here."]
+    pair = ",".join(map(str, options[:2]))
+    names = ", ".join(f"`{option}`" for option in options)
+    return [
+        f"{names}; `isostep diff {rule.name} --dialects {pair}` shows where two of them differ."
+    ]
+
+
+def support(rule: isostep.BoundRule) -> list[str]:
+    """The rule's row of the support matrix, which explains the words."""
+    columns = columns_here()
+    return [
+        f"| {' | '.join(path.name for path in columns)} |",
+        "|---" * len(columns) + "|",
+        f"| {' | '.join(cell(path, rule) for path in columns)} |",
+    ]
+
+
+def oracles(name: str) -> list[str]:
+    """What the oracles' reports say of a rule."""
+    rows = [row for row in reported() if row["rule"] == name]
+    if not rows:
+        return [
+            "Not recorded: no report of `nox -s oracles` in conformance/reports speaks of this rule."
+        ]
+    lines = ["| oracle | setting | worst deviation | tolerance | |", "|---|---|---|---|---|"]
+    for row in rows:
+        verdict = "agrees" if row["passed"] else "**differs**"
+        told = f"{row['worst']:.1e} | {row['tolerance']:.1e} | {verdict}"
+        lines += [f"| {escape(row['oracle'])} | {escape(row['setting'])} | {told} |"]
+    return lines
+
+
+@cache
+def reported() -> tuple[dict[str, Any], ...]:
+    """Every row of the oracles' reports."""
+    files = sorted(ORACLES.glob("oracles-*.json"))
+    return tuple(row for file in files for row in json.loads(file.read_text(encoding="utf-8")))
+
+
+def valley(name: str) -> list[str]:
+    """The path of the rule's sanity run on Rosenbrock's valley, as a picture in the page."""
+    task = sanity.rosenbrock()
+    rule = sanity.rule_for(name, task)
+    points: list[Any] = []
+    first, last = sanity.run(rule, task, lambda params: points.append(params[0].ravel().copy()))
+    shown = drawing(SURFACES["rosenbrock"], np.array(points), f"{name} on Rosenbrock's valley")
+    told = f"{task.steps} steps of `{title(rule)}` in float32: from {first:.3g} to {last:.3g}."
+    return [f"<div>{shown}</div>", "", told + " The cross is the minimum."]
 
 
 def required(part: Part) -> dict[str, Any]:
@@ -154,20 +226,55 @@ machine that made this table.
 """
 
 
-def matrix() -> list[str]:
-    """Rule by path: the way that a path runs the rule, and the gaps that it declares for it."""
-    columns = paths.installed()
-    lines = [f"| rule | {' | '.join(p.name for p in columns)} |", "|---" * (len(columns) + 1) + "|"]
+def rows() -> dict[str, tuple[str, ...]]:
+    """Rule by path: the way that a path runs the rule."""
+    found = {}
     for name in isostep.rules():
         part = isostep.definition(name)
         rule = part.bind(**required(part))
-        lines.append(f"| {name} | {' | '.join(cell(path, rule) for path in columns)} |")
-    lines += LEGEND.rstrip().split("\n")
-    gaps = {gap: None for path in columns for gap in path.gaps}
+        found[name] = tuple(cell(path, rule) for path in columns_here())
+    return found
+
+
+def matrix() -> list[str]:
+    """Rule by path, a row for each rule, and the gaps that paths declare."""
+    names = [p.name for p in columns_here()]
+    lines = [f"| rule | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    lines += [f"| {name} | {' | '.join(row)} |" for name, row in rows().items()]
+    return lines + legend()
+
+
+def summary() -> list[str]:
+    """The same with a column for all rules that have the same row."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, row in rows().items():
+        alike.setdefault(row, []).append(name)
+    groups = sorted(alike.items(), key=lambda item: -len(item[1]))
+    letters = string.ascii_uppercase[: len(groups)]
+    lines = [f"| path | {' | '.join(letters)} |", "|---" * (len(groups) + 1) + "|"]
+    for path, *ways in zip(
+        (p.name for p in columns_here()), *(row for row, _ in groups), strict=True
+    ):
+        lines.append(f"| `{path}` | {' | '.join(ways)} |")
+    for letter, (_, names) in zip(letters, groups, strict=True):
+        lines += ["", f"**{letter}**, {len(names)} rules: {', '.join(names)}."]
+    return lines + legend()
+
+
+def legend() -> list[str]:
+    """What the words mean, and the gaps."""
+    lines = LEGEND.rstrip().split("\n")
+    gaps = {gap: None for path in columns_here() for gap in path.gaps}
     if gaps:
         lines += ["", "Declared gaps:", ""]
         lines += [f"- {where(gap)}: *{gap.word}*: {escape(gap.reason)}" for gap in gaps]
     return lines
+
+
+@cache
+def columns_here() -> tuple[paths.Path, ...]:
+    """The paths that are installed."""
+    return tuple(paths.installed())
 
 
 def cell(path: paths.Path, rule: isostep.BoundRule) -> str:
@@ -182,7 +289,12 @@ def cell(path: paths.Path, rule: isostep.BoundRule) -> str:
 def where(gap: Gap) -> str:
     """What a gap speaks of, leaving out what it does not narrow."""
     fields = {"path": gap.path, "rule": gap.rule, "dtype": gap.dtype, "check": gap.check}
-    return ", ".join(f"{name} `{given}`" for name, given in fields.items() if given != "*")
+    said = {n: [given] if isinstance(given, str) else given for n, given in fields.items()}
+    return ", ".join(
+        f"{name} {' or '.join(f'`{g}`' for g in given)}"
+        for name, given in said.items()
+        if "*" not in given
+    )
 
 
 def concerns(gap: Gap, path: str, rule: str) -> bool:

@@ -23,8 +23,10 @@ LIBRARIES = {
     "check_optax_more": ("jax", "optax"),
     "check_muon": ("torch", "jax", "optax"),
     "check_pieces": ("torch", "jax", "optax"),
+    "check_solvers": ("torch",),
     "packages_pieces": ("torch", "pytorch_optimizer", "torch_optimizer"),
     "check_modern": ("torch", "pytorch_optimizer", "adam_mini"),
+    "packages_matrix": ("torch", "pytorch_optimizer", "torch_optimizer"),
 }
 
 

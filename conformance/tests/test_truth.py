@@ -11,7 +11,7 @@ import isostep
 from isostep import nm
 from isostep.domains import Real
 from isostep.rule import Rule
-from isostep_conformance import runner
+from isostep_conformance import runner, truth
 from isostep_conformance.bounds import Bounded, Num
 from isostep_conformance.budget import Expected
 from isostep_conformance.cases import Case, of_rule, subject_of
@@ -129,3 +129,31 @@ def test_the_largest_along_an_axis_has_a_truth_and_its_mutants_die() -> None:
     for scenario in ("run", "nonfinite"):
         assert not runner.check(backend, backend.name, Case(subject, "float32"), scenario).failures
     assert [fate.mutant for fate in judge(subject) if not fate.killed] == []
+
+
+def test_zero_from_zero_is_held_to_the_bound_of_what_cancelled() -> None:
+    """1.68 * 0.1 - 0.168 in float32: rounded it is 0 as in the truth, contracted it is the product's rounding."""
+    factor = ARITH.scalar(0.1)
+    found = ARITH.apply("sub", (ARITH.apply("mul", (num(1.6796875), factor)), num(0.16796875)))
+    expected = Expected.of(found, np.zeros(1), np.zeros(1), F32)
+    contracted = float(np.float32(0.1)) * 1.6796875 - 0.16796875
+    assert found.v[0] == 0 != contracted
+    assert 0 < expected.ratios(np.array([contracted]))[0] < 8
+    assert expected.ratios(np.array([1e-6]))[0] > 64
+
+    exactly = Expected.of(num(0.0), np.zeros(1), np.zeros(1), F32)
+    assert exactly.ratios(np.array([contracted]))[0] > 64
+
+
+def test_gradients_are_drawn_again_where_a_free_run_would_tell_too_little(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Adafactor's fifth case in float16: squares below 6e-8 are stored as zero, and a whole array hangs on them."""
+    case = Case(of_rule("adafactor")[4], "float16")
+    monkeypatch.setattr(truth, "DRAWS", 1)
+    first = run.__wrapped__(case, "run")
+    monkeypatch.undo()
+    drawn = run.__wrapped__(case, "run")
+    assert not truth._tells(first.free)
+    assert truth._tells(drawn.free)
+    assert not np.array_equal(first.shots[0].grads[0], drawn.shots[0].grads[0])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from isostep.values import MAPS
+from isostep_conformance import spectral
 from isostep_conformance.formats import Format, rounded, ulp
 
 #: How many times its error bound an operand may be from a threshold and still be exempt. The bound follows the
@@ -47,6 +48,16 @@ class Num:
         self.v, self.e, self.f = v, e, f
 
 
+class Chosen(Num):
+    """One of several right answers, and how wrong another matrix would be as one: 1 is honest rounding."""
+
+    __slots__ = ("faults",)
+
+    def __init__(self, v: np.ndarray, f: Any, faults: Callable[[np.ndarray], np.ndarray]) -> None:
+        super().__init__(v, 0.0, f)
+        self.faults = faults
+
+
 def in_range(v: np.ndarray, form: Format) -> np.ndarray:
     """Too large for the compute format is infinite there, too small is zero: so it is here."""
     # Half a spacing above the largest number is where rounding goes to infinity.
@@ -62,7 +73,7 @@ class Plain:
     """Values only, for mutants: as fast as NumPy is."""
 
     def __init__(self, form: Format) -> None:
-        self.form, self.wide = form.compute, form.wide
+        self.form, self.wide, self.stored = form.compute, form.wide, form
 
     def scalar(self, number: Any, exact: bool = True) -> Any:
         """A Python number where an array operation needs it."""
@@ -96,6 +107,34 @@ class Plain:
     def matmul(self, x: Any, y: Any) -> Any:
         """A matrix product."""
         return in_range(np.asarray(x @ y), self.form)
+
+    def spectral_power(self, x: Any, exponent: Any, low: Any) -> Any:
+        """A power of a symmetric matrix."""
+        return in_range(spectral.power(x, exponent, low), self.form)
+
+    def eigenbasis(self, x: Any) -> Any:
+        """Eigenvectors of a symmetric matrix: some of those there are."""
+        return spectral.eigenbasis(x)
+
+    def iterated_basis(self, x: Any, basis: Any) -> Any:
+        """A basis after a step of orthogonal iteration: one of those there are."""
+        return spectral.iterated_basis(x, basis)
+
+
+class Shaking(Plain):
+    """Values of honest decompositions: each is that of a matrix within rounding of the one that was given.
+
+    LAPACK promises no more, in whatever way it goes about it. Where eigenvalues are small beside the norm that
+    is far more than an ulp, and the plain rule's own error is one draw of it.
+    """
+
+    def __init__(self, form: Format, seed: int) -> None:
+        super().__init__(form)
+        self.rng = np.random.default_rng(seed)
+
+    def spectral_power(self, x: Any, exponent: Any, low: Any) -> Any:
+        noise = self.rng.standard_normal(x.shape) * (self.form.eps / 2 * spectral.norm(x))
+        return super().spectral_power(x + noise, exponent, low)
 
 
 class Bounded(Plain):
@@ -227,13 +266,62 @@ class Bounded(Plain):
     def matmul(self, x: Num, y: Num) -> Num:
         ax, ay = np.abs(x.v), np.abs(y.v)
         ex, ey = np.broadcast_to(x.e, ax.shape), np.broadcast_to(y.e, ay.shape)
-        own = self.form.eps * np.sqrt(max(ax.shape[-1], 1)) * (ax @ ay)
+        size = ax @ ay
+        own = self.form.eps * np.sqrt(max(ax.shape[-1], 1)) * size
         fx = np.asarray(np.broadcast_to(x.f, x.v.shape).any(axis=-1))
         fy = np.asarray(np.broadcast_to(y.f, y.v.shape).any(axis=-2))
         flag = fx[..., :, None] | fy[..., None, :]
         v = np.asarray(x.v @ y.v)
         e = ax @ ey + ex @ ay + own
+        if (size >= self.form.largest).any():
+            flag = flag | self._overflows_on_the_way(x.v, y.v, v)
         return Num(in_range(v, self.form), np.where(np.isfinite(v), e, 0), flag)
+
+    def _overflows_on_the_way(self, x: np.ndarray, y: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Terms of both signs: a sum of some of them may be infinite, of either sign, as the order has it."""
+        up, down = np.maximum(x, 0), np.minimum(x, 0)
+        high, low = np.maximum(y, 0), np.minimum(y, 0)
+        largest = self.form.largest
+        plus, minus = up @ high + down @ low, -(up @ low + down @ high)
+        both = (plus >= largest) & (minus >= largest)
+        return np.asarray(both | ((np.maximum(plus, minus) >= largest) & (np.abs(v) < largest)))
+
+    def spectral_power(self, x: Num, exponent: Num, low: Num) -> Num:
+        v = spectral.power(x.v, exponent.v, low.v)
+        odd = ~np.isfinite(x.v)
+        if (odd & ~np.broadcast_to(x.f, odd.shape)).any():  # NaN whatever the flagged ones are
+            return Num(v)
+        flag = np.any(_any_flag((x, exponent, low)))
+        if odd.any():
+            return Num(v, 0.0, flag)
+        e = spectral.power_error(x.v, exponent.v, low.v, (x.e, exponent.e, low.e), self.form.eps)
+        return Num(in_range(v, self.form), e, flag)
+
+    def eigenbasis(self, x: Num) -> Num:
+        return self._chosen(
+            spectral.eigenbasis(x.v),
+            x,
+            lambda q: spectral.eigenbasis_faults(q, x.v, x.e, self.stored),
+        )
+
+    def iterated_basis(self, x: Num, basis: Num) -> Num:
+        product = self.matmul(x, basis)
+        estimates = self.sum(self.apply("mul", (basis, product)), axis=0)
+        return self._chosen(
+            spectral.iterated_basis(x.v, basis.v),
+            product,
+            lambda q: spectral.triangle_faults(
+                q, (product.v, product.e), (estimates.v, CAUTION * estimates.e), self.stored
+            ),
+        )
+
+    def _chosen(self, v: np.ndarray, x: Num, faults: Callable[[np.ndarray], np.ndarray]) -> Num:
+        """A matrix made of x: NaN where x is not finite, unless that is a matter of rounding."""
+        odd = ~np.isfinite(x.v)
+        if (odd & ~np.broadcast_to(x.f, odd.shape)).any():
+            return Num(v)
+        flag = np.any(x.f)
+        return Num(v, 0.0, flag) if odd.any() else Chosen(v, flag, faults)
 
 
 def _any_flag(args: tuple[Num, ...]) -> Any:

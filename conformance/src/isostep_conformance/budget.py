@@ -5,20 +5,23 @@
 Both errors are against the truth from the same rounded inputs, in ulps of the case's dtype at the larger of the
 result and the value it came from. The plain rule's error is the largest of its array, but never more at an
 element than that element's own error bound, so one cancellation does not excuse a whole array; nor less than an
-eighth of that bound, for where terms cancel the plain rule may be right by luck. What depends on a sum
-may be off by a quarter of sqrt(n) ulp: orders of summation differ.
+eighth of that bound, for where terms cancel the plain rule may be right by luck. Where both the result and the
+value it came from are zero there is no ulp to count in, and the bound alone says what a contracted product may leave
+of terms that cancel when rounded. What depends on a sum may be off by a quarter of sqrt(n) ulp: orders of summation
+differ.
 
 FACTOR is measured: see ``margins``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from isostep_conformance.bounds import Num
+from isostep_conformance.bounds import Chosen, Num
 from isostep_conformance.formats import Format, ulp, widen
 
 #: Honest backends stay below a third of it, every wrong rule is above three times it: both are measured and
@@ -56,26 +59,33 @@ class Expected:
         cls,
         truth: Num,
         before: np.ndarray,
-        plain: np.ndarray,
+        plain: Sequence[np.ndarray],
         form: Format,
         sum_ulps: float = 0.0,
         *,
         bounded: bool = True,
     ) -> Expected:
-        """From the truth, the wide value it came from, and the plain rule's result (widened)."""
+        """From the truth, the wide value it came from, and the plain rule's results (widened): one, or more
+        where a decomposition of a matrix decides how far off an honest one may be."""
+        if isinstance(truth, Chosen):
+            return Invariant.of_choice(truth, plain[0], form)
         shape = truth.v.shape
         exempt = np.broadcast_to(np.asarray(truth.f, bool), shape)
         scale = np.maximum(np.nan_to_num(np.abs(truth.v), nan=0.0, posinf=0.0), _finite(before))
         spacing = ulp(scale, form)
-        good = np.isfinite(truth.v) & np.isfinite(plain) & ~exempt
         with np.errstate(all="ignore"):
-            plain_ulps = np.where(good, np.abs(plain - truth.v), 0) / spacing
-            worst = float(plain_ulps.max(initial=0.0))
+            off = [np.abs(x - truth.v) for x in plain]
+            good = [np.isfinite(x) & ~exempt for x in off]
+            worst = max(
+                float((np.where(g, x, 0) / spacing).max(initial=0.0))
+                for g, x in zip(good, off, strict=True)
+            )
             own = np.broadcast_to(np.asarray(truth.e), shape) / spacing
             allowed = np.maximum(
                 np.minimum(worst, np.maximum(own, 1)) if bounded else worst, max(1.0, sum_ulps)
             )
-            allowed = np.maximum(allowed, np.where(own <= MOST_OWN, own * OWN_PART, 0))
+            usable = (own <= MOST_OWN) | (scale == 0)
+            allowed = np.maximum(allowed, np.where(usable, own * OWN_PART, 0))
             # Storing in half precision may overflow where the truth does not, by less than its rounding.
             edge = np.abs(np.abs(truth.v) - form.largest) <= 2 * spacing * allowed
         return cls(truth.v, spacing * allowed, exempt, edge, form, spacing, worst)
@@ -98,6 +108,35 @@ class Expected:
             close = self.edge & (np.signbit(stored) == np.signbit(got)) & ~np.isnan(got)
             found = np.where(odd, np.where(same | close, 0.0, np.inf), found)
         return np.where(self.exempt, 0.0, found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invariant(Expected):
+    """An array of which there are several right ones: not its elements are compared, but what makes it right."""
+
+    faults: Callable[[np.ndarray], np.ndarray]
+
+    @classmethod
+    def of_choice(cls, truth: Chosen, plain: np.ndarray, form: Format) -> Invariant:
+        """The unit is honest rounding, or the plain rule's own fault where that is larger."""
+        never = np.zeros(truth.v.shape, bool)
+        worst = float(truth.faults(plain).max(initial=0.0)) if np.isfinite(plain).all() else 0.0
+        return cls(
+            truth.v,
+            np.full(truth.v.shape, max(1.0, worst)),
+            never | truth.f,
+            never,
+            form,
+            np.ones(truth.v.shape),
+            worst,
+            faults=truth.faults,
+        )
+
+    def ratios(self, got: np.ndarray) -> np.ndarray:
+        """The faults over those allowed (without FACTOR)."""
+        if not np.isfinite(got).all():
+            return np.where(self.exempt, 0.0, np.inf)
+        return np.where(self.exempt, 0.0, self.faults(got) / self.unit)
 
 
 def _finite(x: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The cases: every rule and piece of the registry, its hyperparameters, and the dtypes.
 
 A case is one bound rule in one dtype; its scenarios are run in one go. Nothing here names a rule, except the
-two that pieces are put around and the deep compositions: those are data.
+two that pieces are put around, the deep compositions and the formulas: those are data.
 """
 
 from __future__ import annotations
@@ -28,6 +28,13 @@ DEEP: tuple[tuple[str, ...], ...] = (
     ("adaptive_clip", "sgd_hd", "lookahead"),
     ("clip_by_global_norm", "sgd", "weight_decay", "weight_decay"),
 )
+
+#: Rules that are made from a formula: every operand and function is in one of them.
+FORMULAS = {
+    "formula_sign_clip": "[e^(ld(7)*sign(g)*sign(m)) + clip(g, 0.5)] * g",
+    "formula_adam_sign": "adam * e^(rd(9, 2)*sign(g)*sign(m)) - 10^-1 * w",
+    "formula_powers": "m_hat * log(2 + |w|) / (v_hat^0.25 + eps) - sqrt|m| * gamma_hat / (rmsprop^2 + 1)",
+}
 
 DTYPES = tuple(FORMATS)
 
@@ -73,21 +80,22 @@ class Case:
         """The scenarios of this case; the large array only once per rule."""
         return tuple(s for s in SCENARIOS if s != "odd" or self.subject.index == 0)
 
-    def script(self, scenario: str, scale: float = 1.0) -> Script:
-        """What the scenario feeds; ``scale`` shrinks the gradients of rules that would explode."""
+    def script(self, scenario: str, scale: float = 1.0, draw: int = 0) -> Script:
+        """What the scenario feeds; ``scale`` shrinks gradients of rules that would explode, ``draw`` seeds others."""
         make, _ = SCENARIOS[scenario]
-        return make(self.rule(scenario), self.form, f"{self.subject.id}/{self.dtype}", scale)
+        seed = f"{self.subject.id}/{self.dtype}" + f"/{draw}" * bool(draw)
+        return make(self.rule(scenario), self.form, seed, scale)
 
 
 def names() -> list[str]:
-    """All subjects' names: rules, composed pieces, deep compositions."""
+    """All subjects' names: rules, composed pieces, deep compositions, formulas."""
     return list(dict.fromkeys(s.name for s in subjects()))
 
 
 @cache
 def subjects() -> tuple[Subject, ...]:
     """Everything that is tested, from the registry as it is now."""
-    return tuple([*_rules(), *_pieces(), *_deep()])
+    return tuple([*_rules(), *_pieces(), *_deep(), *_formulas()])
 
 
 def cases(dtypes: tuple[str, ...] = DTYPES) -> list[Case]:
@@ -153,6 +161,13 @@ def _deep() -> Iterator[Subject]:
     for parts in DEEP:
         for i in range(2):
             yield subject_of("+".join(parts), i, composed(parts, i))
+
+
+def _formulas() -> Iterator[Subject]:
+    for name, formula in FORMULAS.items():
+        definition = isostep.formulas.definition(formula)
+        for i, values in enumerate(hypers.bound(definition, name)):
+            yield subject_of(name, i, definition.bind(**values))
 
 
 def has_shape(subject: Subject, rank: int) -> bool:

@@ -16,6 +16,7 @@ from isostep_conformance import report
 from isostep_conformance.budget import FACTOR
 from isostep_conformance.cases import DTYPES
 from isostep_conformance.jobs import Selection, jobs, run
+from isostep_conformance.journal import Journal, JournalError
 from isostep_conformance.kill import Toll
 from isostep_conformance.plugin import closing
 from isostep_conformance.select import SelectionError
@@ -55,6 +56,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--processes", type=_count, default=1, metavar="N", help="spread the cases over N processes"
     )
+    made.add_argument(
+        "--journal",
+        metavar="FILE",
+        help="keep what was found in FILE, and do not do again what it holds and nothing has changed since",
+    )
     made.add_argument("--json", metavar="FILE", help="write the findings as JSON")
     made.add_argument("--html", metavar="FILE", help="write one self-contained page")
     return made
@@ -71,7 +77,7 @@ def _count(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, report, and say by the exit status how it went."""
     options = parser().parse_args(argv)
-    for file in (options.json, options.html):
+    for file in (options.json, options.html, options.journal):
         if file and not File(file).resolve().parent.is_dir():
             print(f"isostep-conformance: the folder of {file} does not exist", file=sys.stderr)
             return 2
@@ -85,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         session = selection.session()
         every = jobs(selection, session)
-    except (BackendError, SelectionError) as error:
+        journal = Journal(File(options.journal), session.paths) if options.journal else None
+    except (BackendError, SelectionError, JournalError) as error:
         print(f"isostep-conformance: {error}", file=sys.stderr)
         return 2
     print("\n".join(header(session)), flush=True)
@@ -95,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         session,
         every,
         options.processes,
-        lambda done, name: _progress(done, len(every), name, started),
+        lambda done, total, name: _progress(done, total, name, started),
+        journal,
     )
     if options.mutants:
         session.toll = Toll(fates)

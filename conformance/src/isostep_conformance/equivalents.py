@@ -165,6 +165,12 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "right operand dropped: maximum((t - *",
         "it acts while t <= keep_num, when nothing comes of it",
     ),
+    Equivalent(
+        "shampoo",
+        "x 1.01: eps *",
+        "no sum has an eigenvalue below eps but by rounding, and no gradient has a part where it is eps",
+    ),
+    Equivalent("soap", "update negated [phase (1,)]*", "the first step has no update"),
     Equivalent("sm3", "other axis: *, (-2, -1)) [3-d]", "both axes, in another order"),
     Equivalent("adashift", "other axis: max_axis(*", "all axes, in another order"),
     Equivalent(

@@ -17,8 +17,17 @@ import numpy as np
 
 from isostep.program import PARAMETER, UPDATE, Program, trace
 from isostep.rule import BoundRule
-from isostep.values import FACTS, MAPS, REDUCTIONS, TENSOR_OPS, Domain, Value
-from isostep_conformance.bounds import Num, Plain
+from isostep.values import (
+    BASES,
+    DECOMPOSITIONS,
+    FACTS,
+    MAPS,
+    REDUCTIONS,
+    TENSOR_OPS,
+    Domain,
+    Value,
+)
+from isostep_conformance.bounds import Chosen, Num, Plain
 
 #: Operations that a device may take from its own library when it computes scalars.
 _LIBRARY = {"pow", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "atan2", "cbrt", "sqrt"}
@@ -185,7 +194,8 @@ class _Walk:
                 self.values[node] = self._compute(node)
         out: dict[str, Any] = {}
         for name, node in self.program.outputs.items():
-            out[name] = self._operand(node)
+            chosen = isinstance(self.values[node], Chosen)
+            out[name] = self.values[node] if chosen else self._operand(node)
         p = self.item.p
         u = out.pop(UPDATE, None)
         arrays = {
@@ -206,6 +216,9 @@ class _Walk:
 
     def _operand(self, node: Value, *, spread: bool = False) -> Any:
         found = self.values[node]
+        if isinstance(found, Chosen):
+            message = f"{node!r} is one of several right answers: a step may store it, and nothing may depend on it"
+            raise ExactError(message)
         if isinstance(found, bool | int | float):
             found = self.arith.scalar(found, node not in self.inexact)
         if spread and node.domain is Domain.ELEMENT:
@@ -249,6 +262,8 @@ class _Walk:
             return self.arith.shaped(lambda a: np.reshape(a, node.attrs[0]), x)
         if op == "matmul":
             return self.arith.matmul(x, self._operand(node.args[1]))
+        if op in (*DECOMPOSITIONS, *BASES):
+            return getattr(self.arith, op)(x, *map(self._operand, node.args[1:]))
         message = f"no truth for the operation {op!r}; add it to isostep_conformance.exact"
         raise ExactError(message)
 

@@ -1,26 +1,33 @@
 """A run cut into jobs, one a case, so that all paths of a case share one truth; and spread over processes.
 
-A worker builds the same list from the same selection, and is sent numbers: nothing of a rule or a backend has to be
-pickled. After a while all workers are replaced, because what a framework has compiled stays in their memory. (A pool
-can do so by itself, ``max_tasks_per_child``, and then hangs in Python 3.11: python/cpython issue 115634.)
+A worker builds the same list from the same selection, and is sent numbers and paths: nothing of a rule or a backend
+has to be pickled. After a while all workers are replaced, because what a framework has compiled stays in their memory.
+(A pool can do so by itself, ``max_tasks_per_child``, and then hangs in Python 3.11: python/cpython issue 115634.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from typing import TYPE_CHECKING
 
 from isostep_conformance import paths
 from isostep_conformance.cases import Subject, subjects
 from isostep_conformance.gaps import Gap
 from isostep_conformance.kill import Fate, judge
+from isostep_conformance.paths import Path
 from isostep_conformance.select import Unit, contracts, units
 from isostep_conformance.session import Outcome, Session
 
+if TYPE_CHECKING:
+    from isostep_conformance.journal import Journal
+
 #: Jobs per worker before all are replaced.
 _RENEW = 60
+#: What stands in a path's place where mutants were killed: they are tried on no path.
+MUTANTS = "mutants"
 
 
 @dataclass(frozen=True)
@@ -47,13 +54,34 @@ class Job:
     checks: list[tuple[Unit, str]] = field(default_factory=list)
     subject: Subject | None = None
 
-    def run(self, session: Session) -> list[Fate]:
-        """Do it; what is found goes to the session, the fates of mutants are returned."""
-        for unit in self.units:
-            session.check_unit(unit)
-        for unit, check in self.checks:
-            session.check_contract(unit, check)
-        return list(judge(self.subject)) if self.subject is not None else []
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths it runs on."""
+        return (MUTANTS,) if self.subject is not None else tuple(u.path for u in self.units)
+
+    def run(self, session: Session, paths: Iterable[str]) -> Iterator[Found]:
+        """Do it on some of its paths, and say what was found on each."""
+        for path in paths:
+            session.outcomes, session.gap_results = [], []
+            for unit in self.units:
+                if unit.path == path:
+                    session.check_unit(unit)
+            for unit, check in self.checks:
+                if unit.path == path:
+                    session.check_contract(unit, check)
+            fates = list(judge(self.subject)) if self.subject is not None else []
+            yield Found(self.name, path, session.outcomes, session.gap_results, fates)
+
+
+@dataclass
+class Found:
+    """What was found of one job on one path."""
+
+    name: str
+    path: str
+    outcomes: list[Outcome]
+    gap_results: list[tuple[Gap, bool]]
+    fates: list[Fate]
 
 
 def jobs(selection: Selection, session: Session) -> list[Job]:
@@ -73,15 +101,8 @@ def jobs(selection: Selection, session: Session) -> list[Job]:
     return every
 
 
-@dataclass
-class _Found:
-    """What a worker sends back for one job."""
-
-    name: str
-    outcomes: list[Outcome]
-    gap_results: dict[Gap, list[bool]]
-    fates: list[Fate]
-
+#: The number of a job, and its paths that are to be run.
+Task = tuple[int, tuple[str, ...]]
 
 _session: Session
 _jobs: list[Job]
@@ -93,24 +114,24 @@ def _open(selection: Selection) -> None:
     _jobs = jobs(selection, _session)
 
 
-def _do(number: int) -> _Found:
-    _session.outcomes, _session.gap_results = [], {}
-    fates = _jobs[number].run(_session)
-    return _Found(_jobs[number].name, _session.outcomes, _session.gap_results, fates)
+def _do(task: Task) -> list[Found]:
+    number, paths = task
+    return list(_jobs[number].run(_session, paths))
 
 
-def _elsewhere(every: list[Job], selection: Selection, processes: int) -> Iterator[_Found]:
+def _elsewhere(tasks: list[Task], selection: Selection, processes: int) -> Iterator[list[Found]]:
     batch = _RENEW * processes
-    for start in range(0, len(every), batch):
+    for start in range(0, len(tasks), batch):
         with ProcessPoolExecutor(
             processes, get_context("spawn"), initializer=_open, initargs=(selection,)
         ) as pool:
-            yield from pool.map(_do, range(start, min(start + batch, len(every))))
+            yield from pool.map(_do, tasks[start : start + batch])
 
 
-def _here(every: list[Job], session: Session) -> Iterator[_Found]:
-    for job in every:
-        yield _Found(job.name, [], {}, job.run(session))
+def _here(every: list[Job], tasks: list[Task], paths: list[Path]) -> Iterator[list[Found]]:
+    session = Session(paths)
+    for number, chosen in tasks:
+        yield list(every[number].run(session, chosen))
 
 
 def run(
@@ -118,19 +139,33 @@ def run(
     session: Session,
     every: list[Job],
     processes: int = 1,
-    progress: Callable[[int, str], None] = lambda done, name: None,
+    progress: Callable[[int, int, str], None] = lambda done, total, name: None,
+    journal: Journal | None = None,
 ) -> list[Fate]:
-    """Do all jobs, in this process or in several; what they found, in the order of the jobs.
+    """Do all jobs, in this process or in several; what they found goes to the session, the fates are returned.
+
+    What a journal knows is not done again, and what is done is written to it, job by job.
 
     Raises:
-        BrokenProcessPool: a worker died; nothing of a run that is not whole is kept.
+        BrokenProcessPool: a worker died; what the journal has by then is kept.
     """
-    fates: list[Fate] = []
-    results = _elsewhere(every, selection, processes) if processes > 1 else _here(every, session)
-    for done, found in enumerate(results, start=1):
+    known: list[Found] = []
+    tasks = [(i, job.paths) for i, job in enumerate(every)]
+    if journal is not None:
+        known, tasks = journal.split(every)
+    results = (
+        _elsewhere(tasks, selection, processes)
+        if processes > 1
+        else _here(every, tasks, session.paths)
+    )
+    for done, ((number, _), founds) in enumerate(zip(tasks, results, strict=True), start=1):
+        if journal is not None:
+            journal.add(every[number], founds)
+        known += founds
+        progress(done, len(tasks), every[number].name)
+    places = {job.name: i for i, job in enumerate(every)}
+    known.sort(key=lambda found: places[found.name])
+    for found in known:
         session.outcomes += found.outcomes
-        for gap, passed in found.gap_results.items():
-            session.gap_results.setdefault(gap, []).extend(passed)
-        fates += found.fates
-        progress(done, found.name)
-    return fates
+        session.gap_results += found.gap_results
+    return [fate for found in known for fate in found.fates]

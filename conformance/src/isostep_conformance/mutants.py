@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from isostep.program import UPDATE, Program, ancestors
-from isostep.values import FACTS, MAPS, Graph, Value
+from isostep.values import BASES, DECOMPOSITIONS, FACTS, MAPS, Graph, Value
 
 #: Replaces one node: gets its new operands, returns another node (None: leave it alone).
 Edit = Callable[[Graph, Value, tuple[Value, ...]], Value | None]
@@ -71,7 +71,7 @@ def _edits(node: Value) -> Iterator[tuple[str, Edit]]:
         yield "right operand dropped", lambda graph, n, args: args[0]
         if not same:
             yield "left operand dropped", lambda graph, n, args: args[1]
-    if (op in MAPS and MAPS[op].arity == 1) or op == "transpose":
+    if (op in MAPS and MAPS[op].arity == 1) or op in ("transpose", *DECOMPOSITIONS, *BASES):
         yield f"{op} dropped", lambda graph, n, args: args[0]
     if op == "where":
         yield (

@@ -61,7 +61,7 @@ def shapes(rule: BoundRule) -> list[tuple[int, ...]]:
 
 
 def odd_shape(rule: BoundRule) -> tuple[int, ...]:
-    """One larger array of a rank that the rule takes."""
+    """The shape of larger arrays, of a rank that the rule takes."""
     allowed = rule.rule.ndim
     return (ODD_SIZE,) if allowed is None or 1 in allowed else (17, 31)
 
@@ -145,11 +145,12 @@ def long_run(rule: BoundRule, form: Format, seed: str, scale: float) -> Script:
 
 
 def odd(rule: BoundRule, form: Format, seed: str, scale: float) -> Script:
-    """One array of an odd size, three steps."""
+    """Two arrays of one odd size, three steps: some paths keep equal shapes together."""
     rng = generator(seed, "odd")
-    shape = odd_shape(rule)
-    paths = _gradient_paths(rng, shape, 3, form)
-    return _script("odd", rule, form, seed, _parameters(rng, [shape]), [[scale * g] for g in paths])
+    sizes = [odd_shape(rule)] * 2
+    paths = [_gradient_paths(rng, s, 3, form) for s in sizes]
+    grads = [[scale * path[k] for path in paths] for k in range(3)]
+    return _script("odd", rule, form, seed, _parameters(rng, sizes), grads)
 
 
 def denormals(rule: BoundRule, form: Format, seed: str, scale: float) -> Script:

@@ -1,7 +1,7 @@
 """Which units run: the whole matrix, or the fixed sample that continuous integration has time for.
 
 A unit is one path and one case, with all scenarios of the case; contract checks are run on the first case of each
-rule. The sample is the first case of every rule on every path in float32, on two paths of three one further case
+rule. The sample is the first case of every rule on every path in float32, on one path of three one further case
 in another dtype, and a quarter of the contract checks, all chosen by a hash: always the same. A path that stands in for
 other hardware takes part of that; where no more than three paths are asked for, none of it is thinned.
 """
@@ -84,10 +84,10 @@ def _subjects(rules: tuple[str, ...]) -> list[Subject]:
 def _sampled(
     subject: Subject, dtype: str, path: Path, count: int, dtypes: tuple[str, ...], thin: bool
 ) -> bool:
-    """Whether a unit belongs to the sample: the first case in float32, and on two paths of three one more."""
+    """Whether a unit belongs to the sample: the first case in float32, and on one path of three one more."""
     if dtype == (FIRST if FIRST in dtypes else dtypes[0]) and subject.index == 0:
         return not (thin and path.stand_in and _composed(subject)) or _draw(subject.name) % 4 == 0
-    if thin and (path.stand_in or _draw(subject.name, path.name) % 3 == 0):
+    if thin and (path.stand_in or _draw(subject.name, path.name) % 3):
         return False
     others = [d for d in dtypes if d != FIRST] or [FIRST]
     other = others[_draw(subject.name) % len(others)]

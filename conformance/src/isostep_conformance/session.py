@@ -59,7 +59,7 @@ class Session:
     paths: list[Path]
     outcomes: list[Outcome] = field(default_factory=list)
     toll: Toll | None = None
-    gap_results: dict[Gap, list[bool]] = field(default_factory=dict)
+    gap_results: list[tuple[Gap, bool]] = field(default_factory=list)
     _since: int = 0
 
     def path(self, name: str) -> Path:
@@ -103,7 +103,7 @@ class Session:
         gap = gap_of(path, case, check)
         if gap is not None:
             passed = not failures
-            self.gap_results.setdefault(gap, []).append(passed)
+            self.gap_results.append((gap, passed))
             passed = passed and not gap.partly
             # Strict: a gap that is closed has to go from the list.
             failures = (
@@ -138,10 +138,11 @@ class Session:
             judged = [g for g in path.gaps if _speaks_of_any(g, known)]
             found += [f"this gap matches no case: {g}" for g in unmatched(judged, every)]
         # Few cases of a sample may all pass by luck; a dozen do not.
+        results: dict[Gap, list[bool]] = {}
+        for gap, passed in self.gap_results:
+            results.setdefault(gap, []).append(passed)
         closed = [
-            g
-            for g, passed in self.gap_results.items()
-            if g.partly and len(passed) >= _MANY and all(passed)
+            g for g, all_of in results.items() if g.partly and len(all_of) >= _MANY and all(all_of)
         ]
         found += [f"all cases of this gap pass: {g}" for g in closed]
         return list(dict.fromkeys(found))

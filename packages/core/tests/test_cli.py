@@ -1,5 +1,6 @@
 """The command line: what it prints, as text and as JSON, and that an error is one line and exit code 2."""
 
+import argparse
 import json
 import os
 import shlex
@@ -41,12 +42,14 @@ def failed(capsys, *words):
 def test_list_from_the_shell():
     code, out, err = run("list")
     assert (code, err) == (0, "")
-    head, ruler, *lines = out.splitlines()
+    rules, _, solvers = out.partition("\n\n")
+    head, ruler, *lines = rules.splitlines()
     assert head.split() == [*"name year family state bytes fused dialects title".split()]
     assert set(ruler) == {"-", " "}
     assert [line.split()[0] for line in lines] == isostep.rules()
     (line,) = (x for x in lines if x.startswith("addsign "))
     assert line.split()[:6] == ["addsign", "2017", "sign", "m", "20", "yes"]
+    assert [line.split()[0] for line in solvers.splitlines()[2:]] == isostep.solvers.names()
 
 
 def test_list_takes_a_pattern(capsys):
@@ -56,10 +59,12 @@ def test_list_takes_a_pattern(capsys):
 
 def test_list_as_json(capsys):
     rows = json.loads(printed(capsys, "list", "--json"))
-    assert [r["name"] for r in rows] == isostep.rules()
+    assert [r["name"] for r in rows if r["kind"] == "rule"] == isostep.rules()
+    assert [r["name"] for r in rows if r["kind"] == "solver"] == isostep.solvers.names()
     found = {r["name"]: r for r in rows}
     assert found["addsign"] == {
         "name": "addsign",
+        "kind": "rule",
         "year": 2017,
         "family": "sign",
         "title": isostep.definition("addsign").doc.splitlines()[0].rstrip("."),
@@ -99,6 +104,23 @@ def test_show_has_everything(capsys):
     assert {"lr", "eps", "weight_decay"} <= set(table)
     for name in definition.hyper:
         assert f"\n{name} " in out
+
+
+def test_show_has_a_solver(capsys):
+    out = printed(capsys, "show", "lbfgs")
+    assert out.startswith(isostep.solvers.registry["lbfgs"].doc)
+    assert "\nhistory_size " in out
+    found = json.loads(printed(capsys, "show", "lbfgs", "--set", "max_iter=3", "--json"))
+    assert (found["kind"], found["values"]["max_iter"], found["values"]["max_eval"]) == (
+        "solver",
+        3,
+        None,
+    )
+
+
+def test_show_takes_a_formula(capsys):
+    out = printed(capsys, "show", "formula(sign(m) * g)")
+    assert out.endswith(str(isostep.program(isostep.from_formula("sign(m) * g", lr=1.0))) + "\n")
 
 
 def test_show_as_json(capsys):
@@ -141,6 +163,9 @@ def test_source_of_a_kernel_is_python(capsys):
     compile(text, "lamb", "exec")
     found = json.loads(printed(capsys, "show", "lamb", "--source", "numba", "--json"))
     assert found == {"source": source(isostep.program(isostep.rule("lamb")), "float32")}
+    error = failed(capsys, "show", "adam", "--source", "hip")
+    assert error.startswith("isostep: --source must be one of program, ")
+    assert error.endswith(", got 'hip'")
     error = failed(capsys, "show", "muon", "--source", "numba")
     assert error == (
         "isostep: muon has no fused kernel: it works on axes or matrices (matmul, transpose); see --source program"
@@ -154,7 +179,14 @@ def test_the_version():
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("list", "zzz*"), f"no rule matches 'zzz*'; known: {', '.join(isostep.rules())}"),
+        (
+            ("list", "zzz*"),
+            f"no rule or solver matches 'zzz*'; known: {', '.join([*isostep.rules(), *isostep.solvers.names()])}",
+        ),
+        (
+            ("show", "lbfgs", "--source", "numba"),
+            "lbfgs is a solver, which calls a function: it has no numba of its own",
+        ),
         (("show", "nope"), f"unknown rule 'nope'; known: {', '.join(isostep.rules())}"),
         (("show", "adam", "--set", "lr"), "--set takes NAME=VALUE, got 'lr'"),
         (("show", "adam", "--set", "lr=-1"), "adam: lr must be >= 0, got -1"),
@@ -248,11 +280,16 @@ COMMANDS = {
     "list adam": lambda found: found[0]["name"] == "adam",
     "show addsign --set lr=0.5": lambda found: found["values"]["lr"] == 0.5,
     "diff sgd adam": lambda found: found["equal"] is False,
+    "plot schedule LinearInternalDecay(2) --steps 2": lambda found: (
+        found["curves"]["LinearInternalDecay(2)"] == [1.0, 0.5, 0.0]
+    ),
+    "plot decay --steps 4 -o d.svg": lambda found: len(found["curves"]) == 3,
     "plot surface --rules sgd(lr=0.1) --surface quadratic --steps 1 -o s.html": lambda found: (
         found["paths"][0]["points"] == [[-1.5, 1.0], [-1.35, 0.0]]
     ),
     "train --backend numpy:reference --iterations 2": lambda found: found["iteration"] == 2,
     "plot hypergradient results": lambda found: found["runs"][0]["iterations"] == 2,
+    "plot signs results -o s.pdf": lambda found: found["runs"][0]["iterations"] == 2,
     "completion fish": lambda found: "complete -c isostep" in found["script"],
 }
 
@@ -279,6 +316,22 @@ def test_looking_needs_numpy_alone():
     assert "needs the package 'numba', which is not installed" in rows["numpy:fused"]
     assert rows["numpy:reference"].split()[1] == "yes"
     assert rows["threads"].endswith("no fused steps on the CPU without numba")
+
+
+def test_what_is_missing_names_its_command(capsys, monkeypatch):
+    for name in ("isostep.commands.sources", "isostep.backend"):
+        known = [
+            e for e in sys.modules[name].entry_points(group="isostep.backends") if e.name == "numpy"
+        ]
+        monkeypatch.setattr(sys.modules[name], "entry_points", lambda group, known=known: known)
+    assert failed(capsys, "show", "adam", "--source", "triton") == (
+        "isostep: --source must be one of program, numpy, got 'triton'; pip install isostep-torch"
+    )
+    with pytest.raises(
+        isostep.BackendError,
+        match="unknown backend 'jax'; installed: numpy; pip install isostep-jax",
+    ):
+        isostep.backend("jax")
 
 
 def test_doctor_is_calm_where_nothing_is_installed(capsys, monkeypatch):
@@ -356,14 +409,52 @@ def test_completion_in_a_shell(shell, tmp_path):
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["addsign"]
 
 
-def test_every_command_has_an_example_that_parses(capsys):
-    (action,) = completion._positional(commands.parser())
-    for name, command in action.choices.items():
-        example = command.epilog.removeprefix("Example: ")
-        if example.startswith("isostep "):
-            words = shlex.split(example.partition("|")[0])
-            assert words[1] == name
-            commands.parser().parse_args(words[1:])
+def every_command(parser, *words):
+    """Each command with its words, those of ``plot`` too."""
+    for action in completion._positional(parser):
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                yield (*words, name), command
+                yield from every_command(command, *words, name)
+
+
+def test_every_command_has_an_example_that_parses():
+    found = dict(every_command(commands.parser()))
+    assert {("plot", k) for k in ("surface", "schedule", "decay", "hypergradient", "signs")} < set(
+        found
+    )
+    for words, command in found.items():
+        example = command.epilog.removeprefix("Example: ").removeprefix("source <(").rstrip(")")
+        tried = shlex.split(example)
+        assert tuple(tried[1 : 1 + len(words)]) == words
+        commands.parser().parse_args(tried[1:])
+        if words != ("plot",):
+            assert "--json" in command._option_string_actions
+
+
+def test_names_of_settings(capsys):
+    """``momentum`` is sgd with momentum, wherever a rule is named."""
+    shown = printed(capsys, "show", "momentum", "--source", "program")
+    rule = isostep.rule("sgd", momentum=0.9)
+    assert shown.rstrip() == str(isostep.program(rule))
+    assert repr(isostep.rule("momentum", lr=0.25)) == repr(rule.replace(lr=0.25))
+    assert isostep.rule("momentum", momentum=0.5).values["momentum"] == 0.5
+    assert isostep.rule("nesterov").values["nesterov"] is True
+    assert isostep.rule("amsbound").state_names[-1] == "max_exp_avg_sq"
+    found = json.loads(printed(capsys, "diff", "sgd", "momentum", "--json"))
+    assert (found["left"]["state"], found["right"]["state"]) == ([], ["momentum_buffer"])
+    assert [
+        r if isinstance(r, str) else r.values["momentum"]
+        for r in common.rules_of("momentum,momentum(lr=1)")
+    ] == ["momentum", 0.9]
+
+
+def test_known_names_are_nobody_elses():
+    others = [n for r in isostep.rules() for n in isostep.definition(r).known_as]
+    assert len(set(others)) == len(others)
+    assert not set(others) & set(isostep.rules())
+    for name in others:
+        isostep.rule(name)
 
 
 def test_a_table_on_a_terminal_is_richs(capsys, monkeypatch):
@@ -383,7 +474,8 @@ def test_errors_from_the_shell_have_exit_code_2():
     )
     code, out, err = run("frobnicate")
     assert (code, out) == (2, "")
-    assert "invalid choice: 'frobnicate'" in err
+    assert err.startswith("isostep: COMMAND must be one of list, show, ")
+    assert ", got 'frobnicate'; " in err
     assert err.count("\n") == 1
     assert err.endswith("; see 'isostep --help'\n")
 

@@ -214,3 +214,46 @@ def test_cube_roots_without_the_library_s_own_are_as_good():
     found = np.asarray(nm.cbrt(array_api_strict.asarray(x)))
     np.testing.assert_array_max_ulp(found[np.isfinite(x)], np.cbrt(x[np.isfinite(x)]), 1)
     np.testing.assert_array_equal(found, np.where(np.isfinite(x), found, np.cbrt(x)))
+
+
+def test_a_spectral_power_is_a_power_of_the_symmetric_part():
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((4, 6))
+    a = a @ a.T
+    root = nm.spectral_power(a, -0.5, 0.0)
+    np.testing.assert_allclose(root @ root @ a, np.eye(4), atol=1e-10)
+    skew = rng.standard_normal((4, 4))
+    np.testing.assert_allclose(nm.spectral_power(a + skew - skew.T, -0.5, 0.0), root, atol=1e-10)
+    given = array_api_strict.asarray(np.diag([4.0, 1e-9, -1.0]))
+    found = nm.spectral_power(given, -0.5, 0.25)
+    np.testing.assert_allclose(np.array(found), np.diag([0.5, 2.0, 2.0]), atol=1e-12)
+    assert nm.spectral_power(np.zeros((0, 0)), -0.5, 1.0).shape == (0, 0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_spectral_power_of_what_is_not_finite_is_nan(bad):
+    a = np.eye(3, dtype=np.float32)
+    a[1, 2] = bad
+    found = nm.spectral_power(a, -0.25, 1.0)
+    assert found.dtype == np.float32
+    assert np.isnan(found).all()
+
+
+def test_bases_are_orthonormal_and_in_order():
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((4, 6))
+    a = a @ a.T
+    for xp in (np, array_api_strict):
+        q = np.array(nm.eigenbasis(xp.asarray(a)))
+        values = np.diag(q.T @ a @ q)
+        np.testing.assert_allclose(q.T @ q, np.eye(4), atol=1e-14)
+        np.testing.assert_allclose(q @ np.diag(values) @ q.T, a, atol=1e-13)
+        assert (np.diff(values) < 0).all()
+        start = np.eye(4)[:, [2, 0, 3, 1]]
+        order = np.argsort(-np.diag(start.T @ a @ start))
+        found = np.array(nm.iterated_basis(xp.asarray(a), xp.asarray(start)))
+        upper = found[:, order].T @ a @ start[:, order]
+        np.testing.assert_allclose(np.tril(upper, -1), np.zeros((4, 4)), atol=1e-13)
+    a[0, 1] = math.nan
+    assert np.isnan(nm.eigenbasis(a)).all()
+    assert np.isnan(nm.iterated_basis(a, np.eye(4))).all()

@@ -282,7 +282,9 @@ def test_every_schedule_has_a_curve_by_its_name_alone(tmp_path, capsys):
         ("surface -o a.bmp", "--out must end in one of .png, .pdf, .svg, .gif, .html, got 'a.bmp'"),
         ("schedule 3", "'3' is not a schedule; call one of isostep.schedules, such as "),
         ("schedule Nope(3)", "'Nope(3)' is not a schedule; known: "),
-        ("surface --surface hill", "--surface: invalid choice: 'hill' (choose from "),
+        ("surface --surface hill", "--surface must be one of quadratic, rosenbrock, "),
+        ("surface --steps 1.5", "--steps must be an integer, got '1.5'; see 'isostep plot surface "),
+        ("", "KIND must be given, got nothing; see 'isostep plot --help'"),
     ],
 )  # fmt: skip
 def test_errors_of_the_command_are_one_line(words, text, capsys, tmp_path, monkeypatch):

@@ -1,12 +1,15 @@
 """Everything that the README shows is run: its Python blocks, its rule as a new file, its commands."""
 
+import dataclasses
 import importlib.util
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -108,17 +111,65 @@ print(isostep.__file__)
 
 
 def cells(text):
-    """A support matrix as {(rule, path): word}."""
+    """A support matrix whose columns are groups of rules as {(rule, path): word}."""
+    groups = dict(re.findall(r"^\*\*(\w)\*\*, \d+ rules: (.*)\.$", text, re.M))
     rows = [[c.strip() for c in row.split("|")[1:-1]] for row in re.findall(r"^\|.*$", text, re.M)]
-    (_, *paths), _, *body = rows
-    return {(rule, p): word for rule, *words in body for p, word in zip(paths, words, strict=True)}
+    (_, *letters), _, *body = rows
+    return {
+        (rule, path): word
+        for path, *words in body
+        for letter, word in zip(letters, words, strict=True)
+        for rule in groups[letter].split(", ")
+    }
+
+
+def builder():
+    spec = importlib.util.spec_from_file_location("build", ROOT / "docs" / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    return build
+
+
+@pytest.mark.whole
+def test_a_rules_page_has_everything(monkeypatch, tmp_path):
+    build = builder()
+    short = dataclasses.replace(build.sanity.rosenbrock(), steps=4)
+    monkeypatch.setattr(build.sanity, "rosenbrock", lambda: short)
+    monkeypatch.setattr(build.sanity, "rule_for", lambda name, task: isostep.rule(name))
+    said = {"rule": "adam", "oracle": "torch.optim", "setting": "amsgrad", "worst": 2e-13}
+    (tmp_path / "oracles-libraries.json").write_text(
+        json.dumps([said | {"tolerance": 1e-10, "passed": True}])
+    )
+    monkeypatch.setattr(build, "ORACLES", tmp_path)
+    pages = {name: build.page(isostep.definition(name)) for name in isostep.rules()}
+    for name, lines in pages.items():
+        text = "\n".join(lines)
+        for heading in (
+            "Hyperparameters",
+            "Source",
+            "Dialects",
+            "Support",
+            "Oracles",
+            "Path",
+            "Program",
+        ):
+            assert f"\n## {heading}\n" in text, (name, heading)
+        assert "```text" in text.partition("## Hyperparameters")[0], name  # the formula
+        assert "**Follows:**" in text, name
+        assert "**Departs:**" in text, name
+        for hyper in isostep.definition(name).hyper:
+            assert f"| `{hyper}` | " in text, name
+        (svg,) = (line for line in lines if "<svg" in line)
+        assert len(svg) < 20_000, name
+        assert ElementTree.fromstring(svg.removeprefix("<div>").removesuffix("</div>")) is not None
+    assert "| torch.optim | amsgrad | 2.0e-13 | 1.0e-10 | agrees |" in pages["adam"]
+    assert any(line.startswith("`torch`, `paper`, `keras`") for line in pages["adam"])
+    assert any(line.startswith("Not recorded: ") for line in pages["sgd"])
 
 
 @pytest.mark.whole
 def test_the_support_matrix_is_what_the_backends_say():
-    spec = importlib.util.spec_from_file_location("build", ROOT / "docs" / "build.py")
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
+    build = builder()
     shown, now = (
         cells(text.partition(build.BEGIN)[2]) for text in (README, build.with_matrix(README))
     )

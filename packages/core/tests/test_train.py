@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from isostep.train import METHODS, Data, Settings, TrainError, load_data, train
 from isostep.train.data import DataError, mnist
 from isostep.train.log import HEADER, read
 from isostep.train.methods import method_rule
-from isostep.train.network import MODELS, NoGradient, network
+from isostep.train.network import MODELS, Network, network
 
 REFERENCE = "numpy:reference"
 
@@ -47,14 +48,20 @@ def numbers(rows):
     return [["nan" if v != v else v for v in row] for row in found]
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_gradients_by_hand_are_the_slopes_of_the_loss(activation):
-    from isostep.train.network import Network
-
-    net = Network((3, 2, 1), (5, 4, 3), activation=activation)
+@pytest.mark.parametrize(
+    "net",
+    [
+        Network((3, 2, 1), (5, 4, 3)),
+        Network((3, 2, 1), (5, 4, 3), activation="tanh"),
+        Network((5, 7, 2), (4, 3), (3, "pool", 2, "pool"), "tanh"),  # odd sides
+        Network((4, 4, 1), (3,), (2, "pool", 2)),
+    ],
+    ids=["dense", "tanh", "odd", "convolution last"],
+)
+def test_gradients_by_hand_are_the_slopes_of_the_loss(net):
     params = [p + 0.1 for p in net.weights(2, "float64")]
     random = np.random.default_rng(5)
-    x, onehot = random.standard_normal((7, 3, 2, 1)), np.eye(3)[random.integers(0, 3, 7)]
+    x, onehot = random.standard_normal((7, *net.shape)), np.eye(3)[random.integers(0, 3, 7)]
     loss, grads = net.by_hand(params, x, onehot)
     assert loss == net.loss(params, x, onehot)
     for p, g in zip(params, grads, strict=True):
@@ -91,7 +98,7 @@ def test_every_backend_has_the_same_curve(model, dtype, bound, tmp_path):
     """The first 100 steps on the digits, from the same seed."""
     data = load_data("digits")
     curves = {}
-    for backend in (REFERENCE, "torch:loop", "jax:jit"):
+    for backend in (REFERENCE, "numpy", "torch", "jax"):
         hidden = (24, 16) if model == "mlp" else None
         how = settings(
             tmp_path, "adam_hd", model=model, hidden=hidden, backend=backend, dtype=dtype
@@ -113,7 +120,7 @@ def test_every_backend_has_the_same_curve(model, dtype, bound, tmp_path):
 @pytest.mark.whole
 @pytest.mark.parametrize(
     ("model", "backends"),
-    [("cnn", ("torch:loop", "jax:jit")), ("vgg", ("torch:loop", "torch:foreach"))],
+    [("cnn", (REFERENCE, "torch:loop", "jax:jit")), ("vgg", (REFERENCE, "torch:foreach"))],
 )
 def test_networks_with_convolutions(model, backends, tmp_path):
     """The vgg not on JAX: the same code, and a minute of compilation."""
@@ -123,11 +130,10 @@ def test_networks_with_convolutions(model, backends, tmp_path):
     for backend in backends:
         found = train(Settings(**{**how.__dict__, "backend": backend}), data)
         losses[backend] = np.array([r.loss for r in found.rows])
-    one, other = losses.values()
-    assert np.max(np.abs(one / other - 1)) < 1e-9
+    one, *others = losses.values()
+    for other in others:
+        assert np.max(np.abs(one / other - 1)) < 1e-9
     assert np.all(np.diff(one) != 0)
-    with pytest.raises(NoGradient, match="numpy:reference does not differentiate, which convol"):
-        train(how, data)
 
 
 def test_what_a_model_is():
@@ -215,7 +221,7 @@ def test_a_resumed_run_ends_in_the_same_bits(at, tmp_path):
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("backend", ["torch:loop", "jax:jit", "numpy:fused"])
+@pytest.mark.parametrize("backend", ["torch:loop", "torch", "jax", "numpy"])
 def test_resuming_elsewhere(backend, tmp_path):
     data = small()
     how = {"backend": backend, "save": True, "epochs": 3, "rule": isostep.rule("adam", lr=0.02)}
@@ -285,6 +291,14 @@ def write_idx(path, array, opened=open):
         file.write(head + array.astype(np.uint8).tobytes())
 
 
+def trained(folder, *words):
+    """Iterations of two by the command, and the data that it wrote down."""
+    how = ["--data-dir", str(folder), "--dir", str(folder), "--iterations", "2", "--quiet"]
+    assert cli.main(["train", "--backend", REFERENCE, *how, *words]) == 0
+    (file,) = folder.rglob("*.csv")
+    return read(file)[-1].iteration, json.loads(file.with_suffix(".json").read_text())["data"]
+
+
 @pytest.mark.parametrize("folder", [".", "MNIST/raw"])
 def test_mnist_files(folder, tmp_path):
     random = np.random.default_rng(0)
@@ -299,6 +313,7 @@ def test_mnist_files(folder, tmp_path):
     assert np.array_equal(data.x_train[..., 0] * 255, kept["train"][0])
     assert np.array_equal(data.y_valid, kept["t10k"][1])
     assert data.shape == (28, 28, 1)
+    assert trained(tmp_path, "--data", "mnist", "--model", "mlp", "--hidden", "4") == (2, "mnist")
     (place / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x09abc")
     with pytest.raises(DataError, match="is cut short: 3 bytes of 9"):
         mnist(tmp_path)
@@ -319,6 +334,7 @@ def test_cifar_files(tmp_path):
     assert data.x_train.shape == (10, 32, 32, 3)
     assert data.x_valid[1, 4, 5, 2] * 255 == images[1, 2 * 1024 + 4 * 32 + 5]
     assert data.y_valid.tolist() == [3, 7]
+    assert trained(tmp_path, "--data", "cifar10", "--model", "logreg") == (2, "cifar10")
     evil = pickle.dumps({b"data": print, b"labels": []})
     (place / "test_batch").write_bytes(evil)
     with pytest.raises(DataError, match=r"holds builtins.print, which a batch of images does not"):
@@ -370,7 +386,7 @@ def test_the_command_and_its_pictures(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("--method nope", "--method: invalid choice: 'nope' (choose from "),
+        ("--method nope", "--method must be one of sgd, sgd_hd, sgdn, sgdn_hd, "),
         ("--rule nope", "unknown rule 'nope'; known: "),
         ("--rule sgd --method sgd", "--rule and --method exclude each other, got --rule sgd "),
         ("--set lr=1", "--set belongs to --rule; a method has --alpha-0, --beta, --mu and "),
@@ -380,7 +396,10 @@ def test_the_command_and_its_pictures(tmp_path, capsys):
         ("--hidden 3,x", "--hidden must be whole numbers >= 1 with commas between, got '3,x'"),
         ("--backend nope", "unknown backend 'nope'; installed: "),
         ("--data mnist", "MNIST's IDX files are not in data "),
-        ("--model cnn", "numpy:reference does not differentiate, which convolutions need; use "),
+        ("--seed x", "--seed must be an integer, got 'x'; see 'isostep train --help'"),
+        ("--alpha-0 x", "--alpha-0 must be a number, got 'x'; see 'isostep train --help'"),
+        ("--mu", "--mu must have a value, got none; see 'isostep train --help'"),
+        ("--nope", "arguments must be known ones, got --nope; see 'isostep --help'"),
     ],
 )
 def test_errors_of_the_command_are_one_line(words, text, capsys, tmp_path, monkeypatch):
@@ -423,6 +442,59 @@ def test_without_the_extra_the_error_names_the_command(tmp_path, capsys, monkeyp
     )
 
 
+def test_without_a_place_for_checkpoints_nothing_is_begun(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("sklearn", reason="isostep[train] is not installed")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    code, _, err = command(capsys, "--dir", tmp_path, "--save")
+    assert code == 2
+    assert (
+        err
+        == "isostep: a checkpoint needs the package 'safetensors'; pip install 'isostep[files]'\n"
+    )
+    assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals there")
+def test_a_terminal_has_a_bar_with_loss_and_lr(tmp_path):
+    pytest.importorskip("sklearn", reason="isostep[train] is not installed")
+    pytest.importorskip("rich", reason="isostep[cli] is not installed")
+    import pty
+
+    ours, theirs = pty.openpty()
+    words = [
+        "train",
+        "--backend",
+        REFERENCE,
+        "--method",
+        "sgd",
+        "--epochs",
+        "2",
+        "--dir",
+        str(tmp_path),
+    ]
+    command = [sys.executable, "-m", "isostep.cli", *words]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # how Linux says that the other side is closed
+            break
+        if not part:
+            break
+        shown += part
+    out, _ = done.communicate(timeout=60)
+    assert done.returncode == 0
+    assert out.startswith(b"epoch limit 2 reached after 24 iterations: loss ")
+    text = shown.decode()
+    assert "epoch 2, loss 2." in text
+    assert "lr 0.001" in text
+    assert "24/24" in text
+
+
 def test_no_results_is_one_line(tmp_path, capsys):
     assert cli.main(["plot", "hypergradient", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(f"isostep: no results in {tmp_path}; make some with")
@@ -431,26 +503,51 @@ def test_no_results_is_one_line(tmp_path, capsys):
     assert "has not the columns of isostep train" in capsys.readouterr().err
 
 
-def test_the_published_result_on_the_digits(tmp_path):
-    """From 1e-5 and from 0 the learning rate finds its way up, then falls, and the loss is a tuned rule's."""
+RECORD = Path(__file__).parents[3] / "benchmarks" / "results" / "hypergradient.json"
+
+
+def recorded(setup, method):
+    """Of the search's record: last loss by learning rate of a plain rule; its variant from 1e-5 and from 0."""
+    rows = json.loads(RECORD.read_text())[setup]
+    plain = {r["alpha_0"]: r["valid_loss"] for r in rows if r["method"] == method}
+    learned = [r for r in rows if r["method"] == f"{method}_hd" and r.get("chosen")]
+    return plain, sorted(learned, key=lambda r: -r["alpha_0"])
+
+
+@pytest.mark.parametrize(
+    ("setup", "method"),
+    [
+        *(("logreg", m) for m in ("sgd", "sgdn", "adam")),
+        *(
+            ("mlp", m) for m in ("sgdn", "adam")
+        ),  # sgd_hd is stopped by the noise: docs/experiments.md
+        ("mlp-full", "sgd"),
+        ("vgg", "adam"),
+    ],
+)
+def test_the_published_result_is_on_record(setup, method):
+    """From 1e-5 and from 0 to a loss that the plain rule has with one learning rate of the grid at most."""
+    plain, learned = recorded(setup, method)
+    assert [r["alpha_0"] for r in learned] == [1e-5, 0.0]
+    for row in learned:
+        assert row["alpha_highest"] > 1000 * 1e-5
+        assert 3 < row["highest_at"] < 200
+        assert row["alpha_last"] < 0.95 * row["alpha_highest"]
+        reach = [lr for lr, last in plain.items() if last is not None and last <= row["valid_loss"]]
+        assert len(reach) <= 1
+        assert 1e-3 not in reach or method == "adam"
+        assert row["valid_loss"] < 0.1 * plain[1e-5]
+
+
+@pytest.mark.parametrize("method", ["sgd", "sgdn", "adam"])
+def test_the_record_is_what_comes_out(method, tmp_path):
+    """On the logistic regression, from 1e-5."""
     pytest.importorskip("sklearn", reason="isostep[train] is not installed")
-    data = load_data("digits")
-
-    def curve(method, alpha_0, beta=0.0):
-        rule = method_rule(method, alpha_0, beta, 0.9, 1e-4)
-        how = Settings(tmp_path / "run.csv", rule, batch_size=128, epochs=60, backend=REFERENCE)
-        rows = train(how, data).rows
-        valid = [r.valid_loss_epoch for r in rows if r.valid_loss_epoch == r.valid_loss_epoch]
-        return valid[-1], np.array([r.alpha for r in rows])
-
-    for plain, beta, smaller in (("sgd", 0.3, 0.3), ("sgdn", 0.1, 0.1), ("adam", 1e-3, 0.01)):
-        untuned, _ = curve(plain, 1e-5)
-        needs_more, _ = curve(plain, smaller)  # a plain rule is better only with a larger one
-        for alpha_0 in (1e-5, 0.0):
-            loss, alpha = curve(f"{plain}_hd", alpha_0, beta)
-            assert loss < 0.1 * untuned
-            assert loss < needs_more
-            top = int(np.argmax(alpha))
-            assert 5 < top < 200
-            assert alpha[top] > 1000 * max(alpha_0, 1e-5)
-            assert alpha[-1] < 0.9 * alpha[top]
+    _, (row, _) = recorded("logreg", method)
+    rule = method_rule(f"{method}_hd", row["alpha_0"], row["beta"], 0.9, 1e-4)
+    how = Settings(tmp_path / "run.csv", rule, batch_size=128, epochs=60, backend=REFERENCE)
+    found = train(how, load_data("digits")).rows
+    alphas = np.array([r.alpha for r in found])
+    assert found[-1].valid_loss_epoch == pytest.approx(row["valid_loss"], rel=1e-2)
+    assert alphas.max() == pytest.approx(row["alpha_highest"], rel=1e-2)
+    assert abs(int(alphas.argmax()) - row["highest_at"]) < 20

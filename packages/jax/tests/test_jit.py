@@ -100,6 +100,18 @@ def test_a_schedule_does_not_recompile():
     assert BACKEND.compilations() - start == 1
 
 
+def test_another_order_of_the_parameters_is_the_same_compiled_step():
+    rule = isostep.rule("sgd_hd", lr=0.1, hypergrad_lr=0.01)
+    runs = [arrays([(9,), (2, 9), (9,)], seed=k) for k in range(3)]
+    start = BACKEND.compilations()
+    forth, state = run(rule, runs[0], runs[1:])
+    back, other = run(rule, runs[0][::-1], [r[::-1] for r in runs[1:]])
+    assert BACKEND.compilations() - start == 1
+    for a, b in zip(forth, back[::-1], strict=True):
+        np.testing.assert_allclose(np.array(a), np.array(b), rtol=1e-6)
+    assert float(state.group["lr"]) == pytest.approx(float(other.group["lr"]), rel=1e-6)
+
+
 def test_phases_are_compiled_once_each():
     rule = compose(isostep.rule("sgd", lr=0.5), pieces.lookahead(2))
     params, grads = [jnp.ones(17)], [jnp.ones(17)]

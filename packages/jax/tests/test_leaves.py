@@ -59,17 +59,33 @@ def shapes_of(name):
     return {k: s for k, s in SHAPES.items() if allowed is None or len(s) in allowed}
 
 
-def run(name, tx, params, into=lambda x: x, steps=4):
+def feeds(name, params, dtype, steps):
+    """Gradients and extra inputs, step by step."""
     shapes = {k: p.shape for k, p in params.items()}
-    dtype = params["a"].dtype
+    for k in range(steps):
+        grads = jax.tree.map(lambda x, k=k: x * 10.0 ** (k - 1), tree(50 + k, dtype, shapes))
+        yield grads, {n: tree(70 + k, dtype, shapes) for n in rule_of(name).input_names}
+
+
+def run(name, tx, params, into=lambda x: x, steps=4):
     start = into(params)
     state, update, p = tx.init(start), jax.jit(tx.update), start
-    for k in range(steps):
-        grads = into(jax.tree.map(lambda x, k=k: x * 10.0 ** (k - 1), tree(50 + k, dtype, shapes)))
-        extra = {n: into(tree(70 + k, dtype, shapes)) for n in rule_of(name).input_names}
-        updates, state = update(grads, state, p, **extra)
+    for grads, extra in feeds(name, params, params["a"].dtype, steps):
+        inputs = {n: into(v) for n, v in extra.items()}
+        updates, state = update(into(grads), state, p, **inputs)
         p = optax.apply_updates(p, updates)
-    return p, state
+    return p, state.group
+
+
+def reference(name, params, steps=4):
+    """The same steps by the plain NumPy rule: nothing to compile, and nothing of JAX in it."""
+    backend, rule = isostep.backend("numpy:reference"), rule_of(name)
+    p = {k: np.array(v) for k, v in params.items()}
+    state = backend.init(rule, p)
+    for fed in feeds(name, params, params["a"].dtype, steps):
+        grads, inputs = jax.tree.map(np.array, fed)
+        p, state = backend.step(rule, p, grads, state, **inputs)
+    return p, state.group
 
 
 def same(found, wanted, start, dtype):
@@ -81,46 +97,45 @@ def same(found, wanted, start, dtype):
         assert (np.abs(a - b) <= (60 * eps + 2 * store * (store != eps)) * scale).all(), k
 
 
+def compared(found, wanted, params, dtype):
+    same(found[0], wanted[0], params, dtype)
+    for n, v in wanted[1].items():
+        rtol = 1e-12 if dtype == jnp.float64 else 1e-5
+        np.testing.assert_allclose(found[1][n], v, rtol=rtol)
+
+
+def has_flat(rule):
+    return not (
+        trace(rule).generic or any(getattr(c.part, "ndim", None) for c in rule.components)
+    )
+
+
 NAMES = [*isostep.rules(), *COMPOSED]
+#: How an array is cast does not depend on the rule: no sum, a sum of the array, of its units, of the group.
+HALVES = ["adamw", "lamb", *COMPOSED]
 
 
-@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
-@pytest.mark.parametrize("name", NAMES)
-def test_stacks_take_the_same_steps(name, dtype):
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((n, "float64") for n in NAMES), *((n, d) for n in HALVES for d in ("bfloat16", "float16"))],
+)
+def test_stacks_and_flat_buffers_take_the_reference_steps(name, dtype):
     with jax.enable_x64(dtype == "float64"):
         kind = jnp.dtype(dtype)
         rule, params = rule_of(name), tree(0, kind, shapes_of(name))
-        wanted, plain = run(name, isostep_jax.transform(rule), params)
-        found, state = run(name, isostep_jax.transform(rule, grouped=True), params)
-        same(found, wanted, params, kind)
-        for n, v in plain.group.items():
-            np.testing.assert_allclose(
-                state.group[n], v, rtol=1e-12 if dtype == "float64" else 1e-5
-            )
-        for kept in state.arrays.values():
+        wanted = reference(name, params)
+        tx = isostep_jax.transform(rule, grouped=True)
+        compared(run(name, tx, params), wanted, params, kind)
+        for kept in tx.init(params).arrays.values():
             assert len(kept) < len(params)  # fewer buffers than leaves
-
-
-@pytest.mark.parametrize("dtype", ["float64", "float16"])
-@pytest.mark.parametrize("name", NAMES)
-def test_flat_buffers_take_the_same_steps(name, dtype):
-    with jax.enable_x64(dtype == "float64"):
-        kind = jnp.dtype(dtype)
-        rule, params = rule_of(name), tree(0, kind, shapes_of(name))
-        tx = isostep_jax.transform(rule)
-        if trace(rule).generic or rule.rule.ndim is not None:
+        if not has_flat(rule):
             with pytest.raises(isostep.RuleError, match="so it has no flat mode"):
                 isostep_jax.flat(tx, params)
             return
         flat = isostep_jax.flat(tx, params)
-        wanted, plain = run(name, tx, params)
-        found, state = run(name, flat, params, into=flat.flatten)
+        found, group = run(name, flat, params, into=flat.flatten)
         assert set(found) == {dtype}
-        same(flat.unflatten(found), wanted, params, kind)
-        for n, v in plain.group.items():
-            np.testing.assert_allclose(
-                state.group[n], v, rtol=1e-12 if dtype == "float64" else 1e-5
-            )
+        compared((flat.unflatten(found), group), wanted, params, kind)
 
 
 def test_flat_buffers_by_dtype_and_gradients_through_views():
@@ -151,7 +166,7 @@ def test_errors_of_flat_mode():
 
 def test_which_leaves_are_stacked():
     runs = layout.stacks(["x", "y", "x", "x", "z"], [3, 4, 3, 3, layout.SMALL + 1], most=2)
-    assert [(r.leaves, r.stacked) for r in runs] == [((4,), 0), ((0, 2), 2), ((3,), 1), ((1,), 1)]
+    assert [(r.leaves, r.stacked) for r in runs] == [((4,), 0), ((0, 2), 2), ((3,), 0), ((1,), 0)]
 
 
 def test_the_grouped_path_stacks_and_agrees_with_one_by_one():

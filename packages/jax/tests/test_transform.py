@@ -193,3 +193,16 @@ def test_extra_inputs_pass_through_and_errors_are_one_line():
         tx.init({"w": jnp.arange(3)})
     with pytest.raises(AttributeError, match="no attribute 'adamx'; rules: ada"):
         isostep_jax.adamx  # noqa: B018
+
+
+def test_a_formula_is_a_transformation_like_any_rule():
+    made = isostep.from_formula("exp(ld(4)*sign(g)*sign(m)) * g", lr=0.05, beta1=0.8)
+    decay = isostep.schedules.LinearInternalDecay(4)
+    pair = (
+        isostep_jax.transform(made),
+        isostep_jax.powersign(0.05, beta=0.8, sign_internal_decay=decay),
+    )
+    params = tree(0, jnp.float32, {"a": (7,)})
+    (ours, state), (other, _) = (run(tx, params, 3, jnp.float32, {"a": (7,)}) for tx in pair)
+    np.testing.assert_array_equal(ours["a"], other["a"])
+    assert list(state.arrays) == ["m"]

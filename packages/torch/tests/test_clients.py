@@ -119,3 +119,46 @@ def test_lightning(made, tmp_path):
     wanted = by_hand(made, cosine, 4)
     for a, b in zip(module.net.parameters(), wanted.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("made", [adamw, addsign], ids=lambda f: f.__name__)
+def test_trainer_of_transformers(made, tmp_path):
+    """Accumulated gradients, clipping, a schedule; stopped after two epochs and resumed from a checkpoint."""
+    transformers = pytest.importorskip("transformers", reason=REASON)
+
+    class Regression(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = model()
+
+        def forward(self, x, labels):
+            found = self.net(x)
+            return {"loss": torch.nn.functional.mse_loss(found, labels), "logits": found}
+
+    class InOrder(transformers.Trainer):
+        def get_train_dataloader(self):
+            rows = [{"x": x, "labels": y} for x, y in data()]
+            return self.accelerator.prepare(torch.utils.data.DataLoader(rows, batch_size=4))
+
+    def train(epochs, resumed):
+        net = Regression()
+        optimizer = made(net)
+        settings = transformers.TrainingArguments(
+            tmp_path,
+            num_train_epochs=epochs,
+            gradient_accumulation_steps=2,
+            max_grad_norm=1.0,
+            save_strategy="epoch",
+            use_cpu=True,
+            report_to=[],
+            disable_tqdm=True,
+        )
+        trainer = InOrder(net, settings, optimizers=(optimizer, cosine(optimizer)))
+        trainer.train(resume_from_checkpoint=resumed)
+        return net.net
+
+    train(2, resumed=False)
+    net = train(4, resumed=True)
+    wanted = by_hand(made, cosine, 4, accumulate=2)
+    for a, b in zip(net.parameters(), wanted.parameters(), strict=True):
+        torch.testing.assert_close(a, b)

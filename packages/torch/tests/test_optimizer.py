@@ -10,7 +10,7 @@ import torch
 
 import isostep
 import isostep_torch
-from isostep_torch import from_rule, load_optimizer
+from isostep_torch import PowerSign, from_rule, load_optimizer
 
 PATHS = [{"fused": True}, {"foreach": True}, {"fused": False, "foreach": False}]
 SHAPES = [(5, 3), (7,), (), (0,), (2, 3, 4)]
@@ -173,3 +173,19 @@ def test_a_tensor_learning_rate_is_followed():
         a.step()
         b.step()
     assert all(torch.equal(x, y) for x, y in zip(params, twins, strict=True))
+
+
+def test_a_formula_is_an_optimizer_like_any_rule():
+    rule = isostep.from_formula("exp(sign(g)*sign(m)) * g", lr=0.05, beta1=0.8)
+    ours, other = (torch.nn.Parameter(torch.linspace(-1, 1, 7, dtype=torch.float64)) for _ in "ab")
+    pair = from_rule(rule, [ours], foreach=True), PowerSign([other], 0.05, 0.8, foreach=True)
+    for k in range(4):
+        for p, optimizer in zip((ours, other), pair, strict=True):
+            p.grad = torch.cos(p.detach() * 3 + k)
+            optimizer.step()
+        if k == 1:
+            saved = pair[0].state_dict()
+            pair = from_rule(rule, [ours], foreach=True), pair[1]
+            pair[0].load_state_dict(saved)
+    assert torch.equal(ours, other)
+    assert torch.equal(pair[0].state[ours]["m"], pair[1].state[other]["m"])

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import check_modern, packages_adam, packages_modern, packages_other, packages_torch
+from . import (
+    check_modern,
+    packages_adam,
+    packages_matrix,
+    packages_modern,
+    packages_other,
+    packages_torch,
+)
 from .check import Check
 from .outcome import Outcome
 
@@ -20,7 +27,12 @@ def all_checks() -> list[Check]:
     modules = (packages_torch, packages_adam, packages_other, packages_modern)
     tables = [table for module in modules for table in module.TABLES]
     rows = [row for table in tables for row in table()]
-    return [*(row.check() for row in rows), *check_modern.checks(), *packages_pieces.checks()]
+    return [
+        *(row.check() for row in rows),
+        *check_modern.checks(),
+        *packages_matrix.checks(),
+        *packages_pieces.checks(),
+    ]
 
 
 def checks(path: str = "numpy:reference") -> Iterator[Outcome]:

@@ -15,14 +15,16 @@ from . import (
     check_optax_rules,
     check_papers,
     check_pieces,
+    check_solvers,
     check_torch,
     check_torch_rules,
 )
 from .check import Check
+from .check_solvers import SolverCheck
 from .outcome import Outcome
 
 
-def all_checks() -> list[Check]:
+def all_checks() -> list[Check | SolverCheck]:
     """Every check, not yet run."""
     modules = (
         check_torch,
@@ -34,6 +36,7 @@ def all_checks() -> list[Check]:
         check_papers,
         check_pieces,
         check_derivations,
+        check_solvers,
     )
     return [check for module in modules for check in module.checks()]
 

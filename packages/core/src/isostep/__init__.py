@@ -19,6 +19,7 @@ from isostep import (
     averaging,
     curvature,
     domains,
+    formulas,
     guards,
     multitask,
     nm,
@@ -26,6 +27,7 @@ from isostep import (
     plot,
     schedules,
     sharpness,
+    solvers,
     telemetry,
 )
 from isostep.backend import Backend, BackendError, Family, Unavailable, backend
@@ -33,6 +35,7 @@ from isostep.domains import DomainError
 from isostep.execute import ArrayBackend
 from isostep.extras import MissingExtra
 from isostep.files import FileError, load, save
+from isostep.formulas import FormulaError, from_formula
 from isostep.program import Program, trace
 from isostep.registry import Folder
 from isostep.rule import BoundPiece, BoundRule, Piece, Rule, RuleError, compose
@@ -50,6 +53,7 @@ __all__ = [
     "Family",
     "Figures",
     "FileError",
+    "FormulaError",
     "MissingExtra",
     "Piece",
     "Program",
@@ -65,6 +69,8 @@ __all__ = [
     "curvature",
     "definition",
     "domains",
+    "formulas",
+    "from_formula",
     "guards",
     "load",
     "multitask",
@@ -78,6 +84,7 @@ __all__ = [
     "save",
     "schedules",
     "sharpness",
+    "solvers",
     "telemetry",
 ]
 
@@ -90,18 +97,25 @@ def rules() -> list[str]:
 
 
 def definition(name: str) -> Rule:
-    """The declaration of a rule: its hyperparameters with domains, state, sources and docstring."""
-    return _rules[name]
+    """The declaration of a rule: its hyperparameters with domains, state, sources and docstring.
+
+    ``"formula(sign(g) * m)"`` is the rule of that formula, see ``from_formula``.
+    """
+    return formulas.named(name) or _rules[name]
 
 
 def rule(name: str, /, **hyper: Any) -> BoundRule:
     """A rule by name with its hyperparameters; those not given take their defaults.
 
+    A setting that goes by a name of its own is known by it: ``rule("momentum", lr=0.1)`` is
+    ``rule("sgd", lr=0.1, momentum=0.9)``.
+
     Raises:
         RuleError: the rule or a hyperparameter is unknown.
         DomainError: a value is outside its domain.
     """
-    return _rules[name].bind(**hyper)
+    definition, setting = _rules.named(name)
+    return definition.bind(**{**setting, **hyper})
 
 
 def program(rule: BoundRule, *, t: int = 1, shape: tuple[int, ...] | None = None) -> Program:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from isostep.extras import brought
 from isostep.rule import BoundRule
 from isostep.state import State
 
@@ -69,7 +70,7 @@ class Family:
         """The backend of one path; ``Unavailable`` if it cannot run here."""
         module = self.needs.get(path)
         if module is not None and importlib.util.find_spec(module) is None:
-            message = f"{self.name}:{path} needs the package {module!r}, which is not installed"
+            message = f"{self.name}:{path} needs the package {module!r}, which is not installed{brought(module)}"
             raise Unavailable(message)
         return self.paths[path]()
 
@@ -83,7 +84,9 @@ def family(name: str) -> Family:
     """A family by name; a bare factory becomes a family of one path, ``default``."""
     known = families()
     if name not in known:
-        message = f"unknown backend {name!r}; installed: {', '.join(known) or 'none'}"
+        message = (
+            f"unknown backend {name!r}; installed: {', '.join(known) or 'none'}{brought(name)}"
+        )
         raise BackendError(message)
     try:
         found = known[name]()

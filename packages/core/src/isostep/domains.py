@@ -128,18 +128,23 @@ class Integer(Domain):
     low: int | None = None
     high: int | None = None
     static: bool = field(default=False, kw_only=True)
+    optional: bool = field(default=False, kw_only=True)
     cases: tuple[int, ...] = field(default=(), kw_only=True)
     doc: str = field(default="", kw_only=True)
     unit: str = field(default="", kw_only=True)
 
     def describe(self) -> str:
         if self.low is not None and self.high is not None:
-            return f"an integer in [{self.low}, {self.high}]"
-        if self.low is not None:
-            return f"an integer >= {self.low}"
-        return "an integer" if self.high is None else f"an integer <= {self.high}"
+            text = f"an integer in [{self.low}, {self.high}]"
+        elif self.low is not None:
+            text = f"an integer >= {self.low}"
+        else:
+            text = "an integer" if self.high is None else f"an integer <= {self.high}"
+        return f"None or {text}" if self.optional else text
 
-    def check(self, label: str, value: Any) -> int:
+    def check(self, label: str, value: Any) -> int | None:
+        if value is None and self.optional:
+            return None
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise _fail(label, self.describe(), value)
         number = int(value)

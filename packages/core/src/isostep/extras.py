@@ -5,6 +5,22 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+#: What pip installs for a backend, a language or a package that is not there.
+BROUGHT_BY = {
+    "numba": "'isostep[fused]'",
+    "torch": "isostep-torch",
+    "triton": "isostep-torch",
+    "jax": "isostep-jax",
+    "cupy": "isostep-cupy",
+    "cuda": "isostep-cupy",
+}
+
+
+def brought(name: str) -> str:
+    """How to get what is not installed, as the end of an error; empty if this project does not bring it."""
+    package = BROUGHT_BY.get(name.partition(":")[0])
+    return f"; pip install {package}" if package else ""
+
 
 class MissingExtra(ImportError):
     """A package that core does not depend on is needed and not installed; the text says how to get it."""

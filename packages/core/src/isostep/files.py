@@ -26,7 +26,7 @@ from isostep.backend import families, family
 from isostep.domains import DomainError
 from isostep.extras import need
 from isostep.nm import namespace
-from isostep.rule import BoundRule, Component, RuleError
+from isostep.rule import BoundRule, Component, Piece, Rule, RuleError
 from isostep.state import State, StepError, as_list, check_rule, check_state
 from isostep.version import VERSION
 
@@ -207,20 +207,25 @@ def _describe(component: Component, rule: BoundRule) -> dict[str, Any]:
     own = component.own(rule.values)
     return {
         "name": component.part.name,
-        "kind": type(component.part).__name__,
+        "kind": _kind(component),
         "prefix": component.prefix,
-        "known": _registry(type(component.part).__name__).get(component.part.name)
-        is component.part,
+        "known": _named(_kind(component), component.part.name) is component.part,
         "hyper": {n: _plain(v) for n, v in own.items()},
     }
 
 
-def _registry(kind: str) -> dict[str, Any]:
-    """Rules or pieces by name."""
-    from isostep import _rules, pieces
+def _kind(component: Component) -> str:
+    return "Rule" if isinstance(component.part, Rule) else "Piece"
 
-    folder: Any = _rules if kind == "Rule" else pieces.registry
-    return {n: folder[n] for n in folder.names()}
+
+def _named(kind: str, name: str) -> Rule | Piece | None:
+    """What a file's rule or piece of this name is here, if it is anything."""
+    from isostep import definition, pieces
+
+    try:
+        return definition(name) if kind == "Rule" else pieces.registry[name]
+    except RuleError:
+        return None
 
 
 def _plain(value: Any) -> Any:
@@ -264,7 +269,7 @@ def _restore(name: str, described: list[dict[str, Any]]) -> BoundRule:
     components: list[Component] = []
     values: dict[str, Any] = {}
     for d in described:
-        part = _registry(d["kind"]).get(d["name"]) if d["known"] else None
+        part = _named(d["kind"], d["name"]) if d["known"] else None
         if part is None:
             message = f"{name}: the {d['kind'].lower()} {d['name']!r} is not known here; pass it: load(path, rule=...)"
             raise FileError(message)

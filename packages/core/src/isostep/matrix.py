@@ -2,9 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from isostep import nm
+
+#: The largest number of axes of rules with a matrix for each axis: a rule has the same states for every array.
+AXES = 4
+
+
+def others(rank: int, axis: int) -> tuple[int, ...]:
+    """All axes but one, counted from the end."""
+    return tuple(a - rank for a in range(rank) if a != axis)
+
+
+def identity(p: Any, size: int) -> Any:
+    """The identity matrix of this size, of the dtype and on the device of p. For ``init``."""
+    return nm.namespace(p).eye(size, dtype=p.dtype, device=nm.device(p))
+
+
+def unfold(x: Any, axis: int) -> Any:
+    """The array as a matrix with ``axis`` for its columns; the rows are the other axes, in order."""
+    before, size, after = _around(x.shape, axis)
+    if after > 1:
+        x = nm.transpose(nm.reshape(x, (before, size, after)))
+    return nm.reshape(x, (before * after, size))
+
+
+def fold(rows: Any, axis: int, shape: tuple[int, ...]) -> Any:
+    """The array of this shape whose ``unfold`` along ``axis`` is ``rows``."""
+    before, size, after = _around(shape, axis)
+    if after > 1:
+        rows = nm.transpose(nm.reshape(rows, (before, after, size)))
+    return nm.reshape(rows, shape)
+
+
+def _around(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
+    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+
+
+def along(x: Any, axis: int, matrix: Any) -> Any:
+    """The product of a square matrix with every vector along ``axis``: v^T matrix in the place of v."""
+    return fold(nm.matmul(unfold(x, axis), matrix), axis, x.shape)
+
+
+def gram(x: Any, axis: int) -> Any:
+    """The inner products of the slices at each pair of indices of ``axis``: x x^T for axis 0 of a matrix."""
+    rows = unfold(x, axis)
+    return nm.matmul(nm.transpose(rows), rows)
 
 
 def newton_schulz(x: Any, coefficients: tuple[Any, Any, Any], steps: int, eps: Any) -> Any:

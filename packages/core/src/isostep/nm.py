@@ -19,10 +19,10 @@ import array_api_compat
 from isostep.values import MAPS, Value
 
 __all__ = [
-    "Overwrite", "abs", "atan2", "cbrt", "clip", "cos", "eps", "exp", "expm1", "floor", "isfinite", "isnan",
-    "log", "log1p", "logical_and", "logical_not", "logical_or", "matmul", "max_axis", "maximum", "mean", "minimum",
-    "ndim", "one_minus_pow", "overwrite", "pow", "reshape", "sign", "sin", "size", "sqrt", "square", "sum", "sum_axis",
-    "sum_units", "tanh", "transpose", "unit_size", "where",
+    "Overwrite", "abs", "atan2", "cbrt", "clip", "cos", "eigenbasis", "eps", "exp", "expm1", "floor", "isfinite",
+    "isnan", "iterated_basis", "log", "log1p", "logical_and", "logical_not", "logical_or", "matmul", "max_axis",
+    "maximum", "mean", "minimum", "ndim", "one_minus_pow", "overwrite", "pow", "reshape", "sign", "sin", "size",
+    "spectral_power", "sqrt", "square", "sum", "sum_axis", "sum_units", "tanh", "transpose", "unit_size", "where",
 ]  # fmt: skip
 
 
@@ -267,6 +267,62 @@ def reshape(x: Any, shape: tuple[int, ...], /) -> Any:
     if isinstance(x, Value):
         return x.graph.apply("reshape", (x,), (tuple(shape),))
     return namespace(x).reshape(x, tuple(shape))
+
+
+def spectral_power(x: Any, exponent: Any, low: Any, /) -> Any:
+    """The symmetric matrix with the eigenvectors of x and ``maximum(eigenvalue, low) ** exponent`` for eigenvalues.
+
+    It does not depend on which eigenvectors are chosen, so it is compared element by element. Of an x that is
+    symmetric but for rounding the symmetric part is taken; anything not finite in x makes all of the result NaN.
+    """
+    for v in (x, exponent, low):
+        if isinstance(v, Value):
+            return v.graph.apply("spectral_power", (x, exponent, low))
+    values, vectors = _eigh(x)
+    powers = pow(maximum(values, low), exponent)
+    return (vectors * powers) @ namespace(x).matrix_transpose(vectors)
+
+
+def eigenbasis(x: Any, /) -> Any:
+    """Orthonormal eigenvectors of a symmetric matrix, as columns, that of the largest eigenvalue first.
+
+    Which they are is the library's choice (signs; all of it where eigenvalues are equal), so a step that makes a
+    basis may store it and use it for nothing else. Anything not finite in x makes all of the result NaN.
+    """
+    if isinstance(x, Value):
+        return x.graph.apply("eigenbasis", (x,))
+    return namespace(x).flip(_eigh(x)[1], axis=-1)
+
+
+def iterated_basis(x: Any, basis: Any, /) -> Any:
+    """The basis after one step of orthogonal iteration: the Q of a QR decomposition of ``x @ basis``.
+
+    Columns are taken in the order of basis^T x basis's diagonal, the largest first, and each stays in its place. A
+    choice of the library's as an ``eigenbasis`` is, and for use in the next step only.
+    """
+    for v in (x, basis):
+        if isinstance(v, Value):
+            return v.graph.apply("iterated_basis", (x, basis))
+    xp = namespace(x)
+    product = x @ basis
+    sound = xp.all(xp.isfinite(product))
+    order = xp.argsort(-xp.sum(basis * product, axis=0), stable=True)
+    columns = xp.where(sound, xp.take(product, order, axis=1), xp.zeros_like(product))
+    found = xp.take(xp.linalg.qr(columns)[0], xp.argsort(order, stable=True), axis=1)
+    return xp.where(sound, found, _like(xp, math.nan, x))
+
+
+def _eigh(x: Any) -> tuple[Any, Any]:
+    """Ascending eigenvalues and eigenvectors (columns) of the symmetric part of a square matrix, or all NaN.
+
+    LAPACK raises on numbers that are not finite, so it is not shown them.
+    """
+    xp = namespace(x)
+    x = 0.5 * x + 0.5 * xp.matrix_transpose(x)
+    sound = xp.all(xp.isfinite(x))
+    values, vectors = xp.linalg.eigh(xp.where(sound, x, xp.zeros_like(x)))
+    none = _like(xp, math.nan, x)
+    return xp.where(sound, values, none), xp.where(sound, vectors, none)
 
 
 @dataclass(frozen=True)

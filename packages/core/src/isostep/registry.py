@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 from isostep.rule import Part, RuleError
 
@@ -25,6 +26,15 @@ class Folder(Generic[P]):
             m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")
         )
 
+    def named(self, name: str) -> tuple[P, Mapping[str, Any]]:
+        """The declaration of this name and no setting, or the one that knows a setting by it, with that setting."""
+        known = self.names()
+        if name not in known:
+            for part in map(self.__getitem__, known):
+                if name in part.known_as:
+                    return part, part.known_as[name]
+        return self[name], {}
+
     def __getitem__(self, name: str) -> P:
         known = self.names()
         if name not in known:
@@ -37,3 +47,18 @@ class Folder(Generic[P]):
             message = f"{self._package}.{name} must declare {self._attribute} with name={name!r}, got {found!r}"
             raise RuleError(message)
         return found  # type: ignore[return-value]
+
+
+def constructor(part: Any) -> Callable[..., Any]:
+    """``isostep.pieces.NAME`` and the like: binds a part's hyperparameters, by position or by name."""
+
+    def construct(*args: Any, **hyper: Any) -> Any:
+        if len(args) > len(part.hyper):
+            message = f"{part.name} takes {', '.join(part.hyper) or 'no arguments'}; got {len(args)} by position"
+            raise RuleError(message)
+        return part.bind(**dict(zip(part.hyper, args, strict=False)), **hyper)
+
+    construct.__name__ = construct.__qualname__ = part.name
+    construct.__doc__ = part.doc
+    construct.__signature__ = part.signature  # type: ignore[attr-defined]
+    return construct

@@ -44,6 +44,8 @@ class Part:
     phase: Callable[..., int] | None = None
     phases: int = 2  # how many kinds of step ``phase`` tells apart: 0, 1, ...
     check: Callable[[SimpleNamespace], str | None] | None = None
+    #: Settings that go by a name of their own: ``sgd`` with momentum is ``momentum``.
+    known_as: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     family: str = ""
     year: int | None = None
     paper: str = ""
@@ -73,9 +75,9 @@ class Part:
 
     def __reduce__(self) -> Any:
         """Pickled by name where a registry knows it (its functions may be lambdas), else by value."""
-        from isostep import _rules, pieces
+        from isostep import _rules, pieces, solvers
 
-        for folder in (_rules, pieces.registry):
+        for folder in (_rules, pieces.registry, solvers.registry):
             if self.name in folder.names() and folder[self.name] is self:
                 return folder.__getitem__, (self.name,)
         return super().__reduce__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from isostep.values import Domain, Value
+from isostep.values import BASES, DECOMPOSITIONS, Domain, Value
 
 
 def shape_of(value: Value) -> tuple[int, ...]:
@@ -32,6 +32,8 @@ def shape_of(value: Value) -> tuple[int, ...]:
         return (*operands[0][:-2], operands[0][-1], operands[0][-2])
     if value.op == "matmul":
         return (*operands[0][:-1], operands[1][-1])
+    if value.op in (*DECOMPOSITIONS, *BASES):
+        return operands[0]
     if value.op == "reshape":
         return fill(value.attrs[0], math.prod(operands[0]))
     return broadcast(*operands)

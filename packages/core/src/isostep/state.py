@@ -37,10 +37,13 @@ class State:
     group_t: int = 0
     plan: Any = field(default=None, repr=False, compare=False)  # a backend's own notes; never saved
     figures: Any = field(default=None, repr=False, compare=False)  # of an observed rule's last step
+    #: whoever made it answers for its arrays being those of the last step, and need not be checked again
+    sealed: bool = field(default=False, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         # A plan knows where arrays lie in memory: in a copy, or in another process, that is wrong. So do figures.
-        return {n: v for n, v in self.__dict__.items() if n not in ("plan", "figures")}
+        here = ("plan", "figures", "sealed")
+        return {n: v for n, v in self.__dict__.items() if n not in here}
 
 
 def as_list(params: Any) -> list[Any]:
@@ -95,11 +98,11 @@ def check_state(rule: BoundRule, state: Any, count: int) -> None:
     if len(state.t) != count or len(state.arrays) != count:
         message = f"{rule.name}: state is for {len(state.arrays)} parameters, got {count}"
         raise StepError(message)
-    names = set(rule.state_names)
-    for i, arrays in enumerate(state.arrays):
-        if set(arrays) != names:
+    names, found = set(rule.state_names), list(map(tuple, state.arrays))
+    for own in set(found):  # a thousand parameters at a glance
+        if set(own) != names:
             message = (
-                f"{rule.name}: state of params[{i}] has {sorted(arrays)}, expected {sorted(names)}; "
+                f"{rule.name}: state of params[{found.index(own)}] has {sorted(own)}, expected {sorted(names)}; "
                 "a static hyperparameter has changed: make a new state"
             )
             raise StepError(message)

@@ -171,8 +171,12 @@ MAPS: dict[str, Op] = {
 REDUCTIONS = {"sum": Domain.ARRAY, "sum_units": Domain.UNIT, "sum_group": Domain.GROUP}
 #: Facts of an array that are known before any pass: per array, not per element.
 FACTS = ("size", "ndim", "unit_size", "eps")
+#: What is made from eigenvalues: as good as that of a matrix within rounding, no better.
+DECOMPOSITIONS = ("spectral_power",)
+#: Orthonormal matrices of which there are several: every library has its own.
+BASES = ("eigenbasis", "iterated_basis")
 #: What no fused lowering does; a program with one of these is generic.
-TENSOR_OPS = ("sum_axis", "max_axis", "matmul", "transpose", "reshape")
+TENSOR_OPS = ("sum_axis", "max_axis", "matmul", "transpose", "reshape", *DECOMPOSITIONS, *BASES)
 
 
 class NeedsShape(Exception):

@@ -6,9 +6,10 @@
 >>> updates, state = tx.update({"w": jnp.ones(3)}, tx.init(params), params)
 
 Hyperparameters may be callables of the steps done. ``transform`` takes a composed rule, ``step`` jits a step with
-donation, ``grouped=True`` and ``flat`` are for many small leaves. ``hutchinson``, ``sam_gradient``,
+donation, ``grouped=True`` and ``flat`` are for many small leaves, ``hutchinson``, ``sam_gradient``,
 ``looksam_gradient`` and ``pcgrad`` obtain what some rules need beside a gradient, ``observe`` takes figures of every
-step, and ``fresh_batch_stats`` belongs to averaged weights.
+step, and ``fresh_batch_stats`` belongs to averaged weights. ``lbfgs`` is a solver: it calls the function that it
+minimises.
 """
 
 from __future__ import annotations
@@ -22,21 +23,26 @@ from isostep_jax.batch_stats import fresh_batch_stats
 from isostep_jax.extra import hutchinson, looksam_gradient, pcgrad, sam_gradient, task_gradients
 from isostep_jax.flat import FlatTransform, flat
 from isostep_jax.observe import Observed, figures, observe
+from isostep_jax.solver import TreeSolver
+from isostep_jax.solver import constructor as solver
 from isostep_jax.transform import Transform, TransformState, constructor, step, transform
 
 __all__ = [
-    "FlatTransform", "JaxGrouped", "JaxJit", "Observed", "Transform", "TransformState", "__version__", "figures",
-    "flat", "fresh_batch_stats", "hutchinson", "looksam_gradient", "observe", "pcgrad", "sam_gradient", "step",
-    "task_gradients", "transform",
+    "FlatTransform", "JaxGrouped", "JaxJit", "Observed", "Transform", "TransformState", "TreeSolver", "__version__",
+    "figures", "flat", "fresh_batch_stats", "hutchinson", "looksam_gradient", "observe", "pcgrad", "sam_gradient",
+    "step", "task_gradients", "transform",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name in isostep.rules():
         return globals().setdefault(name, constructor(name))
-    message = f"module {__name__!r} has no attribute {name!r}; rules: {', '.join(isostep.rules())}"
+    if name in isostep.solvers.names():
+        return globals().setdefault(name, solver(name))
+    known = f"rules: {', '.join(isostep.rules())}; solvers: {', '.join(isostep.solvers.names())}"
+    message = f"module {__name__!r} has no attribute {name!r}; {known}"
     raise AttributeError(message)
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *isostep.rules()})
+    return sorted({*__all__, *isostep.rules(), *isostep.solvers.names()})

@@ -28,12 +28,15 @@ from isostep_jax.support import gaps
 
 @dataclass(frozen=True)
 class _Spec:
-    """What a compiled step depends on beside shapes and dtypes; ``kinds`` numbers the leaves' step counts."""
+    """What a compiled step depends on beside shapes and dtypes; ``kinds`` numbers the leaves' step counts.
+
+    It says which leaves are stacked, not which path asked: where nothing is stacked, both share what is compiled.
+    """
 
     programs: tuple[Program, ...]
     kinds: tuple[int, ...]
     group_dtype: str
-    grouped: bool = False
+    runs: tuple[Run, ...]
 
 
 class JaxJit(ArrayBackend):
@@ -114,6 +117,9 @@ class JaxJit(ArrayBackend):
         given += [aligned(rule, n, params, inputs[n]) for n in rule.input_names]
         active = [i for i, g in enumerate(given[0]) if g is not None]
         self._check_given(rule, params, given, active)
+        if not rule.sequential:
+            # The same arrays in another order are then the same compiled step, sums over the group included.
+            active.sort(key=lambda i: (arrays[i].shape, arrays[i].dtype.name, state.t[i]))
         new_arrays, new_state, group = list(arrays), list(state.arrays), dict(state.group)
         seen: list[Any] = []
         for run in [[i] for i in active] if rule.sequential else [active] if active else []:
@@ -152,7 +158,9 @@ class JaxJit(ArrayBackend):
             trace(rule, rule.phase(t), tuple(x["p"].shape)) for t, x in zip(ts, leaves, strict=True)
         )
         dtype = self._dtype_of_group(group, [x["p"] for x in leaves])
-        spec = _Spec(programs, tuple(kinds.index(t) for t in ts), dtype, self.grouped)
+        own = tuple(kinds.index(t) for t in ts)
+        runs = _stacked(programs, own, leaves) if self.grouped else singles(len(leaves))
+        spec = _Spec(programs, own, dtype, tuple(runs))
         hypers = {t: rule.at(t) for t in {*kinds, group_t}}
         numbers = [_arguments(p, hypers[t], t, "array") for p, t in _distinct(programs, ts)]
         shared = [_arguments(p, hypers[group_t], group_t, "group") for p, _ in _distinct(programs)]
@@ -172,17 +180,25 @@ class JaxGrouped(JaxJit):
 
 
 def _scalar_inputs(program: Program, scope: str) -> list[Value]:
-    """The scalars that a compiled step takes as arguments: host values that others read, t, and schedules."""
-    host = [n for n in program.live if n.domain is Domain.HOST and n.scope in (None, scope)]
-    step = [
-        n for n in program.live if n.domain is Domain.STEP and n.op == "input" and n.scope == scope
-    ]
-    return [n for n in scalars.used_outside(program, host) if n.scope == scope] + step
+    """The scalars that a compiled step takes as arguments: t, and what others read of those that do not depend on it.
+
+    A schedule's value is not rounded before 1 - value is taken: that is known on the host as well.
+    """
+    after_t: set[Value] = set()
+    known = []
+    for n in (n for n in program.live if n.domain <= Domain.STEP):
+        if (n.op == "input" and n.attrs[0] == "t") or after_t.intersection(n.args):
+            after_t.add(n)
+        elif n.scope in (None, scope):
+            known.append(n)
+    steps = [n for n in program.live if n in after_t and n.op == "input" and n.scope == scope]
+    return [n for n in scalars.used_outside(program, known) if n.scope == scope] + steps
 
 
-def _arguments(program: Program, hyper: Mapping[str, Any], t: int, scope: str) -> list[float]:
+def _arguments(program: Program, hyper: Mapping[str, Any], t: int, scope: str) -> list[Any]:
     values = scalars.evaluate(program, hyper, t, scope=scope)
-    return [float(values[n]) for n in _scalar_inputs(program, scope)]
+    found = [values[n] for n in _scalar_inputs(program, scope)]
+    return [v if isinstance(v, bool) else float(v) for v in found]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -203,9 +219,8 @@ def _step(
             _distinct(spec.programs, spec.kinds), numbers, strict=True
         )
     }
-    runs = _runs(spec, leaves)
     tasks = []
-    for run in runs:
+    for run in spec.runs:
         at = run.leaves[0]
         program, kind, first = spec.programs[at], spec.kinds[at], leaves[at]
         wide = "float64" if first["p"].dtype == jnp.float64 else "float32"
@@ -220,25 +235,25 @@ def _step(
         tasks, group, group_scalars, spec.group_dtype, lambda a, d: jnp.asarray(a).astype(d)
     )
     new: list[dict[str, Any]] = [{} for _ in leaves]
-    for task, run in zip(tasks, runs, strict=True):
+    for task, run in zip(tasks, spec.runs, strict=True):
         for n, value in done.outputs(task).items():
             own = value.astype(leaves[run.leaves[0]][n].dtype)
             for i, each in zip(run.leaves, run.split(own), strict=True):
                 new[i][n] = each
-    return new, done.group_outputs(), observed(done, tasks, runs, spec.group_dtype)
+    return new, done.group_outputs(), observed(done, tasks, spec.runs, spec.group_dtype)
 
 
 def _same(value: Any) -> Any:
     return value
 
 
-def _runs(spec: _Spec, leaves: list[dict[str, Any]]) -> list[Run]:
+def _stacked(
+    programs: Sequence[Program], kinds: Sequence[int], leaves: list[dict[str, Any]]
+) -> list[Run]:
     """Which leaves are evaluated together: small ones of one shape, dtype, program and step count."""
-    if not spec.grouped:
-        return singles(len(leaves))
     keys = [
         (id(program), kind, leaf["p"].shape, leaf["p"].dtype)
-        for program, kind, leaf in zip(spec.programs, spec.kinds, leaves, strict=True)
+        for program, kind, leaf in zip(programs, kinds, leaves, strict=True)
     ]
     return stacks(keys, [leaf["p"].size for leaf in leaves])
 

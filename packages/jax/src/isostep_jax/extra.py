@@ -164,8 +164,8 @@ def pcgrad(losses: Sequence[Loss], *, reduction: str = "sum") -> Callable[..., A
 
     ``reduction`` is ``"sum"`` as in the paper, or ``"mean"``, which divides by the number of tasks: here every task
     has a gradient of every parameter, if it be of zeros. From each task's gradient its part against every other
-    task's, in random order, is taken away where the two point apart: g_i <- g_i - (g_i . g_j) / |g_j|**2 g_j, with g_j
-    as it was.
+    task's, in random order, is taken away where the two point apart: g_i <- g_i - (g_i . g_j) / |g_j|**2 g_j,
+    with g_j as it was.
     Source: Yu et al., arXiv 2001.06782, algorithm 1.
     """
     if reduction not in ("mean", "sum"):

@@ -48,7 +48,7 @@ def singles(count: int) -> list[Run]:
 
 
 def stacks(keys: Sequence[Any], sizes: Sequence[int], most: int = STACK) -> list[Run]:
-    """Small leaves of one key in stacks of at most ``most``, in order; large ones alone."""
+    """Small leaves of one key in stacks of at most ``most``, in order; large ones and those of no one's key alone."""
     runs: list[Run] = []
     by_key: dict[Any, list[int]] = {}
     for i, (key, size) in enumerate(zip(keys, sizes, strict=True)):
@@ -58,7 +58,7 @@ def stacks(keys: Sequence[Any], sizes: Sequence[int], most: int = STACK) -> list
             by_key.setdefault(key, []).append(i)
     for members in by_key.values():
         chunks = [tuple(members[k : k + most]) for k in range(0, len(members), most)]
-        runs += [Run(chunk, len(chunk)) for chunk in chunks]
+        runs += [Run(chunk, len(chunk) if len(chunk) > 1 else 0) for chunk in chunks]
     return runs
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 import fnmatch
 from typing import Any
 
+import torch
+
 import isostep
 from isostep.naming import by_class, camel_case
 from isostep.rule import BoundRule
@@ -20,11 +22,13 @@ from isostep.version import VERSION as __version__
 from isostep_torch.classes import optimizer_class
 from isostep_torch.foreach import TorchForeach
 from isostep_torch.groups import param_groups
+from isostep_torch.lbfgs import LBFGS
 from isostep_torch.loop import TorchLoop
 from isostep_torch.optimizer import Optimizer
 from isostep_torch.sparse_adam import SparseAdam
 
 __all__ = [
+    "LBFGS",
     "Optimizer",
     "SparseAdam",
     "TorchForeach",
@@ -37,13 +41,20 @@ __all__ = [
 ]
 
 
+#: The classes of solvers, whose step needs a closure.
+_SOLVERS: dict[str, type[torch.optim.Optimizer]] = {LBFGS.definition.name: LBFGS}
+
+
 def list_optimizers(pattern: str = "*") -> list[str]:
-    """The names of the rules that match, sorted; each is ``load_optimizer(name)``."""
-    return fnmatch.filter(isostep.rules(), pattern)
+    """The names of the rules and solvers that match, sorted; each is ``load_optimizer(name)``."""
+    return fnmatch.filter(sorted([*isostep.rules(), *_SOLVERS]), pattern)
 
 
-def load_optimizer(name: str) -> type[Optimizer]:
-    """The optimizer class of a rule, by the rule's name or its class's: ``"addsign"`` or ``"AddSign"``."""
+def load_optimizer(name: str) -> type[Any]:
+    """The optimizer class of a rule or solver, by its name or its class's: ``"addsign"`` or ``"AddSign"``."""
+    for solver, made in _SOLVERS.items():
+        if name in (solver, made.__name__):
+            return made
     rule = by_class(name)
     found: type[Optimizer] = globals().setdefault(camel_case(rule), optimizer_class(rule))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,18 @@ class TorchFused(FusedCPU, TorchLoop):
     def addressable(self, array: torch.Tensor) -> bool:
         return array.is_contiguous()
 
+    # For a thousand tensors, without a line of Python for each.
+
+    def all_reachable(self, arrays: Sequence[Any]) -> bool:
+        layouts = set(map(attrgetter("layout"), arrays))
+        return layouts <= {torch.strided} and all(map(attrgetter("is_cpu"), arrays))
+
+    def strided(self, arrays: Sequence[Any]) -> list[int]:
+        everywhere = all(map(torch.Tensor.is_contiguous, arrays))
+        return [] if everywhere else super().strided(arrays)
+
     def stand_in(self, array: torch.Tensor) -> torch.Tensor:
         return torch.empty(array.shape, dtype=array.dtype)
 
     def addresses(self, arrays: Sequence[torch.Tensor]) -> np.ndarray:
-        return np.fromiter((a.data_ptr() for a in arrays), np.int64, len(arrays))
+        return np.fromiter(map(torch.Tensor.data_ptr, arrays), np.int64, len(arrays))

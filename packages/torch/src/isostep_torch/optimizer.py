@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from operator import attrgetter, is_
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from isostep import averaging, telemetry
 from isostep.rule import BoundRule, Rule
 from isostep.state import State
 from isostep_torch import checkpoint, paths, storage
+from isostep_torch.kept import Entries, Kept
 from isostep_torch.loop import TorchLoop
 from isostep_torch.observer import Observer
 from isostep_torch.paths import OPTIONS, check_options
@@ -26,16 +28,6 @@ from isostep_torch.traced import Held
 
 #: Where a group keeps what its rule shares between parameters (a learned learning rate), if it does.
 SHARED = "shared"
-
-
-@dataclass
-class _Known:
-    """A group's state as backends take it, kept while parameters and ``self.state`` are what the step left."""
-
-    params: list[Any]
-    state: State
-    names: tuple[str, ...]
-    plain: bool
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -76,7 +68,8 @@ class Optimizer(torch.optim.Optimizer):
     def _forget(self) -> None:
         """Drop what is only a shortcut: bound rules, states and backends."""
         self._bound: dict[tuple[int, bool], tuple[tuple[Any, ...], BoundRule]] = {}
-        self._known: dict[int, _Known] = {}
+        self._kept: dict[int, Kept] = {}  # by group
+        self._entries: Entries | None = None
         self._steps: dict[Any, torch.Tensor] = {}  # the counts as this optimizer published them
         self._places: dict[Any, int] = {}  # of parameters, counted through all groups
         self._backends: dict[Any, Any] = {}
@@ -169,7 +162,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _figures_of(self, group: dict[str, Any]) -> Any:
         """The figures of a group's last step, for all parameters of the group."""
-        known = self._known.get(id(group))
+        known = self._kept.get(id(group))
         if known is None or known.state.figures is None:
             return None
         places = {id(p): i for i, p in enumerate(group["params"])}
@@ -220,9 +213,13 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._entries is None or not self._entries.unchanged(self.state):
+            self._kept.clear()
         for group in self.param_groups:
             with torch.set_grad_enabled(bool(group["differentiable"])):
                 self._step_group(group, inputs)
+        if self._entries is None:
+            self._entries = Entries(self.state)
         return loss
 
     @property
@@ -232,12 +229,20 @@ class Optimizer(torch.optim.Optimizer):
         return all(g["capturable"] for g in self.param_groups) or all(everything)
 
     def _step_group(self, group: dict[str, Any], inputs: Mapping[str, Mapping[Any, Any]]) -> None:
-        params = [
-            p for p in group["params"] if p.grad is not None or "step" in self.state.get(p, {})
-        ]
+        params = group["params"]
         grads = [p.grad for p in params]
-        if not any(g is not None for g in grads):
+        present = grads
+        if any(map(is_, grads, (None,) * len(grads))):
+            present = [g for g in grads if g is not None]
+            places = [
+                i
+                for i, (p, g) in enumerate(zip(params, grads, strict=True))
+                if g is not None or "step" in self.state.get(p, {})
+            ]
+            params, grads = [params[i] for i in places], [grads[i] for i in places]
+        if not present:
             return
+        sparse = any(map(attrgetter("is_sparse"), present))
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if found_inf is not None and not group["capturable"] and found_inf.item():
             return  # on the CPU: see _step_supports_amp_scaling
@@ -250,15 +255,22 @@ class Optimizer(torch.optim.Optimizer):
         if group["maximize"]:
             grads = [None if g is None else -g for g in grads]
         rule = self._rule_of(group, paths.traced(group))
-        known = self._known_of(rule, group, params, backend)
+        kept = self._kept.get(id(group))
+        if kept is None or not kept.unchanged(params, rule.state_names):
+            kept = self._rebuild(rule, group, params, backend)
         given = {n: [v.get(p) for p in params] for n, v in inputs.items()}
         if group["capturable"]:
             backend.found_inf = found_inf
-        if known.plain and not any(g is not None and g.is_sparse for g in grads):
-            backend.step(rule, params, grads, known.state, **given)
+        if kept.plain and not sparse:
+            backend.step(rule, params, grads, kept.state, **given)
         else:
-            self._step_opened(group, rule, backend, known.state, params, grads, given)
-        self._publish(group, params, grads, known.state)
+            if sparse:
+                storage.check_rows(rule)
+            self._step_opened(group, rule, backend, kept.state, params, grads, given)
+        if not group["capturable"]:
+            kept.publish_counts(grads, self._steps)
+        if kept.state.group:
+            group[SHARED] = {"step": kept.state.group_t, **kept.state.group}
 
     def _step_opened(
         self,
@@ -271,8 +283,6 @@ class Optimizer(torch.optim.Optimizer):
         inputs: dict[str, list[Any]],
     ) -> None:
         """A step of tensors that are not stored as rules see them; see ``isostep_torch.storage``."""
-        if any(g is not None and g.is_sparse for g in grads):
-            storage.check_rows(rule)
         active = [i for i, g in enumerate(grads) if g is not None]
         opened = []
         for i in active:
@@ -315,23 +325,10 @@ class Optimizer(torch.optim.Optimizer):
             known = self._bound[id(group), traced] = (values, bound)
         return known[1]
 
-    def _known_of(
-        self, rule: BoundRule, group: dict[str, Any], params: list[Any], backend: Any
-    ) -> _Known:
-        known = self._known.get(id(group))
-        if known is None or len(known.params) != len(params) or rule.state_names != known.names:
-            return self._rebuild(rule, group, params, backend)
-        for p, was, arrays in zip(params, known.params, known.state.arrays, strict=True):
-            own = self.state[p]
-            if p is not was or own.get("step") is not self._steps.get(p):
-                return self._rebuild(rule, group, params, backend)
-            if any(own.get(n) is not arrays[n] for n in known.names):
-                return self._rebuild(rule, group, params, backend)
-        return known
-
     def _rebuild(
         self, rule: BoundRule, group: dict[str, Any], params: list[Any], backend: Any
-    ) -> _Known:
+    ) -> Kept:
+        self._entries = None
         self._places = {
             p: k for k, p in enumerate(p for g in self.param_groups for p in g["params"])
         }
@@ -361,22 +358,12 @@ class Optimizer(torch.optim.Optimizer):
             done = torch.tensor(float(done), device=params[0].device)
         elif not group["capturable"]:
             done = int(done)
-        state = State(rule.name, counts, arrays, group_t=done, group=shared)
+        state = State(rule.name, counts, arrays, group_t=done, group=shared, sealed=True)
+        owns = [self.state[p] for p in params]
         plain = storage.plain(group)
-        self._known[id(group)] = _Known(list(params), state, rule.state_names, plain)
-        return self._known[id(group)]
-
-    def _publish(
-        self, group: dict[str, Any], params: list[Any], grads: list[Any], state: State
-    ) -> None:
-        """Write the counts (and the group's values) where users and state dicts look for them."""
-        if not group["capturable"]:
-            steps = {t: torch.tensor(float(t)) for t in set(state.t)}
-            for p, g, t in zip(params, grads, state.t, strict=True):
-                if g is not None:
-                    self.state[p]["step"] = self._steps[p] = steps[t]
-        if state.group:
-            group[SHARED] = {"step": state.group_t, **state.group}
+        kept = Kept(list(params), owns, state, rule.state_names, plain)
+        self._kept[id(group)] = kept
+        return kept
 
     def _backend_of(self, group: dict[str, Any], params: list[Any]) -> Any:
         key = (paths.path_of(group, params), group["capturable"], group["differentiable"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def path_of(group: Mapping[str, Any], params: Iterable[torch.Tensor]) -> str:
     """The path that a group takes."""
     params = list(params)
     on_cpu = _on_cpu(params)
-    on_cuda = _on_cuda(params) and _has("triton")
+    on_cuda = not on_cpu and _on_cuda(params) and _has("triton")
     if group["fused"]:
         if not (on_cpu or on_cuda):
             message = (
@@ -122,12 +123,12 @@ def number(value: Any) -> Any:
 
 
 def _on_cpu(params: Iterable[torch.Tensor]) -> bool:
-    return all(p.device.type == "cpu" for p in params)
+    return all(map(attrgetter("is_cpu"), params))
 
 
 def _on_cuda(params: Iterable[torch.Tensor]) -> bool:
     """All on one CUDA device."""
-    devices = {p.device for p in params}
+    devices = set(map(attrgetter("device"), params))
     return len(devices) == 1 and next(iter(devices)).type == "cuda"
 
 

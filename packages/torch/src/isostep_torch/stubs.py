@@ -55,7 +55,7 @@ def type_of(domain: Domain) -> str:
     if isinstance(domain, Flag):
         return "bool"
     if isinstance(domain, Integer):
-        return "int"
+        return "int | None" if domain.optional else "int"
     if isinstance(domain, Choice):
         return f"Literal[{', '.join(map(_literal, domain.options))}]"
     optional = isinstance(domain, Scheduled) or (isinstance(domain, Real) and domain.optional)

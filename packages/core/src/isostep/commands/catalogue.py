@@ -1,4 +1,4 @@
-"""``isostep list`` and ``isostep show RULE``."""
+"""``isostep list`` and ``isostep show NAME``, of rules and solvers."""
 
 from __future__ import annotations
 
@@ -26,18 +26,20 @@ from isostep.commands.common import (
 )
 from isostep.lower.layout import Layout
 from isostep.lower.traffic import bytes_moved
-from isostep.rule import BoundRule, Rule
+from isostep.rule import BoundRule, Part, Rule
 from isostep.state import COMPUTE_DTYPE
 
 
 def add(commands: Any) -> None:
     """Add both commands."""
-    made = command(commands, "list", run_list, "the rules", "isostep list '*sign' --paths")
+    made = command(
+        commands, "list", run_list, "the rules and solvers", "isostep list '*sign' --paths"
+    )
     completes(
         made.add_argument(
             "pattern", nargs="?", default="*", help="a name with * and ? (default: all)"
         ),
-        isostep.rules,
+        lambda: [*isostep.rules(), *isostep.solvers.names()],
     )
     made.add_argument(
         "--paths", action="store_true", help="ask every installed path how it runs the rule"
@@ -46,23 +48,30 @@ def add(commands: Any) -> None:
         commands,
         "show",
         run_show,
-        "one rule: formula, hyperparameters, sources, traced program",
+        "one rule or solver: formula, hyperparameters, sources, traced program",
         "isostep show adam --set amsgrad=True --source numba",
     )
     rule_argument(show, "rule")
     set_argument(show)
-    show.add_argument(
-        "--source", choices=sources.names(), help="print only this text of the traced rule"
+    completes(
+        show.add_argument(
+            "--source",
+            metavar="LANGUAGE",
+            help=f"print only this text of the traced rule: {', '.join(sources.names())}",
+        ),
+        sources.names,
     )
     show.add_argument("--dtype", choices=list(COMPUTE_DTYPE), default="float32", help="of a kernel")
     show.add_argument("--t", type=int, default=1, help="the step, for rules whose steps differ")
 
 
 def run_list(arguments: argparse.Namespace) -> None:
-    """Print a line or JSON object for each rule that matches."""
+    """Print a line or JSON object for each rule and solver that matches."""
     names = fnmatch.filter(isostep.rules(), arguments.pattern)
-    if not names:
-        message = f"no rule matches {arguments.pattern!r}; known: {', '.join(isostep.rules())}"
+    solvers = fnmatch.filter(isostep.solvers.names(), arguments.pattern)
+    if not names and not solvers:
+        known = ", ".join([*isostep.rules(), *isostep.solvers.names()])
+        message = f"no rule or solver matches {arguments.pattern!r}; known: {known}"
         raise UsageError(message)
     rows = [row(isostep.definition(n)) for n in names]
     if arguments.paths:
@@ -70,15 +79,27 @@ def run_list(arguments: argparse.Namespace) -> None:
         for r in rows:
             rule = bind(isostep.definition(r["name"]), {}, example=True)
             r["paths"] = {name: path.path(rule) for name, path in made.items()}
+    called = [common_row(isostep.solvers.registry[n], "solver") for n in solvers]
     if arguments.json:
-        print_json(rows)
+        print_json([*rows, *called])
         return
+    if rows:
+        print_rules(rows, paths=arguments.paths)
+    if rows and called:
+        print()
+    if called:
+        columns = ("name", "year", "family", "title")
+        print_table(["solver", *columns[1:]], [[str(r[c]) for c in columns] for r in called])
+
+
+def print_rules(rows: list[dict[str, Any]], *, paths: bool) -> None:
+    """The table of rules."""
     head = ["name", "year", "family", "state", "bytes", "fused", "dialects", "title"]
-    if arguments.paths:
+    if paths:
         head[5:6] = list(rows[0]["paths"])
     lines = []
     for r in rows:
-        how = [p.partition(":")[0] for p in r["paths"].values()] if arguments.paths else None
+        how = [p.partition(":")[0] for p in r["paths"].values()] if paths else None
         lines.append(
             [
                 r["name"],
@@ -116,13 +137,7 @@ def row(rule: Rule) -> dict[str, Any]:
     """What ``list`` says of a rule: with its default hyperparameters."""
     program = isostep.program(bind(rule, {}, example=True))
     dialect = rule.hyper.get("dialect")
-    return {
-        "name": rule.name,
-        "year": rule.year,
-        "family": rule.family,
-        "title": rule.doc.splitlines()[0].rstrip(".") if rule.doc else "",
-        "paper": rule.paper,
-        "arxiv": rule.arxiv,
+    return common_row(rule, "rule") | {
         "state": list(program.state_names),
         "bytes_per_element": bytes_moved(program),
         "not_fused": Layout(program, "float32").obstacle,
@@ -130,10 +145,26 @@ def row(rule: Rule) -> dict[str, Any]:
     }
 
 
+def common_row(part: Part, kind: str) -> dict[str, Any]:
+    """What ``list`` says of rules and solvers alike."""
+    return {
+        "name": part.name,
+        "kind": kind,
+        "year": part.year,
+        "family": part.family,
+        "title": part.doc.splitlines()[0].rstrip(".") if part.doc else "",
+        "paper": part.paper,
+        "arxiv": part.arxiv,
+    }
+
+
 def run_show(arguments: argparse.Namespace) -> None:
-    """Print everything about one rule, or one text of it."""
-    definition = isostep.definition(arguments.rule)
-    bound = bind(definition, assignments(arguments.set), example=True)
+    """Print everything about one rule or solver, or one text of a rule."""
+    if arguments.rule in isostep.solvers.names():
+        show_solver(arguments)
+        return
+    bound = bind(arguments.rule, assignments(arguments.set), example=True)
+    definition = bound.rule
     at_least("--t", arguments.t, 1)
     program = isostep.program(bound, t=arguments.t)
     if arguments.source:
@@ -165,11 +196,33 @@ def run_show(arguments: argparse.Namespace) -> None:
     print(program)
 
 
+def show_solver(arguments: argparse.Namespace) -> None:
+    """Print everything about one solver."""
+    definition = isostep.solvers.registry[arguments.rule]
+    if arguments.source:
+        message = f"{definition.name} is a solver, which calls a function: it has no {arguments.source} of its own"
+        raise UsageError(message)
+    bound = definition.bind(**assignments(arguments.set))
+    hyper = hyper_rows(definition)
+    if arguments.json:
+        found = common_row(definition, "solver") | {
+            "hyper": hyper,
+            "values": {n: text_of(v) for n, v in bound.values.items()},
+            "doc": definition.doc,
+            **sections(definition.doc),
+        }
+        print_json(found)
+        return
+    print(definition.doc, "\n")
+    print(table(["name", "allowed", "default", "meaning"], [list(r.values()) for r in hyper]), "\n")
+    print(f"paper    {source_of(definition)}")
+
+
 def _unfused(bound: BoundRule) -> str:
     return f"not fused: {Layout(isostep.program(bound), 'float32').obstacle}"
 
 
-def source_of(rule: Rule) -> str:
+def source_of(rule: Part) -> str:
     """Paper, year and arXiv number in one line."""
     year = f" ({rule.year})" if rule.year else ""
     number = f", https://arxiv.org/abs/{rule.arxiv}" if rule.arxiv else ""
@@ -195,7 +248,7 @@ def sections(doc: str) -> dict[str, str]:
     return {k: "\n".join(v).strip("\n") for k, v in found.items()}
 
 
-def hyper_rows(definition: Rule) -> list[dict[str, str]]:
+def hyper_rows(definition: Part) -> list[dict[str, str]]:
     """Name, allowed values, default and meaning of every hyperparameter."""
     return [
         {

@@ -20,6 +20,22 @@ class UsageError(ValueError):
     """Arguments that the command cannot take."""
 
 
+def _choice(found: re.Match[str]) -> str:
+    what, got, allowed = found.groups()
+    return f"{what} must be one of {allowed.replace(chr(39), '')}, got {got}"  # quoted before Python 3.12
+
+
+#: What argparse says, as we say it: what, allowed, got.
+WORDING: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"^([^:]+): invalid choice: (.*) \(choose from (.*)\)$", _choice),
+    (r"^([^:]+): invalid int value: (.*)$", r"\1 must be an integer, got \2"),
+    (r"^([^:]+): invalid float value: (.*)$", r"\1 must be a number, got \2"),
+    (r"^([^:]+): expected one argument$", r"\1 must have a value, got none"),
+    (r"^the following arguments are required: (.*)$", r"\1 must be given, got nothing"),
+    (r"^unrecognized arguments: (.*)$", r"arguments must be known ones, got \1"),
+)
+
+
 class Parser(argparse.ArgumentParser):
     """One whose errors are one line, and for which ``-0.5,1.4`` is a value."""
 
@@ -29,6 +45,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         text = message.replace("argument ", "", 1)
+        for pattern, ours in WORDING:
+            text = re.sub(pattern, ours, text)
         self.exit(2, f"isostep: {text}; see '{self.prog} --help'\n")
 
 
@@ -131,11 +149,12 @@ def rules_of(text: str) -> list[BoundRule | str]:
 
 def _rule(tree: ast.expr, text: str) -> BoundRule | str:
     if isinstance(tree, ast.Name):
-        return isostep.definition(tree.id).name
+        isostep._rules.named(tree.id)  # an error if it is unknown
+        return tree.id
     if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name) or tree.args:
         raise SyntaxError(text)
     given = {k.arg or "": _word(k.value, text) for k in tree.keywords}
-    return bind(isostep.definition(tree.func.id), given, example=True)
+    return bind(tree.func.id, given, example=True)
 
 
 def _word(tree: ast.expr, text: str) -> Any:
@@ -150,10 +169,11 @@ def _word(tree: ast.expr, text: str) -> Any:
         raise SyntaxError(text) from None
 
 
-def bind(definition: Rule, given: dict[str, Any], *, example: bool = False) -> BoundRule:
+def bind(rule: str | Rule, given: dict[str, Any], *, example: bool = False) -> BoundRule:
     """A rule with the values given; ``example``: required numbers that are not given become 1."""
+    definition, setting = isostep._rules.named(rule) if isinstance(rule, str) else (rule, {})
     missing = {n: 1.0 for n, d in definition.hyper.items() if d.default is REQUIRED}
-    return definition.bind(**((missing if example else {}) | given))
+    return definition.bind(**((missing if example else {}) | {**setting, **given}))
 
 
 def at_least(name: str, value: float, low: float) -> None:

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
 def sides(arguments: argparse.Namespace) -> list[tuple[str, BoundRule]]:
     """The two rules with their titles; a setting goes to each rule that has it."""
     given = assignments(arguments.set)
-    first = isostep.definition(arguments.rule)
+    first = isostep._rules.named(arguments.rule)[0]
     if (arguments.other is None) == (arguments.dialects is None):
         message = f"diff takes another rule or --dialects A,B; try isostep diff {first.name} sgd"
         raise UsageError(message)
@@ -71,17 +71,18 @@ def sides(arguments: argparse.Namespace) -> list[tuple[str, BoundRule]]:
             message = f"--dialects must be two of {first.name}'s dialects ({known}), got {arguments.dialects!r}"
             raise UsageError(message)
         return [
-            (f"{first.name} {d}", bind(first, given | {"dialect": d}, example=True)) for d in names
+            (f"{first.name} {d}", bind(arguments.rule, given | {"dialect": d}, example=True))
+            for d in names
         ]
-    pair = [first, isostep.definition(arguments.other)]
+    pair = {n: isostep._rules.named(n)[0].hyper for n in (arguments.rule, arguments.other)}
     for name in given:
-        if not any(name in d.hyper for d in pair):
-            known = ", ".join(dict.fromkeys(n for d in pair for n in d.hyper))
+        if not any(name in hyper for hyper in pair.values()):
+            known = ", ".join(dict.fromkeys(n for hyper in pair.values() for n in hyper))
             message = f"neither rule has the hyperparameter {name!r}; they have {known}"
             raise UsageError(message)
     return [
-        (d.name, bind(d, {n: v for n, v in given.items() if n in d.hyper}, example=True))
-        for d in pair
+        (n, bind(n, {k: v for k, v in given.items() if k in pair[n]}, example=True))
+        for n in (arguments.rule, arguments.other)
     ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 from isostep.commands.common import UsageError
+from isostep.extras import brought
 from isostep.lower.layout import layout
 from isostep.program import Program
 
@@ -25,6 +26,9 @@ def text(kind: str, program: Program, dtype: str) -> str:
     """One of these texts; a rule that is not fused has only its program."""
     if kind == "program":
         return str(program)
+    if kind not in names():
+        message = f"--source must be one of {', '.join(names())}, got {kind!r}{brought(kind)}"
+        raise UsageError(message)
     obstacle = layout(program, dtype).obstacle
     if obstacle:
         message = f"{program.name} has no fused kernel: {obstacle}; see --source program"

@@ -101,7 +101,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, and say how it ended."""
     from isostep.train.data import DataError, load_data
     from isostep.train.experiment import TrainError, train
-    from isostep.train.network import NoGradient
 
     try:
         data = load_data(arguments.data, arguments.data_dir)
@@ -114,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         quiet = arguments.quiet or arguments.json
         with progress(None if quiet else settings.total(len(data.y_train))) as tick:
             ended = train(settings, data, resume=arguments.resume, tick=tick)
-    except (DataError, TrainError, NoGradient) as error:
+    except (DataError, TrainError) as error:
         raise UsageError(str(error)) from None
     last = ended.last
     valid = [r.valid_loss_epoch for r in ended.rows if not math.isnan(r.valid_loss_epoch)]
@@ -178,7 +177,7 @@ def chosen(arguments: argparse.Namespace, steps: int) -> tuple[BoundRule, str, s
             message = f"--rule and --method exclude each other, got --rule {arguments.rule} --method {arguments.method}"
             raise UsageError(message)
         words = [w.replace("STEPS", str(steps)) for w in arguments.set]
-        rule = bind(isostep.definition(arguments.rule), assignments(words))
+        rule = bind(arguments.rule, assignments(words))
         label = title(rule)
         return (
             rule,

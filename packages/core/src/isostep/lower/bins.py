@@ -64,5 +64,11 @@ class Bin:
         return np.searchsorted(self.chunks[:, 0], np.arange(len(self.shapes)))
 
     @cached_property
+    def bytes(self) -> np.ndarray:
+        """How much memory each array takes."""
+        width = {"float64": 8, "float32": 4}.get(self.dtype, 2)
+        return np.array([int(np.prod(s, dtype=np.int64)) * width for s in self.shapes], np.int64)
+
+    @cached_property
     def size(self) -> int:
         return sum(int(np.prod(s, dtype=np.int64)) for s in self.shapes)

@@ -11,8 +11,9 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import is_
+from operator import attrgetter, is_, itemgetter
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Slot:
         self.strided: list[int] = []
         self.addresses: np.ndarray | None = None  # of ``arrays``, where arrays may move
         if backend is not None:
-            self.strided = [i for i, a in enumerate(arrays) if not backend.addressable(a)]
+            self.strided = backend.strided(arrays)
             for i in self.strided:
                 self.used[i] = backend.stand_in(arrays[i])
 
@@ -63,21 +64,27 @@ class Part:
     slots: list[Slot]
     table: np.ndarray
 
-    def place(self, k: int, arrays: list[Any], backend: FusedBackend) -> None:
-        """Put these arrays into slot k, unless they are known to be there already."""
-        slot = self.slots[k]
-        if _same(arrays, slot.arrays):
-            own = self.bin.layout.slots[k] in self.bin.program.state_names
-            if own or backend.stays_put or (backend.addresses(arrays) == slot.addresses).all():
-                return
+    def place(self, name: str, arrays: list[Any], backend: FusedBackend, known: bool) -> bool:
+        """Put arrays into a slot; whether any lies elsewhere than before. ``known``: they are the last step's."""
+        k = self.bin.layout.slots.index(name)
+        slot, now = self.slots[k], None
+        if not backend.stays_put:
+            now = backend.addresses(arrays)
+            if known and np.array_equal(now, slot.addresses):  # type: ignore[arg-type]
+                return False
+        elif known:
+            return False
         slot = self.slots[k] = Slot(arrays, backend)
-        slot.addresses = backend.addresses(arrays) if not backend.stays_put else None
-        self.table[:, k] = backend.addresses(slot.used)
+        slot.addresses = now
+        used = backend.addresses(slot.used) if now is None or slot.strided else now
+        moved = not np.array_equal(used, self.table[:, k])
+        self.table[:, k] = used
+        return moved
 
     def shares_memory(self) -> bool:
         written = [k for k, n in enumerate(self.bin.layout.slots) if n in self.bin.layout.written]
         read = [k for k in range(len(self.slots)) if k not in written]
-        sizes = np.array([[a.nbytes for a in s.used] for s in self.slots], np.int64).T
+        sizes = np.broadcast_to(self.bin.bytes[:, None], self.table.shape)
         pick = lambda ks: (self.table[:, ks].ravel(), sizes[:, ks].ravel())  # noqa: E731
         return overlap(*pick(written), *pick(read))
 
@@ -87,22 +94,39 @@ class Plan:
     """What stays the same from step to step; a state keeps some by a key that says when it does."""
 
     params: list[np.ndarray]
-    states: list[np.ndarray]
+    states: dict[str, list[np.ndarray]]
+    shapes: list[Any]  # and dtypes, of the parameters that are stepped
     parts: list[Part]
     group_dtype: np.dtype
-    given: list[np.ndarray] = field(default_factory=list)
+    given: list[ref[Any]] = field(default_factory=list)
     runner: Any = None  # what ``launch`` has made for these arrays and wants to keep
     seen: list[Callable[[], Any]] = field(
         default_factory=list
     )  # a part's sums, of an observed rule
 
+    def has_states(self, states: list[dict[str, Any]]) -> bool:
+        """Whether these are the very state arrays that it was made for."""
+        try:
+            return all(
+                all(map(is_, map(itemgetter(n), states), own)) for n, own in self.states.items()
+            )
+        except KeyError:
+            return False
+
+    def was_given(self, arrays: list[Any]) -> bool:
+        """Whether the last step had these very gradients and inputs."""
+        return len(self.given) == len(arrays) and all(
+            map(is_, map(ref.__call__, self.given), arrays)
+        )
+
     def let_go(self) -> None:
-        """Forget the gradients, which live no longer than their step."""
-        self.given = []
+        """Hold on to no gradient: it is freed when its owner wants it to be."""
         for part in self.parts:
-            for k, name in enumerate(part.bin.layout.slots):
+            for name, slot in zip(part.bin.layout.slots, part.slots, strict=True):
                 if name != "p" and name not in part.bin.program.state_names:
-                    part.slots[k] = Slot([], None)
+                    if slot.strided:  # it will be copied from again
+                        self.given = []
+                    slot.arrays, slot.used, slot.strided = [], [], []
 
 
 def _keep_only(state: State, plans: Sequence[Plan]) -> None:
@@ -111,8 +135,6 @@ def _keep_only(state: State, plans: Sequence[Plan]) -> None:
     others = [key for key, plan in known.items() if not any(plan is p for p in plans)]
     for key in others[:-OTHER_PLANS]:
         del known[key]
-    for key in others[-OTHER_PLANS:]:
-        known[key].let_go()
 
 
 class FusedBackend(ArrayBackend):
@@ -122,10 +144,20 @@ class FusedBackend(ArrayBackend):
     array_type: type = np.ndarray
     #: whether an array's elements stay at one address as long as the array object lives
     stays_put = True
+    #: what gradients and moved parameters are looked at for: they must be what the plan was made for
+    shape_of = staticmethod(attrgetter("dtype", "shape"))
 
     def reachable(self, array: Any) -> bool:
         """Whether the array lies in memory that this process's threads can read."""
         return True
+
+    def all_reachable(self, arrays: Sequence[Any]) -> bool:
+        """Whether all are; a framework may have a faster way than asking one by one."""
+        return all(map(self.reachable, arrays))
+
+    def strided(self, arrays: Sequence[Any]) -> list[int]:
+        """Which of them are not addressable."""
+        return [i for i, a in enumerate(arrays) if not self.addressable(a)]
 
     @abstractmethod
     def launch(
@@ -161,9 +193,12 @@ class FusedBackend(ArrayBackend):
     ) -> tuple[Any, State]:
         check_rule(rule)
         arrays = as_list(params)
-        if layout(trace(rule), "float32").obstacle or not all(map(self.reachable, arrays)):
+        made = (state.plan or {}).values() if isinstance(state, State) else ()
+        known = any(_same(plan.params, arrays) for plan in made)
+        if layout(trace(rule), "float32").obstacle or not (known or self.all_reachable(arrays)):
             return super().step(rule, params, grads, state, **inputs)
-        check_state(rule, state, len(arrays))
+        if not (known and state.sealed):
+            check_state(rule, state, len(arrays))
         check_inputs(rule, inputs)
         given = [aligned(rule, "grads", params, grads)]
         given += [aligned(rule, n, params, inputs[n]) for n in rule.input_names]
@@ -199,7 +234,7 @@ class FusedBackend(ArrayBackend):
     def _step(
         self, rule: BoundRule, plan: Plan, state: State, group: dict[str, Any], now: Any
     ) -> dict[str, Any]:
-        counts = sorted({state.t[i] + 1 for part in plan.parts for i in part.members})
+        counts = [t + 1 for t in sorted({state.t[i] for p in plan.parts for i in p.members})]
         for part in plan.parts:
             for slot in part.slots:
                 slot.fetch()
@@ -207,6 +242,7 @@ class FusedBackend(ArrayBackend):
         for part in plan.parts:
             for name in part.bin.layout.written:
                 part.slots[part.bin.layout.slots.index(name)].store()
+        plan.let_go()
         return new
 
     def _plan(
@@ -224,32 +260,60 @@ class FusedBackend(ArrayBackend):
         phases = {t: rule.phase(t) for t in kinds}
         pattern = tuple(kinds[t] for t in counts) if len(kinds) > 1 else ()
         key = (rule.structure(), tuple(active), pattern, tuple(phases.values()))
-        states = [a for d in state.arrays for a in d.values()]
         known: dict[Any, Plan] = state.plan or {}
-        plan = known.get(key)
+        plan, made = known.get(key), False
         now = [v[i] for v in given for i in active]
-        if plan is None or not _same(plan.params, arrays) or not _same(plan.states, states):
+        again = plan is not None and plan.was_given(now)
+        if plan is not None and not (
+            _same(plan.params, arrays)
+            and (state.sealed or plan.has_states(state.arrays))
+            and (again or self._alike(rule, plan, params, given, active, now))
+        ):
+            plan = None
+        stepped = [arrays[i] for i in active]
+        if plan is None:
             self._check(rule, params, grads=given, state=state)
             parts = self._parts(
                 rule, arrays, active, [kinds[t] for t in counts], [phases[t] for t in counts]
             )
-            dtype = np.dtype(self._dtype_of_group(state.group, [arrays[i] for i in active]))
-            plan = known[key] = Plan(list(arrays), states, parts, dtype)
+            dtype = np.dtype(self._dtype_of_group(state.group, stepped))
+            states = {n: [own[n] for own in state.arrays] for n in rule.state_names}
+            shapes = list(map(self.shape_of, stepped))
+            plan, made, again = Plan(list(arrays), states, shapes, parts, dtype), True, False
+            known[key] = plan
             state.plan = known
-        elif not _same(plan.given, now):
-            self._check_given(rule, params, given, active)
-        elif self.stays_put:
-            return plan
+        moved = []
         for part in plan.parts:
-            before = part.table.copy()
-            for k, name in enumerate(part.bin.layout.slots):
-                part.place(k, self._arrays_of(rule, name, part.members, arrays, state, given), self)
-            if (before != part.table).any() and part.shares_memory():
-                state.plan = None
-                message = f"{rule.name}: a parameter or state array shares memory with another array; pass copies"
-                raise StepError(message)
-        plan.given = now
+            names = [n for n in part.bin.layout.slots if made or n not in rule.state_names]
+            own = {n: self._arrays_of(rule, n, part.members, arrays, state, given) for n in names}
+            if any(
+                [part.place(n, a, self, again or (n == "p" and not made)) for n, a in own.items()]
+            ):
+                moved.append(part)
+        if moved and not made and list(map(self.shape_of, stepped)) != plan.shapes:
+            del known[key]  # something of another shape has taken a parameter's place
+            return self._plan(rule, params, arrays, state, active, given)
+        if any(part.shares_memory() for part in moved):
+            state.plan = None
+            message = f"{rule.name}: a parameter or state array shares memory with another array; pass copies"
+            raise StepError(message)
+        if not again:
+            plan.given = list(map(ref, now))
         return plan
+
+    def _alike(
+        self,
+        rule: BoundRule,
+        plan: Plan,
+        params: Any,
+        given: list[list[Any]],
+        active: list[int],
+        now: list[Any],
+    ) -> bool:
+        """Whether gradients and extra inputs have the shapes and dtypes that the plan was made for."""
+        if set(map(type, now)) != {self.array_type}:
+            self._check_given(rule, params, given, active)
+        return list(map(self.shape_of, now)) == plan.shapes * len(given)
 
     def _check(self, rule: BoundRule, params: Any, grads: list[list[Any]], state: State) -> None:
         arrays = self._checked_params(rule, params)
@@ -262,17 +326,6 @@ class FusedBackend(ArrayBackend):
                         f"got {a.dtype} {a.shape}; make a new state"
                     )
                     raise StepError(message)
-
-    def _check_given(
-        self, rule: BoundRule, params: Any, given: list[list[Any]], active: list[int]
-    ) -> None:
-        arrays: list[Any] = as_list(params)
-        for values in given:  # the usual case at a glance; the slow way words the error
-            for i in active:
-                v, p = values[i], arrays[i]
-                plain: Any = type(v) is self.array_type
-                if not (plain and v.dtype == p.dtype and v.shape == p.shape):
-                    return super()._check_given(rule, params, given, active)
 
     @staticmethod
     def _arrays_of(

@@ -35,8 +35,8 @@ SHORT = 1024
 RESERVED = (
     "np", "exp", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last", "table", "scalars",
     "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array", "start",
-    "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "njit", "loader", "storer",
-    "run", "added",
+    "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run", "added", "njit",
+    "loader", "storer",
 )  # fmt: skip
 
 

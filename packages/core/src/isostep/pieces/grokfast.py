@@ -20,7 +20,7 @@ from isostep.domains import Real
 from isostep.rule import Piece
 
 
-def before(p: Any, g: Any, a: Any, t: int, /, *, lamb: Any, alpha: Any) -> tuple[Any, Any]:
+def before(p: Any, g: Any, a: Any, t: int, /, *, alpha: Any, lamb: Any) -> tuple[Any, Any]:
     """See the module's equations."""
     # a is zero before the first step, so all that t = 1 needs is the whole gradient.
     a = alpha * a + nm.where(t > 1, 1 - alpha, 1.0) * g
@@ -32,8 +32,8 @@ PIECE = Piece(
     before=before,
     state=("average",),
     hyper={
-        "lamb": Real(2.0, low=0, doc="how much of the average is added"),
         "alpha": parts.decay_rate(0.98),
+        "lamb": Real(2.0, low=0, doc="how much of the average is added"),
     },
     family="gradient",
     year=2024,

@@ -78,6 +78,7 @@ RULE = Rule(
         "weight_decay": parts.weight_decay(doc=parts.COUPLED),
         "amsbound": Flag(False, doc="divide by the largest average of squares so far"),
     },
+    known_as={"amsbound": {"amsbound": True}},
     family="adam",
     year=2019,
     paper="Luo et al., Adaptive Gradient Methods with Dynamic Bound of Learning Rate",

@@ -142,6 +142,7 @@ RULE = Rule(
         "amsgrad": Flag(False, doc="divide by the largest average of squares so far"),
         "dialect": Choice("torch", options=tuple(STEPS), doc="whose formula where they differ"),
     },
+    known_as={"amsgrad": {"amsgrad": True}},
     family="adam",
     year=2014,
     paper="Kingma and Ba, Adam: A Method for Stochastic Optimization",

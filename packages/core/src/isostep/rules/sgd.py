@@ -92,6 +92,7 @@ RULE = Rule(
         "nesterov": Flag(False, doc="Nesterov momentum"),
     },
     check=check,
+    known_as={"momentum": {"momentum": 0.9}, "nesterov": {"momentum": 0.9, "nesterov": True}},
     family="sgd",
     year=2013,
     paper="Sutskever et al., On the importance of initialization and momentum in deep learning",

@@ -23,15 +23,8 @@ from typing import Any
 
 from isostep import nm, parts
 from isostep.domains import Real
+from isostep.matrix import AXES, others
 from isostep.rule import Rule
-
-#: The largest number of axes: a rule has the same states for every array.
-AXES = 4
-
-
-def others(rank: int, axis: int) -> tuple[int, ...]:
-    """All axes but one, counted from the end."""
-    return tuple(a - rank for a in range(rank) if a != axis)
 
 
 def init(p: Any, /, *, momentum: Any) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 import isostep
+from isostep.extras import need
 from isostep.files import FileError, load, save
 from isostep.rule import BoundRule
 from isostep.train.data import Data
@@ -151,6 +152,8 @@ class _Run:
 
     def begin(self, resume: bool) -> list[Row]:
         """First weights and row 0, or those of the checkpoint; the rows so far."""
+        if self.settings.save:  # before anything is written
+            need("safetensors.numpy", "files", "a checkpoint")
         if resume:
             return self._resume()
         weights = self.net.weights(self.settings.seed, self.settings.dtype)

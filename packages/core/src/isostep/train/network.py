@@ -2,7 +2,7 @@
 
 A dense network is a list of layers ``x @ w + b`` with an activation between them; a convolution of 3 x 3 pixels is
 the same product on nine shifted copies of the image. The gradient is the framework's own where its backend
-differentiates (``backend.value_and_grad``); for dense networks it is also written out by hand.
+differentiates (``backend.value_and_grad``), else written out by hand.
 """
 
 from __future__ import annotations
@@ -14,10 +14,6 @@ from typing import Any
 import numpy as np
 
 from isostep import nm
-
-
-class NoGradient(ValueError):
-    """A network whose gradient a backend cannot give."""
 
 
 def _relu(z: Any) -> Any:
@@ -92,41 +88,53 @@ class Network:
         return cross_entropy(self.logits(params, x), onehot)
 
     def gradients(self, backend: Any) -> Callable[..., tuple[Any, list[Any]]]:
-        """``(params, x, onehot) -> (loss, gradients)`` on a backend's arrays.
-
-        Raises:
-            NoGradient: the backend does not differentiate and the network has convolutions.
-        """
+        """``(params, x, onehot) -> (loss, gradients)`` on a backend's arrays."""
         differentiate = getattr(backend, "value_and_grad", None)
         found = differentiate(self.loss) if differentiate is not None else None
-        if found is not None:
-            differentiated: Callable[..., tuple[Any, list[Any]]] = found
-            return differentiated
-        if self.conv:
-            message = f"{backend.name} does not differentiate, which convolutions need; use --backend torch or jax"
-            raise NoGradient(message)
-        return self.by_hand
+        return self.by_hand if found is None else found
 
     def by_hand(self, params: Sequence[Any], x: Any, onehot: Any) -> tuple[Any, list[Any]]:
-        """Backpropagation written out, for dense networks."""
-        act, slope = ACTIVATIONS[self.activation]
-        xp = nm.namespace(x)
-        h = nm.reshape(x, (x.shape[0], -1))
-        inputs = [h]
-        for k in range(0, len(params) - 2, 2):
-            h = act(h @ params[k] + params[k + 1])
-            inputs.append(h)
-        z = h @ params[-2] + params[-1]
-        loss = cross_entropy(z, onehot)
-        e = nm.exp(z - xp.max(z, axis=1, keepdims=True))
-        dz = (e / xp.sum(e, axis=1, keepdims=True) - onehot) / z.shape[0]
-        grads: list[Any] = []
-        for k in range(len(params) - 2, -1, -2):
-            h = inputs[k // 2]
-            grads = [nm.transpose(h) @ dz, xp.sum(dz, axis=0), *grads]
-            if k:
-                dz = (dz @ nm.transpose(params[k])) * slope(h)
+        """Backpropagation written out, for arrays whose library does not differentiate."""
+        loss, grads, _ = self._back([*self.conv, None], params, x, onehot, first=True)
         return loss, grads
+
+    def _back(
+        self,
+        blocks: Sequence[Any],
+        params: Sequence[Any],
+        x: Any,
+        onehot: Any,
+        *,
+        first: bool = False,
+    ) -> tuple[Any, list[Any], Any]:
+        """The loss from here on, the gradients of these params, and that of x unless nothing is before it."""
+        act, slope = ACTIVATIONS[self.activation]
+        block, *rest = blocks or (0,)
+        if block == "pool":
+            loss, grads, dx = self._back(rest, params, _pooled(x), onehot)
+            return loss, grads, _spread(dx, x.shape)
+        if block is None:  # from here on images are rows
+            flat = nm.reshape(x, (x.shape[0], -1))
+            loss, grads, dx = self._back(rest, params, flat, onehot, first=first)
+            return loss, grads, None if dx is None else nm.reshape(dx, x.shape)
+        w, b, *others = params
+        xp = nm.namespace(x)
+        inputs = x if block == 0 else _patches(x)
+        z = inputs @ w + b
+        grads = []
+        if others:
+            h = act(z)
+            loss, grads, dh = self._back(rest, others, h, onehot)
+            dz = dh * slope(h)
+        else:
+            loss = cross_entropy(z, onehot)
+            e = nm.exp(z - xp.max(z, axis=1, keepdims=True))
+            dz = (e / xp.sum(e, axis=1, keepdims=True) - onehot) / z.shape[0]
+        rows, columns = nm.reshape(inputs, (-1, w.shape[0])), nm.reshape(dz, (-1, w.shape[1]))
+        grads = [nm.transpose(rows) @ columns, xp.sum(columns, axis=0), *grads]
+        if first:
+            return loss, grads, None
+        return loss, grads, dz @ nm.transpose(w) if block == 0 else _patches(dz) @ _turned(w)
 
 
 def cross_entropy(z: Any, onehot: Any) -> Any:
@@ -154,6 +162,25 @@ def _pooled(x: Any) -> Any:
     x = x[:, : h // 2 * 2, : w // 2 * 2, :]
     xp = nm.namespace(x)
     return xp.mean(nm.reshape(x, (n, h // 2, 2, w // 2, 2, c)), axis=(2, 4))
+
+
+def _turned(w: Any) -> Any:
+    """The weights of the convolution that takes gradients back: each kernel turned by half, [9 i, o] -> [9 o, i]."""
+    xp = nm.namespace(w)
+    rows, out = w.shape
+    kernels = xp.flip(nm.reshape(w, (9, rows // 9, out)), axis=0)
+    return nm.reshape(xp.permute_dims(kernels, (0, 2, 1)), (9 * out, rows // 9))
+
+
+def _spread(d: Any, shape: tuple[int, ...]) -> Any:
+    """The gradient of ``_pooled``: a quarter to each of four pixels, nothing to an odd last row or column."""
+    xp = nm.namespace(d)
+    n, h, w, c = shape
+    four = xp.broadcast_to(0.25 * d[:, :, None, :, None, :], (n, h // 2, 2, w // 2, 2, c))
+    whole = nm.reshape(four, (n, h // 2 * 2, w // 2 * 2, c))
+    if w % 2:
+        whole = xp.concat([whole, 0.0 * whole[:, :, :1, :]], axis=2)
+    return xp.concat([whole, 0.0 * whole[:, :1, :, :]], axis=1) if h % 2 else whole
 
 
 #: Models by name: (convolutions, hidden widths) for small images (up to 8 x 8) and for larger ones.

@@ -1,0 +1,57 @@
+"""What a fused step needs beside parameters, gradients and state: next to nothing, and nothing of it for long."""
+
+from __future__ import annotations
+
+import tracemalloc
+import weakref
+
+import pytest
+import torch
+
+from isostep_torch import load_optimizer
+
+pytest.importorskip("numba", reason="of the extra `fused`")
+
+
+def taken(step):
+    """Bytes that a step allocates: all of torch's together, and the most that Python and NumPy hold at once."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        step()
+        host = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as seen:
+        step()
+    return host + sum(max(e.cpu_memory_usage, 0) for e in seen.events())
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "sgd_hd"])
+def test_a_step_takes_less_than_a_hundredth_of_the_parameters(name):
+    params = [torch.nn.Parameter(torch.ones(1_000_000)) for _ in range(4)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    bytes_of_parameters = sum(p.nbytes for p in params)
+    fused, other = (
+        load_optimizer(name)(params, lr=1e-3, fused=on, foreach=not on) for on in (True, False)
+    )
+    for optimizer in (fused, other):
+        optimizer.step()  # makes the state
+        optimizer.step()  # knows the arrays
+    assert taken(fused.step) < bytes_of_parameters / 100
+    assert taken(other.step) > bytes_of_parameters / 2  # so such memory is seen
+
+
+@pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}, {}], ids=str)
+def test_gradients_are_freed_when_they_are_set_to_none(options):
+    params = [torch.nn.Parameter(torch.ones(5, 3)[:, ::k]) for k in (1, 2)]
+    optimizer = load_optimizer("adamw")(params, lr=1e-3, **options)
+    for _ in range(2):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        held = [weakref.ref(p.grad) for p in params]
+        optimizer.zero_grad()
+        assert [r() for r in held] == [None, None]
