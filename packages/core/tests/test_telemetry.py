@@ -202,8 +202,10 @@ def test_errors():
         isostep.observe("adam")
     with pytest.raises(isostep.RuleError) as caught:
         isostep.observe(isostep.rule("sgd", lr=0.1, momentum=0.9), momentum="exp_avg")
-    text = "observe: momentum must be a state of sgd, got 'exp_avg'; it has momentum_buffer"
-    assert str(caught.value) == text
+    text = "observe: momentum must be a state of sgd of its parameter's shape, got 'exp_avg'; "
+    assert str(caught.value) == f"{text}it has momentum_buffer"
+    with pytest.raises(isostep.RuleError, match="got 'row_var'; it has none"):
+        isostep.observe(isostep.rule("adafactor"), momentum="row_var")
     for names in (["w"], ["w", "group"], ["w", "w"]):
         with pytest.raises(ValueError, match="figures: names must be 2 different words"):
             observed().rows(names)

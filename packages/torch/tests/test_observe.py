@@ -122,7 +122,9 @@ def test_names_loggers_and_the_end(tmp_path):
     observer = named.observe()
     named.step()
     assert list(observer.rows()) == list(rows)
-    message = "observe: momentum must be a state of sgd, got 'm'; it has none"
+    message = (
+        "observe: momentum must be a state of sgd of its parameter's shape, got 'm'; it has none"
+    )
     with pytest.raises(isostep.RuleError, match=message):
         named.observe(momentum="m")
 

@@ -258,7 +258,7 @@ def _state_input(graph: Graph, rule: BoundRule, name: str) -> Value:
         return _input(graph, name, Domain.ELEMENT)
     index = rule.state_of(component).index(name)
     probe = graph.shape if graph.shape is not None else (2, 3)
-    own = _init_shapes(rule, component, probe)[index]
+    own = init_shapes(rule, component, probe)[index]
     if own == probe:
         return _input(graph, name, Domain.ELEMENT)
     if graph.shape is None:
@@ -266,7 +266,8 @@ def _state_input(graph: Graph, rule: BoundRule, name: str) -> Value:
     return _input(graph, name, Domain.TENSOR, shape=own)
 
 
-def _init_shapes(rule: BoundRule, component: Any, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+def init_shapes(rule: BoundRule, component: Any, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The shapes of a component's state arrays, of a parameter of this shape."""
     import numpy as np
 
     made = call_part(component.part.init, np.zeros(shape), given=component.own(rule.at(1)))

@@ -279,7 +279,18 @@ class BoundRule:
         """The state array that an observed rule compares with the gradient, if it has one."""
         if isinstance(self.observed, str):
             return self.observed
-        return next((n for n in MOMENTA if n in self.state_names), None)
+        return next((n for n in MOMENTA if n in self.state_names and self.like_parameter(n)), None)
+
+    def like_parameter(self, state: str) -> bool:
+        """Whether a state array has the parameter's shape."""
+        from isostep.program import init_shapes
+
+        component = next(c for c in self.components if state in self.state_of(c))
+        if component.part.init is None:
+            return True
+        shape = (2, 3)
+        own = init_shapes(self, component, shape)
+        return own[self.state_of(component).index(state)] == shape
 
     @cached_property
     def reduces_group(self) -> bool:

@@ -59,10 +59,13 @@ def observe(rule: BoundRule, *, momentum: str | None = None) -> BoundRule:
         RuleError: the rule has no such state.
     """
     check_rule(rule)
-    if momentum is not None and momentum not in rule.state_names:
-        known = ", ".join(rule.state_names) or "none"
+    if momentum is not None and not (
+        momentum in rule.state_names and rule.like_parameter(momentum)
+    ):
+        known = ", ".join(n for n in rule.state_names if rule.like_parameter(n)) or "none"
         message = (
-            f"observe: momentum must be a state of {rule.name}, got {momentum!r}; it has {known}"
+            f"observe: momentum must be a state of {rule.name} of its parameter's shape, got {momentum!r}; "
+            f"it has {known}"
         )
         raise RuleError(message)
     return replace(rule, observed=momentum or True)
