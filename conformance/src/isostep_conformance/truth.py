@@ -150,11 +150,21 @@ def run(case: Case, scenario: str) -> Run:
     """The run of one scenario; cached, because every path needs the same."""
     rule = case.rule(scenario)
     script, snapshots = _played(case, rule, scenario)
-    shots = [
-        Shot(rule, case.form, before, script.grads[k], script.inputs[k], after)
+    return Run(case, scenario, rule, script, _shots(rule, case.form, script, snapshots))
+
+
+def shots(rule: BoundRule, form: Format, script: Script) -> list[Shot]:
+    """The steps of a script."""
+    return _shots(rule, form, script, play(rule, script))
+
+
+def _shots(
+    rule: BoundRule, form: Format, script: Script, snapshots: list[tuple[Snapshot, Snapshot]]
+) -> list[Shot]:
+    return [
+        Shot(rule, form, before, script.grads[k], script.inputs[k], after)
         for k, (before, after) in enumerate(snapshots)
     ]
-    return Run(case, scenario, rule, script, shots)
 
 
 def _played(

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import check_modern, packages_adam, packages_modern, packages_other, packages_torch
+from . import (
+    check_modern,
+    packages_adam,
+    packages_free,
+    packages_modern,
+    packages_other,
+    packages_torch,
+)
 from .check import Check
 from .outcome import Outcome
 
@@ -17,7 +24,13 @@ def all_checks() -> list[Check]:
     """Every check, not yet run."""
     from . import packages_pieces  # its packages are looked for when it is imported
 
-    modules = (packages_torch, packages_adam, packages_other, packages_modern)
+    modules = (
+        packages_torch,
+        packages_adam,
+        packages_other,
+        packages_modern,
+        packages_free,
+    )
     tables = [table for module in modules for table in module.TABLES]
     rows = [row for table in tables for row in table()]
     return [*(row.check() for row in rows), *check_modern.checks(), *packages_pieces.checks()]

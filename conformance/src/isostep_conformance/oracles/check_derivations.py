@@ -9,7 +9,7 @@ from typing import Any
 import isostep
 
 from . import derivations
-from .check import Check
+from .check import Check, words
 from .problems import CONV_SHAPES, MIXED_SHAPES, mild, wild
 
 ADAM: dict[str, Any] = {"betas": (0.85, 0.96), "eps": 1e-3}
@@ -44,4 +44,13 @@ def checks() -> Iterator[Check]:
             quiet,
             partial(derivations.lars, **settings, trust_coefficient=0.1),
             ("momentum_buffer",),
+        )
+    for corrected, axis in ((True, 0), (False, -1)):
+        settings = {"beta": 0.9, "bias_scale": 0.3, "bias_correction": corrected, "unit_axis": axis}
+        yield Check(
+            isostep.rule("nero", **settings),
+            "Liu et al., Algorithm 1",
+            words(settings),
+            quiet,
+            partial(derivations.nero, **settings),
         )
