@@ -149,16 +149,6 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     ),
     Equivalent("muon", "*: (lr * 1.0) [2-d]", "the shape's factor is one for a wide matrix"),
     Equivalent("adai", "x 1.01: 1.0", _MASKED),
-    Equivalent(
-        "adai",
-        "always the second branch: where(((total / count) == 0), *",
-        "with coupled decay the mean is zero only where all parameters and gradients are",
-    ),
-    Equivalent(
-        "adai",
-        "x 1.01: 0",
-        "with coupled decay the mean is zero only where all parameters and gradients are",
-    ),
     Equivalent("dadapt_adam", "x 1.01: 1.0", "what it divides is zero where it stands for a norm"),
     Equivalent(
         "adashift",
