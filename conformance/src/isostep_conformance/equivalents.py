@@ -195,16 +195,6 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
         "swats", "always the second branch: where((sum_group(mul(...)) == 0), 1.0, *", _MASKED
     ),
-    Equivalent(
-        "adai",
-        "always the second branch: where(((total / count) == 0), *",
-        "with coupled decay the mean is zero only where all parameters and gradients are",
-    ),
-    Equivalent(
-        "adai",
-        "x 1.01: 0",
-        "with coupled decay the mean is zero only where all parameters and gradients are",
-    ),
     Equivalent("dadapt_adam", "x 1.01: 1.0", "what it divides is zero where it stands for a norm"),
     Equivalent(
         "adashift",
@@ -223,5 +213,32 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "avagrad",
         "right operand dropped: maximum((t - 1), 1)",
         "at t = 1, where it acts, there is no step, and the authors' dialect does not measure with it",
+    ),
+    Equivalent("prodigy", "x 1.01: 1.0", "it divides a zero: there has been no gradient yet"),
+    Equivalent(
+        "prodigy",
+        "x 1.01: grown",
+        "a flag, set again wherever the estimate grows; in a case where it does not, this is killed",
+    ),
+    *(
+        Equivalent(
+            "prodigy",
+            mutant,
+            "in this case the estimate grows once or not at all; in the others, this is killed",
+        )
+        for mutant in (
+            "left operand dropped: minimum(maximum(d_max, *",
+            "always the second branch: where((grown == 0), *",
+        )
+    ),
+    Equivalent(
+        "prodigy",
+        "gt -> ge: (((group d_coef * numerator) / where(*",
+        "the estimate is a quotient of sums that only rounding can make equal to the last one",
+    ),
+    Equivalent(
+        "nero",
+        "x 1.01: 1.0 [*",
+        "it stands for a divisor that is zero, and what is divided is zero too",
     ),
 )

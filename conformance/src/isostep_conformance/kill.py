@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from isostep_conformance.cases import Case, Subject
 from isostep_conformance.equivalents import EQUIVALENTS, Equivalent
 from isostep_conformance.formats import Format
 from isostep_conformance.mutants import Mutant, mutants
-from isostep_conformance.truth import Shot, Target, moved, run
+from isostep_conformance.truth import Shot, Target, moved, run, shots
 
 #: Every phase of a rule comes within this many steps.
 _LONGEST_CYCLE = 24
@@ -88,9 +88,9 @@ class Toll:
 
 def judge(subject: Subject) -> Iterator[Fate]:
     """The fate of every mutant of a subject."""
-    shots = list(_shots(subject))
-    for program, context in programs(subject.rule, shots):
-        own = [s for s in shots if _uses(s[1], program)]
+    tried = list(_shots(subject))
+    for program, context in programs(subject.rule, tried):
+        own = [s for s in tried if _uses(s[1], program)]
         for mutant in mutants(program):
             label = f"{mutant.id}{context}"
             ratio, where = _worst(mutant, program, own)
@@ -112,6 +112,8 @@ def _shots(subject: Subject) -> Iterator[tuple[str, Shot]]:
     yield from chosen
     yield from _other_phases(chosen, subject.rule)
     yield from _edges(chosen, subject.rule)
+    yield from _idle(case)
+    yield from _turned(case)
 
 
 def _other_phases(chosen: list[tuple[str, Shot]], rule: BoundRule) -> Iterator[tuple[str, Shot]]:
@@ -149,6 +151,23 @@ def _edges(chosen: list[tuple[str, Shot]], rule: BoundRule) -> Iterator[tuple[st
                 phases = {edge.phase(t): t for t in range(done + _LONGEST_CYCLE, done, -1)}
                 for t in phases.values():
                     yield f"{label} at t = {t} with {name} = {low}", moved(shot, edge, t - 1)
+
+
+def _idle(case: Case) -> Iterator[tuple[str, Shot]]:
+    """The first step without any gradient, at ordinary parameters and at zero: sums over a whole group are zero."""
+    shot = run(case, "corners").shots[0]
+    still = replace(shot, grads=[0.0 * g for g in shot.grads])
+    yield "without gradients", moved(still, still.rule, 0)
+    nothing = replace(still.before, params=[0.0 * p for p in still.before.params])
+    yield "without gradients at zero", moved(replace(still, before=nothing), still.rule, 0)
+
+
+def _turned(case: Case) -> Iterator[tuple[str, Shot]]:
+    """The corners with every gradient turned round: a sum over the group has the other sign."""
+    found = run(case, "corners")
+    script = replace(found.script, grads=[[-g for g in step] for step in found.script.grads])
+    for k, shot in enumerate(shots(found.rule, case.form, script)):
+        yield f"turned corners step {k}", shot
 
 
 def _steady(value: float) -> Callable[[int], float]:

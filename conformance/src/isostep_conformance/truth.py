@@ -171,11 +171,7 @@ def run(case: Case, scenario: str) -> Run:
     rule = case.rule(scenario)
     for draw in range(DRAWS):
         script, snapshots = _played(case, rule, scenario, draw)
-        shots = [
-            Shot(rule, case.form, before, script.grads[k], script.inputs[k], after)
-            for k, (before, after) in enumerate(snapshots)
-        ]
-        found = Run(case, scenario, rule, script, shots)
+        found = Run(case, scenario, rule, script, _shots(rule, case.form, script, snapshots))
         if case.form is case.form.compute or _tells(found.free):
             break
     return found
@@ -185,6 +181,20 @@ def _tells(free: list[Target]) -> bool:
     """Whether a free run has few enough exempt elements."""
     exempt, elements = sum(t.exempt for t in free), sum(t.elements for t in free)
     return exempt <= MOST_EXEMPT_FREE * elements
+
+
+def shots(rule: BoundRule, form: Format, script: Script) -> list[Shot]:
+    """The steps of a script."""
+    return _shots(rule, form, script, play(rule, script))
+
+
+def _shots(
+    rule: BoundRule, form: Format, script: Script, snapshots: list[tuple[Snapshot, Snapshot]]
+) -> list[Shot]:
+    return [
+        Shot(rule, form, before, script.grads[k], script.inputs[k], after)
+        for k, (before, after) in enumerate(snapshots)
+    ]
 
 
 def _played(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from . import (
     check_modern,
     packages_adam,
+    packages_free,
     packages_matrix,
     packages_modern,
     packages_other,
@@ -24,7 +25,13 @@ def all_checks() -> list[Check]:
     """Every check, not yet run."""
     from . import packages_pieces  # its packages are looked for when it is imported
 
-    modules = (packages_torch, packages_adam, packages_other, packages_modern)
+    modules = (
+        packages_torch,
+        packages_adam,
+        packages_other,
+        packages_modern,
+        packages_free,
+    )
     tables = [table for module in modules for table in module.TABLES]
     rows = [row for table in tables for row in table()]
     return [

@@ -113,3 +113,12 @@ def decaying() -> Iterator[Check]:
             partial(derivations.lars, **settings, trust_coefficient=0.1),
             ("momentum_buffer",),
         )
+    for corrected, axis in ((True, 0), (False, -1)):
+        settings = {"beta": 0.9, "bias_scale": 0.3, "bias_correction": corrected, "unit_axis": axis}
+        yield Check(
+            isostep.rule("nero", **settings),
+            "Liu et al., Algorithm 1",
+            words(settings),
+            quiet,
+            partial(derivations.nero, **settings),
+        )

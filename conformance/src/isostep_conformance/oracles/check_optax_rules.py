@@ -1,4 +1,4 @@
-"""The rules of torch.optim that optax has too, in its dialects, with 64-bit floats."""
+"""The rules of torch.optim that optax has too, in its dialects, and Prodigy, with 64-bit floats."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 
 import optax
+import optax.contrib
 
 import isostep
 
 from . import optax_rules
 from .check import Check, words
-from .problems import MIXED_SHAPES, Problem, wild
+from .problems import MIXED_SHAPES, Problem, mild, wild
 
 B1, B2 = BETAS = (0.85, 0.96)
 EPS = 1e-3
@@ -89,6 +90,27 @@ TORCH_RULES: tuple[Row, ...] = (
 )
 
 
+#: Prodigy wants a learning rate near one.
+ESTIMATES: tuple[Row, ...] = (
+    *(
+        (
+            "prodigy",
+            "contrib.prodigy",
+            {**OURS, "d0": 0.01, "use_bias_correction": True, "weight_decay": decay},
+            partial(
+                optax.contrib.prodigy,
+                betas=BETAS,
+                eps=EPS,
+                estim_lr0=0.01,
+                weight_decay=decay,
+            ),
+            {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "s": "grad_sum"},
+        )
+        for decay in (0.0, 0.1)
+    ),
+)
+
+
 def rows(table: tuple[Row, ...], problem: Problem | None = None) -> Iterator[Check]:
     """The checks of a table; gradients over ten decades unless a problem is given."""
     for name, theirs, settings, make, states in table:
@@ -105,3 +127,4 @@ def rows(table: tuple[Row, ...], problem: Problem | None = None) -> Iterator[Che
 def checks() -> Iterator[Check]:
     """All of them."""
     yield from rows(TORCH_RULES)
+    yield from rows(ESTIMATES, mild(MIXED_SHAPES, lr=0.7))

@@ -297,5 +297,34 @@ def _slot(x: Floats, slots: str, unit_axis: int) -> Floats:
     return np.asarray(x.mean(axis=others, keepdims=True))
 
 
+def nero(
+    problem: Problem, *, beta: float, bias_scale: float, bias_correction: bool, unit_axis: int
+) -> Record:
+    """Liu et al., Algorithm 1, neuron by neuron."""
+    points = [p.copy() for p in problem.start]
+    squares: dict[tuple[int, int], float] = {}
+    record = Record()
+    for t, (gradients, lr) in enumerate(zip(problem.gradients, problem.lrs, strict=True), 1):
+        for k, (p, g) in enumerate(zip(points, gradients, strict=True)):
+            weights = p.ndim > 1
+            # Views: one row of numbers a neuron, or one number a bias.
+            rows, slopes = (
+                [x[i] for i in range(len(x))]
+                for x in (
+                    np.moveaxis(a, unit_axis, 0) if weights else a.reshape(-1, 1) for a in (p, g)
+                )
+            )
+            for i, (row, slope) in enumerate(zip(rows, slopes, strict=True)):
+                scale = _length(row) if weights else bias_scale
+                squares[k, i] = beta * squares.get((k, i), 0.0) + (1 - beta) * _length(slope) ** 2
+                size = (squares[k, i] / (1 - beta**t if bias_correction else 1)) ** 0.5
+                row -= lr * scale / size * slope
+                if weights:
+                    row -= np.mean(row)
+                    row /= _length(row)
+        record.add(points)
+    return record
+
+
 def _length(x: Floats) -> float:
     return float(np.linalg.norm(x.ravel()))

@@ -1,4 +1,4 @@
-"""Prodigy against optax, SGDP's paper dialect against a loop: what is left of the candidates' checks."""
+"""SGDP's paper dialect against a loop."""
 
 from __future__ import annotations
 
@@ -6,38 +6,15 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-import optax.contrib
 
 import isostep
 
 from .check import Check
-from .check_optax_rules import BETAS, EPS, OURS, Row, rows
 from .problems import CONV_SHAPES, MIXED_SHAPES, Floats, Problem, Record, mild
-
-#: Prodigy wants a learning rate near one.
-ESTIMATES: tuple[Row, ...] = (
-    *(
-        (
-            "prodigy",
-            "contrib.prodigy",
-            {**OURS, "d0": 0.01, "use_bias_correction": True, "weight_decay": decay},
-            partial(
-                optax.contrib.prodigy,
-                betas=BETAS,
-                eps=EPS,
-                estim_lr0=0.01,
-                weight_decay=decay,
-            ),
-            {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "s": "grad_sum"},
-        )
-        for decay in (0.0, 0.1)
-    ),
-)
 
 
 def checks() -> Iterator[Check]:
     """All of them."""
-    yield from rows(ESTIMATES, mild(MIXED_SHAPES, lr=0.7))
     for decay in (0.0, 0.1):
         for delta in (0.1, 1.0, 2.0, 3.0):
             settings = {"momentum": 0.85, "weight_decay": decay, "eps": 1e-3, "delta": delta}

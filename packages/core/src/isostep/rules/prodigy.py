@@ -4,7 +4,7 @@
     g <- g + weight_decay * p                       decouple=False
     s <- b3 * s + d / d0 * (d * k) * g              safeguard_warmup: d / d0 * d * g
     N <- b3 * N + sum of d / d0 * (d * k) * g * (p0 - p)       group state, over all its parameters
-    h  = d_coef * N / sum of |s|                    d where that sum is 0
+    h  = d_coef * N / sum of |s|                    N where that sum is 0
     D <- max(D, h)                                  group state, starts at d0 as d does
     d' = D while d = d0, else min(D, d * growth_rate)           group state: d
     m <- b1 * m + (1 - b1) * d * g
@@ -91,7 +91,6 @@ def advance(
     *,
     betas: tuple[Any, Any],
     beta3: Any,
-    d0: Any,
     d_coef: Any,
     growth_rate: Any,
 ) -> dict[str, Any]:
@@ -99,14 +98,14 @@ def advance(
     d, norm = group["d"], sums["norm"]
     b3 = nm.sqrt(betas[1]) if beta3 is None else beta3
     numerator = b3 * group["d_numerator"] + sums["gain"]
+    # Before the first gradient both are zero, and d stays.
     found = d_coef * numerator / nm.where(norm == 0, 1.0, norm)
-    found = nm.where(norm == 0, d, found)
     largest = nm.maximum(group["d_max"], found)
     new = {"d": largest, "d_max": largest, "d_numerator": numerator, "d_previous": d}
     if growth_rate is None:
         return new
     grown = group["grown"]  # the first growth is free
-    new["d"] = nm.where(grown > 0.5, nm.minimum(largest, d * growth_rate), largest)
+    new["d"] = nm.where(grown == 0, largest, nm.minimum(largest, d * growth_rate))
     return {**new, "grown": nm.where(found > d, 1.0, grown)}
 
 
@@ -175,10 +174,12 @@ RULE = Rule(
         "decouple": Flag(True, doc="weight decay past the averages, as in AdamW"),
         "use_bias_correction": Flag(False, doc="Adam's bias corrections"),
         "safeguard_warmup": Flag(False, doc="leave lr out of s, for warm-ups"),
-        "d0": Real(1e-6, low=0, low_open=True, cases=(0.01,), doc="first estimate"),
-        "d_coef": Real(1.0, low=0, cases=(1.5,), doc="factor of the estimate"),
+        "d0": Real(
+            1e-6, low=0, low_open=True, cases=(0.1, 0.2, 0.1, 0.2, 0.1, 3.0), doc="first estimate"
+        ),
+        "d_coef": Real(1.0, low=0, cases=(3.0,), doc="factor of the estimate"),
         "growth_rate": Real(
-            None, low=1, optional=True, cases=(1.1,), doc="largest growth of d in one step"
+            None, low=1, optional=True, cases=(1.5, 1.1, 1.1), doc="largest growth of d in one step"
         ),
     },
     family="parameter-free",
