@@ -79,7 +79,7 @@ def test_capturable_takes_the_same_steps_and_reads_nothing(name, options):
                 each[0].grad = None
         rate.fill_(0.05 / (k + 1))
         plain.param_groups[0]["lr"] = rate.item()
-        given = {n: {p: v for p, v in d.items()} for n, d in _inputs(name, params).items()}
+        given = _inputs(name, params)
         if k in (0, 2, 3):  # the first step makes the state
             optimizer.step(**given)
         else:

@@ -115,6 +115,11 @@ class _Lists(Interpreter):
                 task.values.pop(a, None)
         return result
 
+    def _apply(self, node: Value, operands: list[Any], task: Task) -> Any:
+        """What belongs to the group: no list among its operands."""
+        with nm.computing(task.arrays["p"][0]):  # a choice between two numbers gets its dtype
+            return call(node.op, *operands)
+
     def _list_of(self, node: Value, task: Task) -> Any:
         per_array = node.domain > Domain.GROUP and node.op not in ("const", "input", "sum_group")
         if not per_array:
