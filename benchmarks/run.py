@@ -111,6 +111,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def results(machine: dict[str, Any], kind: str = "") -> Path:
+    """Where the results of this machine go."""
+    device = "".join(c if c.isalnum() else "-" for c in machine["processor"]).strip("-").lower()
+    return Path(__file__).parent / "results" / f"{device}-{machine['threads']}t{kind}.json"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """The results as text: milliseconds, GB/s by the predicted bytes, and how often numpy:fused fits in."""
     out = [
@@ -158,15 +164,7 @@ def main() -> int:
             )
             print(table(rows[-1:]), flush=True)
     result = {"machine": machine(), "copy_bytes_per_second": copy_bandwidth(), "rows": rows}
-    device = (
-        "".join(c if c.isalnum() else "-" for c in result["machine"]["processor"])
-        .strip("-")
-        .lower()
-    )
-    out = (
-        arguments.out
-        or Path(__file__).parent / "results" / f"{device}-{result['machine']['threads']}t.json"
-    )
+    out = arguments.out or results(result["machine"])
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=2) + "\n")

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from peers import Contender, torch_class, torch_optim
-from run import SIZES, machine, measure
+from run import SIZES, machine, measure, results
 
 import isostep
 from isostep_torch import load_optimizer
@@ -140,13 +140,14 @@ def main() -> int:
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), help="ARRAYSxELEMENTS")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=Path("torch_cpu.json"))
+    parser.add_argument("--out", type=Path, help="where to write (benchmarks/results/DEVICE-torch)")
     arguments = parser.parse_args()
     absent = [n for n in PACKAGES if importlib.util.find_spec(n.partition(".")[0]) is None]
     if absent:
         print(f"torch_cpu.py: not installed, so not measured: {', '.join(absent)}")
     result: dict[str, Any] = {"machine": machine(), "rows": [], "first": {}}
     result["machine"] |= {p: version(p) for s, p in PACKAGES.items() if s not in absent}
+    out = arguments.out or results(result["machine"], "-torch")
     for rule in arguments.rows:
         hyper, peers = ROWS[rule]
         held = [p for p in peers if p.name not in {PACKAGES[a] for a in absent}]
@@ -156,11 +157,11 @@ def main() -> int:
             row = {"rule": rule, "hyper": repr(isostep.rule(rule, lr=1e-3, **hyper)), "size": size}
             result["rows"].append({**row, "times": times})
             print(table(result["rows"][-1]), flush=True)
-            arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+            out.write_text(json.dumps(result, indent=2) + "\n")
     for rule in arguments.rows:
         result["first"][rule] = found = first_steps(rule)
         print(f"{rule:10} first step {found['without']:.2f} s, cached {found['with']:.2f} s")
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    out.write_text(json.dumps(result, indent=2) + "\n")
     return 0
 
 
