@@ -126,6 +126,7 @@ def ours(name: str, params: list[Any], **options: Any) -> tuple[Any, Callable[[]
     rule = bound(name)
     made = isostep_torch.from_rule(rule, params, fused=True, **options)
     inputs = {n: {p: p.grad.abs() for p in params} for n in rule.input_names}
+    inputs |= dict.fromkeys(rule.group_input_names, params[0].new_tensor(0.7))
     return made, lambda: made.step(**inputs)
 
 

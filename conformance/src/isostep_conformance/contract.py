@@ -94,7 +94,9 @@ def order(backend: Any, found: Run) -> Iterator[str]:
 
 def _chosen(shot: Shot, which: list[int]) -> Shot:
     grads = [shot.grads[i] for i in which]
-    inputs = {n: [v[i] for i in which] for n, v in shot.inputs.items()}
+    inputs = {
+        n: [v[i] for i in which] if isinstance(v, list) else v for n, v in shot.inputs.items()
+    }
     return Shot(
         shot.rule, shot.form, _pick(shot.before, which), grads, inputs, _pick(shot.after, which)
     )
@@ -158,7 +160,9 @@ def as_dict(backend: Any, found: Run) -> Iterator[str]:
     params, state = load(backend, shot.before)
     grads, inputs = feed(backend, shot)
     names = [f"layer{i}.weight" for i in range(len(params))]
-    by_name = {n: dict(zip(names, v, strict=True)) for n, v in inputs.items()}
+    by_name = {
+        n: dict(zip(names, v, strict=True)) if isinstance(v, list) else v for n, v in inputs.items()
+    }
     turned = dict(reversed(list(zip(names, grads, strict=True))))
     new, state = backend.step(
         found.rule, dict(zip(names, params, strict=True)), turned, state, **by_name
@@ -269,6 +273,11 @@ def _missing_input(b: Any, r: Run, p: Any, g: Any, s: State, i: dict[str, Any]) 
     return ((r.rule, p, g, s), {}) if i else None
 
 
+def _wide_value(b: Any, r: Run, p: Any, g: Any, s: State, i: dict[str, Any]) -> Any:
+    wide = {n: [b.asarray(np.ones(2))] for n in r.rule.group_input_names}
+    return ((r.rule, p, g, s), {**i, **wide}) if wide else None
+
+
 def _wrong_shape(b: Any, r: Run, p: Any, g: Any, s: State, i: dict[str, Any]) -> Any:
     form = np.asarray(b.to_numpy(g[-1])).dtype
     return (r.rule, p, [*g[:-1], b.asarray(np.ones((2, 9), form))], s), i
@@ -314,6 +323,7 @@ def _short_state(b: Any, r: Run, p: Any, g: Any, s: State, i: dict[str, Any]) ->
 _SPOILS: dict[str, Callable[..., Any]] = {
     "an input the rule does not take": _unknown_input,
     "a missing input": _missing_input,
+    "an input of the group that is no 0-d value": _wide_value,
     "a gradient of another shape": _wrong_shape,
     "a gradient of another dtype": _wrong_dtype,
     "too few gradients": _too_few,

@@ -83,6 +83,10 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "sum of one array only: *",
         "with the authors' dialect each parameter is a group of its own",
     ),
+    *(
+        Equivalent(rule, "x 1.01: 1.1754943508222875e-38*", "it divides a zero")
+        for rule in ("*sgd_hd*", "adam_hd")
+    ),
     Equivalent(
         "*sgd_hd*",
         "always the first branch: where((t > 1), *[phase (1,)]",
@@ -101,11 +105,17 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent("came", "size -> unit_size: * [1-d]", "a vector is one unit"),
     Equivalent("adafactor", "sum of each unit only: * [1-d]", "a vector is one unit"),
     Equivalent("came", "sum of each unit only: * [1-d]", "a vector is one unit"),
-    Equivalent("adammini", "size -> unit_size: * [1-d]", "a vector is one unit"),
-    Equivalent(
-        "adammini",
-        "right operand dropped: maximum(*size((g * g)*",
-        "it acts on arrays without elements, and the program of another shape is what is changed",
+    *(
+        Equivalent(rule, "size -> unit_size: * [1-d]", "a vector is one unit")
+        for rule in ("adammini", "amos")
+    ),
+    *(
+        Equivalent(
+            rule,
+            "right operand dropped: maximum(*size((g * g)*",
+            "it acts on arrays without elements, and the program of another shape is what is changed",
+        )
+        for rule in ("adammini", "amos")
     ),
     *(
         Equivalent(
@@ -148,7 +158,43 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         for swap in ("gt -> ge", "ge -> gt")
     ),
     Equivalent("muon", "*: (lr * 1.0) [2-d]", "the shape's factor is one for a wide matrix"),
+    Equivalent(
+        "lars",
+        "right operand dropped: ((sqrt(sum(...)) == 0) or (sqrt(sum(...)) == 0))",
+        "with decay in it the update is zero only where the parameter is",
+    ),
     Equivalent("adai", "x 1.01: 1.0", _MASKED),
+    Equivalent("adasmooth", "x 1.01: 1.0", "it divides a zero: where n is zero, so is s"),
+    Equivalent("momo*", "x 1.01: 1.1754943508222875e-38", "it divides a zero"),
+    Equivalent(
+        "momo_adam",
+        "right operand dropped: maximum((0.5 * (add(...) / mul(...))), group lb)",
+        "no case with weight decay resets the bound below lb; in those without this is killed",
+    ),
+    Equivalent(
+        "momo*",
+        "right operand dropped: maximum(sum_group((d * *)), 1.1754943508222875e-38)",
+        "what divides zero by it is tau = lr in any case; only where h is below the bound too it matters",
+    ),
+    Equivalent(
+        "momo*",
+        "lt -> le: (* < fstar)",
+        "a quotient of sums that only rounding can make equal to the bound",
+    ),
+    Equivalent("swats", "x 1.01: phase", "phase is only compared, with 0 and with 1"),
+    Equivalent(
+        "swats",
+        "x 1.01: group threshold",
+        "in one of the two cases no difference is within a hundredth of it; in the other it is killed",
+    ),
+    Equivalent(
+        "swats",
+        "lt -> le: (abs((corrected - rate)) < group threshold)",
+        "a difference of averages that only rounding can make equal to the threshold",
+    ),
+    Equivalent(
+        "swats", "always the second branch: where((sum_group(mul(...)) == 0), 1.0, *", _MASKED
+    ),
     Equivalent(
         "adai",
         "always the second branch: where(((total / count) == 0), *",

@@ -132,11 +132,22 @@ def decays() -> list[Any]:
     return [*made, Wave(0.8), 0.625]
 
 
-def combinations(domains: Mapping[str, Domain]) -> list[dict[str, Any]]:
+def combinations(part: Any, name: str) -> list[dict[str, Any]]:
     """Which kind each hyperparameter has, combination by combination."""
-    axes = [kinds(d) for d in domains.values()]
-    rows = [dict(zip(domains, row, strict=True)) for row in itertools.product(*axes)]
-    return rows if len(rows) <= MOST_COMBINATIONS else list(_pairwise(rows))
+    axes = [kinds(d) for d in part.hyper.values()]
+    rows = [dict(zip(part.hyper, row, strict=True)) for row in itertools.product(*axes)]
+    if len(rows) <= MOST_COMBINATIONS:
+        return rows
+    # A row that the part's check rejects covers nothing.
+    return list(_pairwise(row for row in rows if _accepted(part, row, name)))
+
+
+def _accepted(part: Any, row: Mapping[str, Any], name: str) -> bool:
+    try:
+        part.bind(**realise(row, generator(name, 0), 0, scheduled=False))
+    except DomainError:
+        return False
+    return True
 
 
 def _pairwise(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -172,7 +183,7 @@ def realise(
 def bound(part: Any, name: str) -> list[dict[str, Any]]:
     """Hyperparameter sets of one rule or piece; what its own check rejects is left out."""
     found: list[dict[str, Any]] = []
-    rows = combinations(part.hyper)
+    rows = combinations(part, name)
     if len(rows) == 1:
         rows = rows * 2  # one with a schedule, one without
     for row in rows:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from isostep.domains import Real
+from isostep.domains import DomainError, Real
 from isostep.program import Program, trace
 from isostep.rule import BoundRule
 from isostep_conformance import exact
@@ -139,7 +139,10 @@ def _edges(chosen: list[tuple[str, Shot]], rule: BoundRule) -> Iterator[tuple[st
             continue  # another structure
         low = domain.low
         # A schedule stays one, or it would be another program.
-        edge = rule.replace(**{name: _steady(low) if callable(rule.values[name]) else low})
+        try:
+            edge = rule.replace(**{name: _steady(low) if callable(rule.values[name]) else low})
+        except DomainError:
+            continue  # an end that this rule's other values do not allow
         for label, shot in chosen:
             if label.startswith("corners") or label == "run step 0":  # and from the first state
                 done = shot.before.state.group_t

@@ -35,10 +35,11 @@ def unload(backend: Any, params: Any, state: State) -> Snapshot:
     )
 
 
-def feed(backend: Any, shot: Shot) -> tuple[list[Any], dict[str, list[Any]]]:
+def feed(backend: Any, shot: Shot) -> tuple[list[Any], dict[str, Any]]:
     """Gradients and extra inputs of a step as the backend's arrays."""
     return [backend.asarray(g) for g in shot.grads], {
-        n: [backend.asarray(a) for a in v] for n, v in shot.inputs.items()
+        n: [backend.asarray(a) for a in v] if isinstance(v, list) else backend.asarray(v)
+        for n, v in shot.inputs.items()
     }
 
 
@@ -123,7 +124,7 @@ def untouched(
     backend: Any,
     shot: Shot,
     grads: list[Any],
-    inputs: dict[str, list[Any]],
+    inputs: dict[str, Any],
     label: str,
 ) -> None:
     """The gradient and the extra inputs are never written."""
@@ -131,6 +132,9 @@ def untouched(
         (f"gradient[{i}]", a, b) for i, (a, b) in enumerate(zip(grads, shot.grads, strict=True))
     ]
     for n, v in inputs.items():
+        if not isinstance(v, list):
+            pairs.append((n, v, shot.inputs[n]))
+            continue
         pairs += [
             (f"{n}[{i}]", a, b) for i, (a, b) in enumerate(zip(v, shot.inputs[n], strict=True))
         ]

@@ -119,7 +119,7 @@ def run(
     params = task.start(rule.rule.ndim)
     own = [k for k, p in enumerate(params) if rule.rule.ndim is None or p.ndim in rule.rule.ndim]
     taken = [params[k] for k in own]
-    needed = (*rule.input_names, *getattr(rule, "group_input_names", ()))
+    needed = (*rule.input_names, *rule.group_input_names)
     first = task.loss(params)
     with np.errstate(all="ignore"):  # a setting that is tried may leave for infinity
         state = backend.init(rule, taken)

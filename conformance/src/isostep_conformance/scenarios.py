@@ -43,7 +43,9 @@ class Script:
     name: str
     params: Arrays
     grads: list[Arrays]
-    inputs: list[dict[str, Arrays]]
+    inputs: list[
+        dict[str, Any]
+    ]  # arrays like the parameters; one without axes where it is the group's
     jumps: dict[int, int] = field(default_factory=dict)
     resets: dict[int, Arrays] = field(default_factory=dict)
 
@@ -110,11 +112,15 @@ def _gradient_paths(
 
 
 def _extras(
-    rule: BoundRule, rng: np.random.Generator, sizes: list[tuple[int, ...]], form: Format
-) -> dict[str, Arrays]:
+    rule: BoundRule, rng: np.random.Generator, sizes: list[tuple[int, ...]], form: Format, k: int
+) -> dict[str, Any]:
     return {
         n: [_store(rng.standard_normal(s) * 10.0 ** rng.uniform(-2, 1, s), form) for s in sizes]
         for n in rule.input_names
+    } | {
+        # Large and small in turn; exact in every format, so that what is exact without it stays so.
+        n: _store(2.0 ** (rng.integers(-3, 3) + (0 if k % 2 else 6)), form.compute)
+        for n in rule.group_input_names
     }
 
 
@@ -130,7 +136,7 @@ def _script(
     rng = generator(seed, name, "inputs")
     sizes = [p.shape for p in params]
     stored = [[_store(g, form) for g in step] for step in grads]
-    extra = [_extras(rule, rng, sizes, form) for _ in grads]
+    extra = [_extras(rule, rng, sizes, form, k) for k in range(len(grads))]
     return Script(name, [_store(p, form) for p in params], stored, extra, **options)
 
 

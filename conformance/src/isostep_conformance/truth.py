@@ -85,7 +85,7 @@ class Shot:
     form: Format
     before: Snapshot
     grads: list[np.ndarray]
-    inputs: dict[str, list[np.ndarray]]
+    inputs: dict[str, Any]
     after: Snapshot
 
     @cached_property
@@ -110,11 +110,11 @@ class Shot:
                 g=exactly(self.grads[i]),
                 state={n: exactly(a) for n, a in s.arrays[i].items()},
                 t=s.t[i],
-                inputs={n: exactly(v[i]) for n, v in self.inputs.items()},
+                inputs={n: exactly(self.inputs[n][i]) for n in self.rule.input_names},
             )
             for i, p in enumerate(self.before.params)
         ]
-        return items, {n: exactly(v) for n, v in s.group.items()}
+        return items, {n: exactly(self.inputs.get(n, v)) for n, v in s.group.items()}
 
 
 def moved(shot: Shot, rule: BoundRule, t: int) -> Shot:
@@ -235,8 +235,10 @@ def _free(shot: Shot, carried: Any) -> tuple[Target, Any]:
     items, group = shot.befores()
     peaks: list[dict[str, Any]] = [{} for _ in (*items, group)]
     shaken = None
+    given = {n: group[n] for n in shot.rule.group_input_names}
     if carried is not None:
         arrays, group, peaks, shaken = carried
+        group = group | given
         for item, own in zip(items, arrays, strict=True):
             item.p = own[PARAMETER]
             item.state = {n: own[n] for n in item.state}

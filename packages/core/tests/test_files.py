@@ -94,6 +94,7 @@ def test_every_rule(name, tmp_path):
     params = {"w": np.full(shape, 0.5), "v": np.full(shape, -0.25)}
     state = backend.init(rule, params)
     extra = {n: {k: np.full(shape, 0.3) for k in params} for n in rule.input_names}
+    extra |= dict.fromkeys(rule.group_input_names, 0.7)
     backend.step(rule, params, {k: p * 0.7 for k, p in params.items()}, state, **extra)
     isostep.save(tmp_path / "x", rule, params, state)
     loaded, found, again = isostep.load(tmp_path / "x", "numpy:reference")

@@ -105,7 +105,8 @@ def problem(rule, dtype, seed=0):
     rounds = [
         (
             [np.asarray(draw(s), dtype) for s in shapes],
-            {n: [np.asarray(np.abs(draw(s)), dtype) for s in shapes] for n in rule.input_names},
+            {n: [np.asarray(np.abs(draw(s)), dtype) for s in shapes] for n in rule.input_names}
+            | {n: float(rng.uniform(0.5, 2)) for n in rule.group_input_names},
         )
         for _ in range(4)
     ]

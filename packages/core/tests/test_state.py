@@ -29,6 +29,7 @@ def fresh(backend, rule, stepped):
     state = backend.init(rule, params)
     if stepped:
         inputs = {n: [np.ones_like(p) for p in params] for n in rule.input_names}
+        inputs |= dict.fromkeys(rule.group_input_names, 0.7)
         backend.step(rule, params, [np.ones_like(p) for p in params], state, **inputs)
     return params, state
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import isostep
+import isostep_torch
 from isostep_torch import load_optimizer
 
 pytestmark = pytest.mark.whole  # not for want of a package: minutes of work, and once is enough
@@ -179,3 +180,4 @@ def test_the_table_has_every_class_of_torch():
         warnings.simplefilter("ignore")
         known = {n for n in dir(torch.optim) if n[0].isupper() and n not in left_out}
     assert known == set(TABLE)
+    assert {*known, "SparseAdam"} <= set(dir(isostep_torch))  # under the names they have there

@@ -94,8 +94,9 @@ def test_rules_with_momentum_or_betas_can_be_cycled(name):
     seen = set()
     for k in range(6):
         fill(params, k)
-        own = isostep.definition(name).inputs
-        optimizer.step(**{n: {p: p.grad.abs() + 0.1 for p in params} for n in own})
+        own = isostep.definition(name)
+        given = {n: {p: p.grad.abs() + 0.1 for p in params} for n in own.inputs}
+        optimizer.step(**given, **dict.fromkeys(own.group_inputs, 0.7))
         schedule.step()
         group = optimizer.param_groups[0]
         seen.add((group["lr"], group.get("momentum"), group.get("betas")))
@@ -340,6 +341,24 @@ def test_parameters_that_move_to_other_memory_are_found_again():
             opt.step()
         params[0].data = params[0].data.clone()
     assert all(torch.equal(x, y) for x, y in zip(params, twins, strict=True))
+
+
+@pytest.mark.parametrize("same_place", [True, False])
+@pytest.mark.parametrize("options", PATHS, ids=IDS)
+def test_a_parameter_that_has_another_shape_is_refused(options, same_place):
+    """Its state no longer fits, and a kernel that knew its shape would read past its end."""
+    p = torch.nn.Parameter(torch.ones(40))
+    optimizer = load_optimizer("adam")([p], lr=0.1, **options)
+    for _ in range(2):
+        p.grad = torch.ones(40)
+        optimizer.step()
+    short = p.data[:3]
+    p.data = short if same_place else short.clone()
+    p.grad, before = torch.ones(3), short.clone()
+    with pytest.raises(ValueError, match="state exp_avg of params"):
+        optimizer.step()
+    assert torch.equal(p, before)
+    assert optimizer.state[p]["step"] == 2
 
 
 def test_an_optimizer_lets_its_parameters_go():

@@ -237,7 +237,8 @@ def test_state_dicts_keep_what_the_options_keep(name, way):
         torch.manual_seed(k)
         for p in ps:
             p.grad = torch.randn_like(p)
-        opt.step(**{n: {p: p.grad.abs() + 0.1 for p in ps} for n in definition.inputs})
+        given = {n: {p: p.grad.abs() + 0.1 for p in ps} for n in definition.inputs}
+        opt.step(**given, **dict.fromkeys(definition.group_inputs, 0.7))
 
     params = start()
     optimizer = load_optimizer(name)(params, lr=0.01, **way)

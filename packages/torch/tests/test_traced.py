@@ -34,10 +34,6 @@ def make(name, options, dtype=torch.float64, **hyper):
     return params, load_optimizer(name)(params, **{"lr": 0.05, **hyper}, **options)
 
 
-def inputs_of(name, params):
-    return {n: {p: p.grad.abs() + 0.1 for p in params} for n in isostep.definition(name).inputs}
-
-
 def gradients(params, k):
     torch.manual_seed(100 + k)
     for p in params:
@@ -74,7 +70,7 @@ def test_capturable_takes_the_same_steps_and_reads_nothing(name, options):
     if several_kinds(name):
         gradients(params, 0)
         with pytest.raises(StepError, match="capturable needs every step to be of one kind"):
-            optimizer.step(**inputs_of(name, params))
+            optimizer.step(**_inputs(name, params))
         return
     for k in range(6):
         for each in (params, twins):
@@ -101,8 +97,9 @@ def test_capturable_takes_the_same_steps_and_reads_nothing(name, options):
 
 
 def _inputs(name, params):
-    own = isostep.definition(name).inputs
-    return {n: {p: p.grad.abs() + 0.1 for p in params if p.grad is not None} for n in own}
+    own = isostep.definition(name)
+    given = {p: p.grad.abs() + 0.1 for p in params if p.grad is not None}
+    return dict.fromkeys(own.inputs, given) | dict.fromkeys(own.group_inputs, 0.7)
 
 
 @pytest.mark.parametrize("options", CAPTURED, ids=["foreach", "loop"])
@@ -223,7 +220,8 @@ def test_differentiable_passes_gradcheck(name):
         optimizer = load_optimizer(name)([p], lr=0.1, differentiable=True)
         for g in grads:
             p.grad = g
-            optimizer.step(**{n: {p: g * g + 0.1} for n in definition.inputs})
+            given = {n: {p: g * g + 0.1} for n in definition.inputs}
+            optimizer.step(**given, **dict.fromkeys(definition.group_inputs, 0.7))
         return p, *(v for n, v in optimizer.state[p].items() if n != "step")
 
     given = [x.requires_grad_() for x in (start, *slopes)]

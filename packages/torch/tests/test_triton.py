@@ -65,6 +65,7 @@ def run(backend, rule, dtype="float32", shapes=SHAPES, steps=3, place=lambda a: 
     state = backend.init(rule, params)
     for k in range(steps):
         given = {n: put(100 + k) for n in rule.input_names}
+        given |= dict.fromkeys(rule.group_input_names, 0.5 + k)
         params, state = backend.step(rule, params, put(1 + k), state, **given)
     every = [params, *([own[n] for own in state.arrays] for n in rule.state_names)]
     return [[backend.to_numpy(a) for a in one] for one in every]

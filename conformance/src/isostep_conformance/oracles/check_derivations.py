@@ -4,19 +4,87 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import isostep
 
 from . import derivations
-from .check import Check
-from .problems import CONV_SHAPES, MIXED_SHAPES, mild, wild
+from .check import Check, words
+from .problems import CONV_SHAPES, MIXED_SHAPES, mild, wild, with_losses
 
 ADAM: dict[str, Any] = {"betas": (0.85, 0.96), "eps": 1e-3}
 
 
 def checks() -> Iterator[Check]:
     """All of them."""
+    yield from decaying()
+    yield from switches()
+    yield from slots()
+    yield from models()
+
+
+def switches() -> Iterator[Check]:
+    """SWATS before, at and after its switch, and never; AdaSmooth with and without windows."""
+    for decay, threshold in ((0.0, 3e-4), (0.1, 1e-3), (0.1, 1e-9)):
+        settings: dict[str, Any] = {**ADAM, "threshold": threshold, "weight_decay": decay}
+        yield Check(
+            isostep.rule("swats", **settings),
+            "Keskar and Socher, Algorithm 1",
+            words(settings),
+            mild(MIXED_SHAPES),
+            partial(derivations.swats, **settings),
+            ("exp_avg",),
+        )
+    for decay, window in ((0.0, 0), (0.1, 0), (0.1, 5), (0.0, 1)):
+        settings = {"betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": decay, "window": window}
+        yield Check(
+            isostep.rule("adasmooth", **settings),
+            "Lu, effective ratio",
+            words(settings),
+            wild(MIXED_SHAPES),
+            partial(derivations.adasmooth, **settings),
+            ("exp_avg_sq",),
+        )
+
+
+def models() -> Iterator[Check]:
+    """MoMo and MoMo-Adam: the rate of lr, of the model and of zero, the bound raised and reset."""
+    problem = with_losses(mild(MIXED_SHAPES, lr=0.3))
+    kept = ("grad_avg",)
+    for correct, estimate, decay in product((False, True), (False, True), (0.0, 0.1)):
+        settings: dict[str, Any] = {"beta": 0.85, "weight_decay": decay, "lb": 0.5}
+        settings |= {"bias_correction": correct, "use_fstar": estimate}
+        run = partial(derivations.momo, **settings)
+        rule = isostep.rule("momo", **settings)
+        yield Check(rule, "Schaipp et al., momo.py", words(settings), problem, run, kept)
+    kept = ("grad_avg", "grad_avg_sq")
+    for divide, estimate, decay in ((True, True, 0.1), (False, False, 0.1), (True, False, 0.0)):
+        settings = {**ADAM, "weight_decay": decay, "lb": 0.5}
+        settings |= {"divide": divide, "use_fstar": estimate}
+        run = partial(derivations.momo_adam, **settings)
+        rule = isostep.rule("momo_adam", **settings)
+        yield Check(rule, "Schaipp et al., momo_adam.py", words(settings), problem, run, kept)
+
+
+def slots() -> Iterator[Check]:
+    """Amos with each kind of slots."""
+    constants = {"eta": 0.3, "beta": 0.9, "c_coef": 0.3, "d_coef": 0.4, "eps": 1e-3}
+    for kind, momentum in (("element", 0.0), ("element", 0.85), ("unit", 0.85), ("array", 0.0)):
+        settings: dict[str, Any] = {**constants, "momentum": momentum, "slots": kind}
+        settings |= {"extra_l2": 0.05, "unit_axis": -1}
+        yield Check(
+            isostep.rule("amos", **settings),
+            "Tian and Parikh, amos.py",
+            words({"slots": kind, "momentum": momentum}),
+            mild((*MIXED_SHAPES, *CONV_SHAPES), lr=0.2),
+            partial(derivations.amos, **settings),
+            ("exp_avg_sq", "decay"),
+        )
+
+
+def decaying() -> Iterator[Check]:
+    """Padam, LaProp and LARS."""
     quiet = mild((*MIXED_SHAPES, *CONV_SHAPES))
     for decay in (0.0, 0.1):
         settings: dict[str, Any] = {**ADAM, "weight_decay": decay}

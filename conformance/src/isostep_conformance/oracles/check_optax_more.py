@@ -10,6 +10,7 @@ import optax.contrib
 
 from .check import Check
 from .check_optax_rules import ADAM, B1, B2, BETAS, EPS, MOMENTS, OURS, Row, rows
+from .problems import MIXED_SHAPES, mild, with_losses
 
 RULES: tuple[Row, ...] = (
     *(
@@ -81,6 +82,30 @@ RULES: tuple[Row, ...] = (
 )
 
 
+#: Without weight decay, where optax is not the authors'.
+LOSSES: tuple[Row, ...] = tuple(
+    row
+    for estimate in (False, True)
+    for row in (
+        (
+            "momo",
+            "contrib.momo",
+            {"beta": B1, "lb": 0.5, "use_fstar": estimate},
+            partial(optax.contrib.momo, beta=B1, lower_bound=0.5, adapt_lower_bound=estimate),
+            {"grad_avg": "exp_avg"},
+        ),
+        (
+            "momo_adam",
+            "contrib.momo_adam",
+            {"betas": BETAS, "eps": EPS, "lb": 0.5, "use_fstar": estimate},
+            partial(optax.contrib.momo_adam, **ADAM, lower_bound=0.5, adapt_lower_bound=estimate),
+            {"grad_avg": "exp_avg", "grad_avg_sq": "exp_avg_sq"},
+        ),
+    )
+)
+
+
 def checks() -> Iterator[Check]:
     """All of them."""
     yield from rows(RULES)
+    yield from rows(LOSSES, with_losses(mild(MIXED_SHAPES, lr=0.3)))

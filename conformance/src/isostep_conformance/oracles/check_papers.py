@@ -9,7 +9,7 @@ from typing import Any
 import isostep
 
 from . import papers
-from .check import Check
+from .check import Check, words
 from .problems import MIXED_SHAPES, Problem, Record, mild, wild, with_curvature
 
 BETAS = (0.85, 0.96)
@@ -32,27 +32,33 @@ def hypergradient() -> Iterator[Check]:
         {"momentum": 0.85},
         {"momentum": 0.85, "dampening": 0.3, "weight_decay": 0.1},
         {"momentum": 0.85, "nesterov": True},
+        {"min_lr": 0.035, "max_lr": 0.05},
+        {"hypergrad_lr": 0.1, "multiplicative": True, "weight_decay": 0.1},
+        {"hypergrad_lr": 0.1, "multiplicative": True, "momentum": 0.85, "max_lr": 0.05},
+        {"hypergrad_lr": 0.1, "multiplicative": True, "momentum": 0.85, "nesterov": True},
     ):
         chosen: dict[str, Any] = {"hypergrad_lr": 1e-4, **settings}
         yield Check(
             isostep.rule("sgd_hd", **chosen),
             "Baydin et al., Algorithms 4 and 5",
-            " ".join(f"{name}={value}" for name, value in settings.items()) or "plain",
+            words(settings),
             problem,
             partial(papers.sgd_hd, **chosen),
         )
-    for decay in (0.0, 0.1):
-        adam: dict[str, Any] = {
-            "betas": BETAS,
-            "eps": 1e-3,
-            "hypergrad_lr": 1e-3,
-            "weight_decay": decay,
-        }
+    for options in (
+        {},
+        {"weight_decay": 0.1},
+        {"min_lr": 0.05, "max_lr": 0.2},
+        {"weight_decay": 0.1, "multiplicative": True, "hypergrad_lr": 0.1},
+    ):
+        adam: dict[str, Any] = {"betas": BETAS, "eps": 1e-3, "hypergrad_lr": 1e-3, **options}
         for dialect, source in (("paper", "Algorithm 6"), ("original", "adam_hd.py")):
+            if "multiplicative" in options and dialect == "original":
+                continue  # the authors' code has no such form
             yield Check(
                 isostep.rule("adam_hd", **adam, dialect=dialect),
                 f"Baydin et al., {source}",
-                f"{dialect} dialect, decay {decay:g}",
+                f"{dialect} dialect, {words(options)}",
                 problem,
                 partial(papers.adam_hd, **adam, authors=dialect == "original"),
                 MOMENTS,

@@ -95,6 +95,8 @@ def run(path: str, rule: Any, problem: Problem, **changes: Callable[[float], flo
         state = backend.init(rule, params) if state is None else state
         given = {
             name: [backend.asarray(value) for value in steps[t]]
+            if name in rule.input_names
+            else steps[t]
             for name, steps in problem.inputs.items()
         }
         grads = [backend.asarray(gradient) for gradient in gradients]

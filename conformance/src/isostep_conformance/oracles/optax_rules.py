@@ -27,9 +27,10 @@ def run(make: Make, problem: Problem, states: Mapping[str, str] | None = None) -
         state = transform.init(params)
         update = jax.jit(transform.update)
         record = Record()
-        for gradients in problem.gradients:
+        for t, gradients in enumerate(problem.gradients):
             grads = [jnp.asarray(g, jnp.float64) for g in gradients]
-            updates, state = update(grads, state, params)
+            loss = {"value": problem.inputs["loss"][t]} if "loss" in problem.inputs else {}
+            updates, state = update(grads, state, params, **loss)
             params = optax.apply_updates(params, updates)
             kept = {
                 ours: [np.asarray(leaf) for leaf in optax.tree.get(state, theirs)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from .check import TOLERANCE
 from .package_row import ADAM, BETAS, EPS, MOMENTS, Row, many, quiet, walk
-from .problems import MIXED_SHAPES, Problem, wild
+from .problems import MIXED_SHAPES, Problem, mild, wild
 
 LOOP = {"foreach": False}
 ROOT = "pytorch_optimizer adds 1e-15 under the root"
@@ -79,6 +79,29 @@ def factored() -> Iterator[Row]:
         yield Row("came", "came_pytorch", "CAME", ours, theirs, {"exp_avg": "exp_avg"}, many)
 
 
+def ratios() -> Iterator[Row]:
+    """AdaSmooth; eps is added to its sum of moves too there, so that only a tiny one can agree."""
+    for decay in (0.0, 0.1):
+        ours = {"betas": (0.5, 0.9), "eps": 1e-290, "weight_decay": decay}
+        kept = {"exp_avg_sq": "exp_avg_sq"}
+        yield Row("adasmooth", "pytorch_optimizer", "AdaSmooth", ours, {**ours, **LOOP}, kept)
+
+
+def scales() -> Iterator[Row]:
+    """Amos on vectors, whose scale is 0.5 there; without extra_l2, which has another sign, nor eps."""
+    for momentum in (0.0, 0.85):
+        shared = {"beta": 0.9, "momentum": momentum, "c_coef": 0.3, "d_coef": 0.4, "eps": 1e-290}
+        ours = {**shared, "eta": 0.5, "slots": "array"}
+        kept = {n: n for n in ("exp_avg_sq", "decay")}
+        row = ("amos", "pytorch_optimizer", "Amos")
+        yield Row(*row, ours, {**shared, "extra_l2": 0.0, **LOOP}, kept, vectors)
+
+
+def vectors() -> Problem:
+    """Arrays of at most one axis, and a learning rate that the decay notices."""
+    return mild(((7,), (), (12,)), lr=0.2)
+
+
 def estimates() -> Iterator[Row]:
     """D-Adapt Adam and SGD with their bounds as group state."""
     group = {n: n for n in ("d", "numerator_weighted")}
@@ -138,5 +161,5 @@ def plain() -> Problem:
 
 
 TABLES: tuple[Callable[[], Iterator[Row]], ...] = (
-    signs, momenta, rates, corrections, factored, estimates, syntheses, curvatures, warm_ups
+    signs, momenta, rates, corrections, factored, ratios, scales, estimates, syntheses, curvatures, warm_ups
 )  # fmt: skip

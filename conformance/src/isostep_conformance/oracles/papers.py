@@ -23,20 +23,44 @@ def _dot(left: Sequence[Floats], right: Sequence[Floats]) -> float:
     )
 
 
+def _moved(
+    lr: float,
+    hypergrad_lr: float,
+    g: Sequence[Floats],
+    d: Sequence[Floats],
+    multiplicative: bool,
+    min_lr: float | None,
+    max_lr: float | None,
+) -> float:
+    """The learning rate after one step of its own: additive or by the cosine, then kept in its bounds."""
+    dot = _dot(g, d)
+    if multiplicative:
+        lengths = math.sqrt(_dot(g, g) * _dot(d, d))
+        lr = lr * (1.0 + hypergrad_lr * dot / lengths) if lengths else lr
+    else:
+        lr = lr + hypergrad_lr * dot
+    lr = lr if min_lr is None or lr > min_lr else min_lr
+    return lr if max_lr is None or lr < max_lr else max_lr
+
+
 def sgd_hd(
     problem: Problem,
     *,
     hypergrad_lr: float,
+    multiplicative: bool = False,
+    min_lr: float | None = None,
+    max_lr: float | None = None,
     momentum: float = 0.0,
     dampening: float = 0.0,
     nesterov: bool = False,
     weight_decay: float = 0.0,
 ) -> Record:
-    """Baydin et al., arXiv 1703.04782, Algorithms 4 and 5 (additive), with the authors' options.
+    """Baydin et al., arXiv 1703.04782, Algorithms 4 and 5, with the authors' options.
 
     At step t: h = -g_t . d_(t-1) over all parameters at once, lr <- lr - hypergrad_lr * h, and
     theta <- theta - lr * d_t, where d_t is the direction that SGD takes. The authors' sgd_hd.py
     adds torch's options: dampening is skipped at the first step, and decay is added to g first.
+    Multiplicative: lr <- lr * (1 - hypergrad_lr * h / (|g_t| * |d_(t-1)|)), the authors' ICLR poster.
     """
     p = [value.copy() for value in problem.start]
     before = [np.zeros_like(value) for value in p]
@@ -45,7 +69,7 @@ def sgd_hd(
     record = Record()
     for gradients in problem.gradients:
         g = [x + weight_decay * y for x, y in zip(gradients, p, strict=True)]
-        lr = lr + hypergrad_lr * _dot(g, before)
+        lr = _moved(lr, hypergrad_lr, g, before, multiplicative, min_lr, max_lr)
         direction = g
         if momentum:
             if buffer:
@@ -65,12 +89,15 @@ def adam_hd(
     problem: Problem,
     *,
     hypergrad_lr: float,
+    multiplicative: bool = False,
+    min_lr: float | None = None,
+    max_lr: float | None = None,
     betas: tuple[float, float],
     eps: float,
     weight_decay: float = 0.0,
     authors: bool = False,
 ) -> Record:
-    """Baydin et al., arXiv 1703.04782, Algorithm 6 (additive): one global dot product.
+    """Baydin et al., arXiv 1703.04782, Algorithm 6: one global dot product.
 
     With ``authors``, their hypergrad/adam_hd.py instead: the learning rate moves once per array, in
     the order of the arrays, each array's step uses it as it then is, and eps is added to the root
@@ -86,10 +113,10 @@ def adam_hd(
     for t, gradients in enumerate(problem.gradients, start=1):
         g = [x + weight_decay * y for x, y in zip(gradients, p, strict=True)]
         if not authors:
-            lr = lr + hypergrad_lr * _dot(g, before)
+            lr = _moved(lr, hypergrad_lr, g, before, multiplicative, min_lr, max_lr)
         for i, x in enumerate(g):
             if authors:
-                lr = lr + hypergrad_lr * _dot([x], [before[i]])
+                lr = _moved(lr, hypergrad_lr, [x], [before[i]], False, min_lr, max_lr)
             m[i] = b1 * m[i] + (1 - b1) * x
             v[i] = b2 * v[i] + (1 - b2) * x * x
             c1, c2 = 1 - b1**t, 1 - b2**t

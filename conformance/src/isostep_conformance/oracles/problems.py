@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ class Problem:
     start: tuple[Floats, ...]
     gradients: tuple[tuple[Floats, ...], ...]
     lrs: tuple[float, ...]
-    inputs: dict[str, tuple[tuple[Floats, ...], ...]] = field(default_factory=dict)
+    inputs: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # of every step
 
 
 @dataclass
@@ -100,6 +101,13 @@ def with_curvature(problem: Problem, seed: int = 3) -> Problem:
         for _ in problem.gradients
     )
     return Problem(problem.start, problem.gradients, problem.lrs, {"hessian_diag": diagonals})
+
+
+def with_losses(problem: Problem, seed: int = 4) -> Problem:
+    """The same problem with a loss per step, which falls and now and then jumps."""
+    rng = np.random.default_rng(seed)
+    losses = tuple(float(20.0 * 0.8**t * rng.uniform(0.3, 3.0)) for t in range(STEPS))
+    return Problem(problem.start, problem.gradients, problem.lrs, {"loss": losses})
 
 
 def transposed(problem: Problem) -> Problem:

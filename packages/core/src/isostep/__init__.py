@@ -88,7 +88,15 @@ __all__ = [
     "telemetry",
 ]
 
-_rules: Folder[Rule] = Folder(_rule_files.__name__, "RULE", "rule")
+
+class _Rules(Folder[Rule]):
+    """The folder of rules; a formula's rule is known by its name without a file."""
+
+    def __getitem__(self, name: str) -> Rule:
+        return formulas.named(name) or super().__getitem__(name)
+
+
+_rules = _Rules(_rule_files.__name__, "RULE", "rule")
 
 
 def rules() -> list[str]:
@@ -101,7 +109,7 @@ def definition(name: str) -> Rule:
 
     ``"formula(sign(g) * m)"`` is the rule of that formula, see ``from_formula``.
     """
-    return formulas.named(name) or _rules[name]
+    return _rules[name]
 
 
 def rule(name: str, /, **hyper: Any) -> BoundRule:

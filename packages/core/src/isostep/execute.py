@@ -186,14 +186,15 @@ class ArrayBackend(ABC):
         """One step: ``(params, state)`` after it.
 
         ``grads`` has the structure of ``params``; an entry of None leaves its parameter alone and its step
-        count where it is. Extra inputs (a Hessian diagonal) are given by name, in the same structure.
+        count where it is. Extra inputs are given by name: in the same structure (a Hessian diagonal), or as
+        a number or a 0-d array if they are the group's (the loss).
         """
         work = self.prepare(rule, params, grads, state, inputs)
         active = [i for i, item in enumerate(work) if item is not None]
         given = [None if item is None else {"p": item.p, **item.state} for item in work]
         with self.quiet():
             runs = [[i] for i in active] if rule.sequential else [active] if active else []
-            group = dict(state.group)
+            group = self.group_values(rule, state, inputs) if runs else dict(state.group)
             for run in runs:
                 items = [item for i in run if (item := work[i]) is not None]
                 group = self._run(rule, items, group, state.group_t + 1)
@@ -230,6 +231,19 @@ class ArrayBackend(ABC):
         """
         with self.quiet():
             return self._rebuild(params, evaluation.points(self, rule, params, state))
+
+    def group_values(
+        self, rule: BoundRule, state: State, inputs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The group's values that a step starts from: its state, and copies of what the step is given."""
+        group = dict(state.group)
+        for n in rule.group_input_names:
+            kept, value = group[n], inputs[n]
+            number = value if isinstance(value, int | float) else 0.0
+            group[n] = self.scalar(number, self.dtype(kept), kept)
+            if number is not value:
+                group[n] = self.write(group[n], value)
+        return group
 
     def prepare(
         self, rule: BoundRule, params: Any, grads: Any, state: State, inputs: dict[str, Any]

@@ -109,9 +109,16 @@ def decay_rate(
 def betas(
     *defaults: float,
     doc: str = "decay rates of the running averages of the gradient and of its square",
+    cases: tuple[float, ...] = (),
 ) -> Pair:
-    """The decay rates of several running averages."""
-    return Pair(*(decay_rate(beta, doc="") for beta in defaults), doc=doc)
+    """The decay rates of several running averages.
+
+    ``cases`` are for rules that sum what is divided by the averages over the group. In half precision a fast average of
+    squares that shrinks keeps the rounding of the time when it was large, and so would the sum.
+    """
+    chosen = [(case,) for case in cases] or [()] * len(defaults)
+    parts = (decay_rate(b, "", cases=c) for b, c in zip(defaults, chosen, strict=True))
+    return Pair(*parts, doc=doc)
 
 
 def eps(default: float, doc: str = "added to the denominator", **options: Any) -> Real:

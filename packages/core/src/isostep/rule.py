@@ -38,6 +38,7 @@ class Part:
     state: tuple[str, ...] | Callable[[SimpleNamespace], tuple[str, ...]] = ()
     init: Callable[..., Any] | None = None
     inputs: tuple[str, ...] = ()
+    group_inputs: tuple[str, ...] = ()  # numbers of the step, for the whole group: the loss
     group: GroupState | Callable[[SimpleNamespace], GroupState] = field(default_factory=dict)
     measure: Callable[..., Mapping[str, Any]] | None = None
     advance: Callable[..., Mapping[str, Any]] | None = None
@@ -192,9 +193,17 @@ class Component:
         return tuple(self.prefix + n for n in names)
 
     def group_state(self, values: Mapping[str, Any]) -> GroupState:
-        """Its group state without the prefix; like the state, it may depend on static hyperparameters."""
+        """Its group state without the prefix; like the state, it may depend on static hyperparameters.
+
+        What the group is given at every step is a part of it: it holds the last step's.
+        """
         group = self.part.group
-        return group(SimpleNamespace(**self.own(values))) if callable(group) else group
+        found = group(SimpleNamespace(**self.own(values))) if callable(group) else group
+        return {**found, **dict.fromkeys(self.part.group_inputs, _nothing_yet)}
+
+
+def _nothing_yet(_: SimpleNamespace) -> float:
+    return 0.0
 
 
 def call_part(function: Callable[..., Any], *args: Any, given: Mapping[str, Any]) -> Any:
@@ -254,6 +263,11 @@ class BoundRule:
     def input_names(self) -> tuple[str, ...]:
         """What a step needs per parameter beside the gradient."""
         return tuple(c.prefix + n for c in self.components for n in c.part.inputs)
+
+    @cached_property
+    def group_input_names(self) -> tuple[str, ...]:
+        """What a step needs beside the gradients once for the group: 0-d values such as the loss."""
+        return tuple(c.prefix + n for c in self.components for n in c.part.group_inputs)
 
     @cached_property
     def group_names(self) -> tuple[str, ...]:

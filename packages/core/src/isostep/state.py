@@ -113,16 +113,29 @@ def check_state(rule: BoundRule, state: Any, count: int) -> None:
 
 def check_inputs(rule: BoundRule, extra: Mapping[str, Any]) -> None:
     """Extra inputs are named exactly as the rule names them."""
-    wanted = set(rule.input_names)
+    wanted = {*rule.input_names, *rule.group_input_names}
     for name in extra:
         if name not in wanted:
             known = ", ".join(sorted(wanted)) or "none"
             message = f"{rule.name} takes no input {name!r}; its extra inputs: {known}"
             raise StepError(message)
     for name in sorted(wanted - set(extra)):
+        form = "0-d value" if name in rule.group_input_names else "[...]"
         message = (
-            f"{rule.name} needs the input {name!r} beside the gradients: step(..., {name}=[...])"
+            f"{rule.name} needs the input {name!r} beside the gradients: step(..., {name}={form})"
         )
+        raise StepError(message)
+    for name in rule.group_input_names:
+        check_value(rule, name, extra[name])
+
+
+def check_value(rule: BoundRule, what: str, value: Any) -> None:
+    """A group's input is one real number: Python's, or an array without axes."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    shape = getattr(value, "shape", None)
+    if not number and (shape is None or tuple(shape) != ()):
+        got = type(value).__name__ if shape is None else f"shape {tuple(shape)}"
+        message = f"{rule.name}: {what} must be a number or a 0-d array, got {got}"
         raise StepError(message)
 
 

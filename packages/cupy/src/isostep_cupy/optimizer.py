@@ -82,7 +82,11 @@ class Optimizer:
         return [None if a is None else take(a) for a in as_list(arrays)]
 
     def _each(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return {n: self._taken(arrays) for n, arrays in inputs.items()}
+        whole = self.rule.group_input_names
+        return {n: self._one(v) if n in whole else self._taken(v) for n, v in inputs.items()}
+
+    def _one(self, value: Any) -> Any:
+        return self.backend.take(value) if hasattr(value, "__dlpack__") else value
 
     def state_dict(self, *, numpy: bool = True) -> dict[str, Any]:
         """Counts and state arrays, as copies in NumPy or (``numpy=False``) the arrays themselves.

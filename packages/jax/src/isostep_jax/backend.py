@@ -120,7 +120,8 @@ class JaxJit(ArrayBackend):
         if not rule.sequential:
             # The same arrays in another order are then the same compiled step, sums over the group included.
             active.sort(key=lambda i: (arrays[i].shape, arrays[i].dtype.name, state.t[i]))
-        new_arrays, new_state, group = list(arrays), list(state.arrays), dict(state.group)
+        new_arrays, new_state = list(arrays), list(state.arrays)
+        group = self.group_values(rule, state, inputs) if active else dict(state.group)
         seen: list[Any] = []
         for run in [[i] for i in active] if rule.sequential else [active] if active else []:
             leaves = [self._leaf(rule, i, arrays, given, state) for i in run]

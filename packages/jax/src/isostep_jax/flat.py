@@ -7,15 +7,17 @@
 >>> updates, state = flat.update(grads, state, buffers)
 >>> buffers = optax.apply_updates(buffers, updates)
 
-An update then costs what one array costs, however many leaves there are. The views do not: where the model uses
-each by itself, XLA compiles a kernel per view (about 20 ms on one CPU core). A leaf that is sharded over several
-devices keeps a buffer, and its sharding, of its own.
+An update then costs what one array costs, however many leaves there are; views cost a copy each, and on a CPU a
+compiled kernel for each shape. What the model does with its leaves stays: many small products are as slow as they
+were. A leaf that is sharded over several devices keeps a buffer, and its sharding, of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from itertools import accumulate
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -71,22 +73,51 @@ def flat(tx: Transform, params: Any) -> FlatTransform:
     def unflatten(buffers: Buffers) -> Any:
         found: dict[int, jax.Array] = {}
         for n, own in places.items():
-            parts = [buffers[n]]
-            if (
-                n in segments
-            ):  # the transpose of a split is one concatenation: gradients come out flat
-                sizes = segments[n].sizes
-                parts = [
-                    jnp.reshape(part, shape)
-                    for part, shape in zip(
-                        jax.lax.split(buffers[n], sizes), segments[n].shapes, strict=True
-                    )
-                ]
+            parts = _views(buffers[n], segments[n]) if n in segments else [buffers[n]]
             found |= dict(zip(own, parts, strict=True))
         return jax.tree.unflatten(tree, [found[i] for i in range(len(leaves))])
 
     made = build(Init(rule), [segments.get(n) for n in sorted(places)])
     return FlatTransform(made.init, made.update, flatten, unflatten)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _views(buffer: jax.Array, segments: Segments) -> list[jax.Array]:
+    """The leaves in a buffer. The transpose of a split is one concatenation: gradients come out flat."""
+    return cast(
+        list[jax.Array],
+        jax.lax.platform_dependent(
+            buffer, cpu=partial(_taken, segments=segments), default=partial(_cut, segments=segments)
+        ),
+    )
+
+
+@_views.defjvp
+def _views_jvp(segments: Segments, given: Any, tangents: Any) -> Any:
+    return _views(*given, segments), _cut(*tangents, segments=segments)
+
+
+def _cut(buffer: jax.Array, *, segments: Segments) -> list[jax.Array]:
+    """The leaves as slices at places that XLA knows."""
+    parts = jax.lax.split(buffer, segments.sizes)
+    return [jnp.reshape(x, s) for x, s in zip(parts, segments.shapes, strict=True)]
+
+
+def _taken(buffer: jax.Array, *, segments: Segments) -> list[jax.Array]:
+    """The leaves as slices at places that come as numbers, so that leaves of one shape share one compiled kernel.
+
+    XLA's CPU compiler makes a kernel (about 20 ms) for every slice at a place that it knows, and it folds constants
+    through everything but a branch: so there is one, and either way gives the same numbers.
+    """
+    if not 0 < buffer.size < 1 << 31:  # nothing to look at, or places beyond int32
+        return _cut(buffer, segments=segments)
+    places = [0, *accumulate(segments.sizes)][:-1]
+    branch = partial(lambda values: [jnp.int32(v) for v in values], places)
+    starts = jax.lax.cond(buffer[0] > 0, branch, branch)
+    return [
+        jnp.reshape(jax.lax.dynamic_slice_in_dim(buffer, at, size), shape)
+        for at, size, shape in zip(starts, segments.sizes, segments.shapes, strict=True)
+    ]
 
 
 def _joined(values: Sequence[jax.Array], together: bool) -> jax.Array:

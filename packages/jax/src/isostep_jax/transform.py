@@ -38,6 +38,9 @@ from isostep_jax.layout import (
     stacks,
 )
 
+#: What optax's protocol for extra arguments calls an input, where that is another name.
+OPTAX = {"loss": "value"}
+
 
 class TransformState(NamedTuple):
     """The steps done (int32, 0-d), the rule's arrays (each a tree like the parameters) and its group's values."""
@@ -107,8 +110,15 @@ def build(init: Init, segments: Sequence[Segments | None] | None = None) -> Tran
             raise StepError(message)
         leaves, tree = flattened(rule, params)
         # Inputs that the rule does not name are another transformation's.
-        wanted = {n: inputs[n] for n in rule.input_names if n in inputs}
+        names = (*rule.input_names, *rule.group_input_names)
+        named = {
+            ours: inputs[optaxs] for ours, optaxs in OPTAX.items() if optaxs in inputs
+        } | inputs
+        wanted = {n: named[n] for n in names if n in named}
         check_inputs(rule, wanted)
+        group = state.group | {
+            n: jnp.asarray(wanted.pop(n), state.group[n].dtype) for n in rule.group_input_names
+        }
         runs = init.runs(leaves)
         given = {n: _like(rule, n, tree, leaves, v) for n, v in {"g": grads, **wanted}.items()}
         kept = jax.tree.structure([0] * len(runs)) if grouped else tree
@@ -127,16 +137,16 @@ def build(init: Init, segments: Sequence[Segments | None] | None = None) -> Tran
             t = t.astype(jnp.float64)
 
         def step(phase: tuple[int, ...]) -> Any:
-            return _outputs(rule, phase, stacked, runs, state.group, t)
+            return _outputs(rule, phase, stacked, runs, group, t)
 
-        found, arrays, group, seen = _by_phase(rule, state.count + 1, step)
+        found, arrays, new_group, seen = _by_phase(rule, state.count + 1, step)
         updates = dict(
             pair
             for run, u in zip(runs, found, strict=True)
             for pair in zip(run.leaves, run.split(u), strict=True)
         )
         done = {n: jax.tree.unflatten(kept, [a[n] for a in arrays]) for n in rule.state_names}
-        after: Any = TransformState(state.count + 1, done, group)
+        after: Any = TransformState(state.count + 1, done, new_group)
         if rule.observed:  # for ``isostep_jax.observe``, which keeps the two together
             after = (after, seen)
         return jax.tree.unflatten(tree, [updates[i] for i in range(len(leaves))]), after

@@ -10,6 +10,7 @@ from torch.optim.optimizer import ParamsT
 from isostep.rule import BoundRule
 from isostep_torch.foreach import TorchForeach as TorchForeach
 from isostep_torch.groups import param_groups as param_groups
+from isostep_torch.lbfgs import LBFGS as LBFGS
 from isostep_torch.loop import TorchLoop as TorchLoop
 from isostep_torch.optimizer import Optimizer as Optimizer
 from isostep_torch.sparse_adam import SparseAdam as SparseAdam
@@ -413,6 +414,8 @@ class AdamHD(Optimizer):
 
         h  = <g_t, d_{t-1}>                             0 at t = 1
         lr <- lr + hypergrad_lr * h                     group state, starts at the argument lr
+        lr <- lr * (1 + hypergrad_lr * h / (|g_t| * |d_{t-1}|))     multiplicative; h = 0 where a norm is 0
+        lr <- min(max(lr, min_lr), max_lr)              those that are not None
         d  = Adam's direction (adam.py) with coupled weight decay
         u  = -lr * d                                    with the new lr
 
@@ -424,7 +427,8 @@ class AdamHD(Optimizer):
         Hypergradient Descent", arXiv 1703.04782, Algorithm 6 (dialect paper); the authors' code
         gbaydin/hypergradient-descent, adam_hd.py (dialect original, and all names and defaults).
         d_{t-1} is computed again from the averages and bias corrections of t - 1 instead of being
-        stored.
+        stored. The multiplicative form (dialect paper) is as in sgd_hd.py; Martinez Rubio's dissertation
+        has it for Adam in section 4.1.
     Departs:
         - weight_decay is not in the paper; as in the authors' code it is coupled, and h sees the
           decayed gradient.
@@ -433,8 +437,8 @@ class AdamHD(Optimizer):
         - The original leaves lr alone at a parameter's own first step; here the group's first step is
           left out, and a parameter that joins later adds 0 then, its averages being zero (0/0 only if
           eps is 0).
-        - Nothing keeps lr from turning negative, as in both.
-    lr unit: as Adam. hypergrad_lr unit: lr per gradient unit.
+        - min_lr and max_lr are in neither (see sgd_hd.py); they bound the first step's lr too.
+    lr unit: as Adam. hypergrad_lr unit: lr per gradient unit; multiplicative, a fraction.
     """
 
     def __init__(
@@ -445,6 +449,9 @@ class AdamHD(Optimizer):
         eps: Number = 1e-08,
         weight_decay: Number = 0.0,
         hypergrad_lr: Number = 1e-08,
+        multiplicative: bool = False,
+        min_lr: Number | None = None,
+        max_lr: Number | None = None,
         dialect: Literal["paper", "original"] = "paper",
         *,
         maximize: bool = False,
@@ -459,8 +466,8 @@ class AdamHD(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
-class AdaMax(Optimizer):
-    """AdaMax: Adam with the largest decayed gradient in place of the root of the average square.
+class Adamax(Optimizer):
+    """Adamax: Adam with the largest decayed gradient in place of the root of the average square.
 
         g <- g + weight_decay * p                       (keras: u <- u - lr * weight_decay * p instead)
         m <- b1 * m + (1 - b1) * g
@@ -796,6 +803,49 @@ class AdaShift(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class AdaSmooth(Optimizer):
+    """AdaSmooth: RMSprop whose decay rate, for each element, depends on how straight its way has been.
+
+        e  = |s| / n                                    0 where n is 0
+        c  = (b2 - b1) * e + 1 - b2
+        v <- (1 - c**2) * v + c**2 * g**2               with g <- g + weight_decay * p
+        u  = -lr * g / sqrt(v + eps)
+        s <- s + u,  n <- n + |u|                       both start at 0 again after every window steps
+
+    Follows: Lu, "AdaSmooth: An Adaptive Learning Rate Method based on Effective Ratio", arXiv
+        2204.00825, the equations of its effective ratio, scaled smoothing constant and step, with the
+        period of the ratio as the paper has it in practice: the number of the batch within its epoch,
+        so that the sums can be accumulated and start anew with each epoch.
+    Departs:
+        - window is the length of an epoch in steps, which a rule cannot know; 0, the default, never
+          starts anew, as pytorch_optimizer's AdaSmooth.
+        - pytorch_optimizer adds eps to n as well, and takes the differences of the parameters that it
+          finds, other changes and their rounding included, where here it is the rule's own updates.
+        - weight_decay is not in the paper; pytorch_optimizer has it, coupled by default.
+    lr unit: parameter units per step, as RMSprop.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        betas: tuple[Number, Number] = (0.5, 0.99),
+        eps: Number = 1e-06,
+        weight_decay: Number = 0.0,
+        window: int = 0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class AddSign(Optimizer):
     """AddSign: the gradient, scaled by whether it agrees in sign with its own running average.
 
@@ -949,6 +999,62 @@ class AggMo(Optimizer):
         lr: Number = 0.001,
         betas: tuple[Number, Number, Number] = (0.0, 0.9, 0.99),
         weight_decay: Number = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class Amos(Optimizer):
+    """Amos: Adam-like steps of a model-oriented scale, with a decay of weights and of the rate that adapt.
+
+        s  = g**2, or its mean over a unit or the array (slots)
+        v <- beta * v + (1 - beta) * s
+        r  = (1 - beta**t) / max(v, eps)
+        y  = lr**2 * r * s / sqrt(1 + c_coef * sqrt(lr) * b)        the old b
+        d  = -(lr * eta * sqrt(r) * g + (y / 2 + extra_l2) * p) / (1 + d_coef * sqrt(lr * eta) * b)
+        b <- b + y * (1 + b)
+        u  = d, or with momentum m:  m <- momentum * m + (1 - momentum) * d,  u = m
+
+        slots "element"  v and b for every element
+        slots "unit"     one for each row (or what unit_axis numbers); vectors are one unit
+        slots "array"    one for each array
+
+    Follows: Tian, Parikh, "Amos: An Adam-style Optimizer with Adaptive Weight Decay towards
+        Model-Oriented Scale", arXiv 2210.11693, and the authors' google-research/jestimator, amos.py,
+        which is where the constants and the place of extra_l2 are from.
+    Departs:
+        - eta and the shape of v and b follow from a variable's name and shape there (eta_fn, shape_fn);
+          here a parameter group says so. eta has no default there; pytorch_optimizer has 0.5 for
+          vectors, sqrt(2 / fan_in) for matrices, and slots "array".
+        - extra_l2 shrinks parameters, as in the authors' code; in pytorch_optimizer's it has the other
+          sign and half the size, and eps is added to v.
+        - clip_value is left out: clip_by_value in front of the rule.
+        - A schedule of lr is called with the steps already done; there with the number of this step.
+    lr unit: the learning rate relative to eta; the authors recommend 1 / sqrt(batches of the data).
+    eta unit: parameter units.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        eta: Number = 0.5,
+        beta: Number = 0.999,
+        momentum: Number = 0.0,
+        extra_l2: Number = 0.0,
+        c_coef: Number = 0.25,
+        d_coef: Number = 0.25,
+        eps: Number = 2.350988701644575e-38,
+        slots: Literal["element", "unit", "array"] = "element",
+        unit_axis: int = 0,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -1607,6 +1713,104 @@ class MARS(Optimizer):
         weight_decay: Number = 0.0,
         mars_type: Literal["adamw", "lion"] = "adamw",
         dialect: Literal["authors", "timm"] = "authors",
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class MoMo(Optimizer):
+    """MoMo: SGD with momentum whose rate is at most lr, and what a model of the loss says that is left to gain.
+
+        b  = beta, and 0 at t = 1 (beta with bias_correction)
+        d <- b * d + (1 - b) * g
+        f <- b * f + (1 - b) * loss                     group state, as all but d
+        y <- b * y + (1 - b) * <g, p>                   over all parameters of the group
+        a  = 1 + lr * weight_decay                      c = 1, or 1 - beta**t with bias_correction
+        h  = (f - y + <d, p> / a) / c                   what the averaged model says of the loss at p
+        if use_fstar and h < fstar:                     fstar starts at lb
+            fstar <- max(h / 2, lb)
+        tau = min(lr / c, a * c * max(h - fstar, 0) / <d, d>)
+        if use_fstar:
+            fstar <- max((f + <d, p> - y - tau / 2 * <d, d>) / c, lb)
+        u  = (p - tau * d) / a - p
+
+    Follows: Schaipp, Ohana, Eickenberg, Defazio, Gower, "MoMo: Momentum Models for Adaptive Learning
+        Rates", arXiv 2305.07583, and the authors' code fabian-sp/MoMo, momo.py, which has its two
+        kinds of averages (bias_correction) and the estimate of the lower bound. optax.contrib.momo
+        agrees without weight decay.
+    Departs:
+        - loss is an input of the step, one number for the group: this step's (batch) loss, before the
+          step and without weight decay.
+        - The sums are over the parameter group; the authors' over all groups together.
+        - A parameter that joins later starts its own d with its first gradient; in the sums its earlier
+          gradients count as zeros.
+        - Where <d, d> is 0 there is no step but the decay's; in the authors' code it is 0/0.
+        - optax leaves tau * d undivided by a, has no bias_correction, and takes no step where
+          <d, d> is below 2e-16.
+    lr unit: parameter units per gradient unit, an upper bound.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        beta: Number = 0.9,
+        weight_decay: Number = 0.0,
+        lb: Number = 0.0,
+        use_fstar: bool = False,
+        bias_correction: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class MoMoAdam(Optimizer):
+    """MoMo-Adam: Adam whose rate is at most lr, and what a model of the loss says that is left to gain.
+
+        d <- b1 * d + (1 - b1) * g                      c1 = 1 - b1**t, c2 = 1 - b2**t
+        v <- b2 * v + (1 - b2) * g**2
+        D  = sqrt(v / c2) + eps
+        tau, and the group's state                      as in momo.py with b = b1, c = c1, and
+                                                        <d, d / D> for <d, d>
+        u  = (p - tau * d / D) / (1 + lr * weight_decay) - p        divide
+        u  = -tau * d / D - lr * weight_decay * p                   without divide
+
+    Follows: Schaipp, Ohana, Eickenberg, Defazio, Gower, "MoMo: Momentum Models for Adaptive Learning
+        Rates", arXiv 2305.07583, and the authors' code fabian-sp/MoMo, momo_adam.py. optax.contrib's
+        momo_adam agrees without weight decay.
+    Departs:
+        - As momo.py: loss is an input of the step, the sums are over the parameter group, and where
+          the denominator is 0 there is no step but the decay's.
+        - optax leaves tau * d / D undivided by 1 + lr * weight_decay.
+    lr unit: parameter units per step, as Adam, an upper bound.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.01,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
+        divide: bool = True,
+        lb: Number = 0.0,
+        use_fstar: bool = False,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -2344,6 +2548,8 @@ class SGDHD(Optimizer):
 
         h  = <g_t, d_{t-1}> over all parameters of the group    0 at t = 1
         lr <- lr + hypergrad_lr * h                             group state, starts at the argument lr
+        lr <- lr * (1 + hypergrad_lr * h / (|g_t| * |d_{t-1}|)) multiplicative; h = 0 where a norm is 0
+        lr <- min(max(lr, min_lr), max_lr)                      those that are not None
         d  = SGD's direction (sgd.py)
         u  = -lr * d                                            with the new lr
 
@@ -2351,15 +2557,20 @@ class SGDHD(Optimizer):
         Hypergradient Descent", arXiv 1703.04782, Algorithm 4 (SGD-HD) and, with nesterov, Algorithm 5
         (SGDN-HD); names, defaults and plain momentum from the authors' code
         gbaydin/hypergradient-descent, sgd_hd.py. d_{t-1} is the whole direction of the previous step,
-        momentum included.
+        momentum included. The multiplicative form is the alternative line of Algorithm 4 on the
+        authors' ICLR 2018 poster, and equation 3.4 of Martinez Rubio's dissertation "Convergence
+        Analysis of an Adaptive Method of Gradient Descent" (2017), which has 0.05 for hypergrad_lr.
     Departs:
         - lr, a required argument there, defaults to 1e-3.
         - weight_decay is not in the paper; as in the authors' code it is coupled, and h sees the
           decayed gradient. (That code also writes the decay into the caller's gradient.)
         - One learning rate for each parameter group; the authors' SGDHD refuses more than one group.
         - A parameter without a gradient is skipped; there it counts as one with a zero gradient.
-        - Nothing keeps lr from turning negative, as in both.
-    lr unit: as SGD. hypergrad_lr unit: lr per squared gradient norm.
+        - min_lr and max_lr are in neither, where nothing keeps lr from turning negative (issues 1 and 4
+          there ask for a bound). The multiplicative form with hypergrad_lr below 1 needs none.
+        - The authors' code has no multiplicative form, and the dissertation none with momentum; as on
+          the poster it is put in the place of the additive line.
+    lr unit: as SGD. hypergrad_lr unit: lr per squared gradient norm; multiplicative, a fraction.
     """
 
     def __init__(
@@ -2371,6 +2582,62 @@ class SGDHD(Optimizer):
         dampening: Number = 0.0,
         weight_decay: Number = 0.0,
         nesterov: bool = False,
+        multiplicative: bool = False,
+        min_lr: Number | None = None,
+        max_lr: Number | None = None,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class Shampoo(Optimizer):
+    """Shampoo: a full-matrix AdaGrad for each axis of an array, put together.
+
+        g'   = g + weight_decay * p
+        for each of the k axes, with G the array unfolded along it (its indices are the rows of G):
+        L_i <- L_i + G' G'^T                                    L_i = eps * I before the first step
+        P_i  = L_i^(-1 / r)                                     every precondition_frequency-th step, the first included
+        d    = g' times P_1 along its first axis, times P_2 along its second, ...
+        b   <- momentum * b + d                                 d without momentum
+        u    = -lr * b
+        r = 2 * k, or inv_root_override where that is not 0
+
+    Follows: Gupta, Koren, Singer, "Shampoo: Preconditioned Stochastic Tensor Optimization", arXiv
+        1802.09568, Algorithm 1 (matrices: L^(-1/4) G R^(-1/4)) and 2 (tensors); the names and the momentum
+        of facebookresearch/optimizers. pytorch_optimizer's Shampoo agrees without momentum.
+    Departs:
+        - Scalars are vectors of one element. More than four axes are refused. No axes are merged: a
+          convolution kernel (out, in, rows, columns) has four matrices and r = 8.
+        - An axis longer than max_preconditioner_dim keeps the diagonal of its L_i only, whose power is
+          taken element by element; facebookresearch/optimizers cuts such an array into blocks.
+        - Roots are taken by a symmetric eigendecomposition, with eigenvalues below eps taken for eps:
+          none is in exact arithmetic, and a root of rounding would be anything at all. There
+          facebookresearch/optimizers adds eps to the eigenvalues of a sum from zero: the same matrix.
+        - pytorch_optimizer takes the first root at step precondition_frequency, not at step 1, and
+          stands still until then. Its momentum, and torch_optimizer's, mixes the last preconditioned
+          step into the gradient before it is preconditioned.
+        - torch_optimizer has r = k, and sums up gradients that are preconditioned along the axes before.
+    lr unit: parameter units for the first step, whose d has singular values near 1.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.1,
+        momentum: Number = 0.0,
+        weight_decay: Number = 0.0,
+        eps: Number = 0.0001,
+        precondition_frequency: int = 1,
+        max_preconditioner_dim: int = 1024,
+        inv_root_override: int = 0,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -2490,6 +2757,65 @@ class SM3(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class SOAP(Optimizer):
+    """SOAP: Adam in the eigenbases of Shampoo's preconditioners.
+
+        the first step makes L_i and Q_i, and nothing else; then, with s = t - 1:
+        g'   = g in the bases Q_i, axis by axis                 Q_1^T g Q_2 for a matrix
+        m   <- b1 * m + (1 - b1) * g
+        v   <- b2 * v + (1 - b2) * g'**2
+        d'   = (m in the bases) / (sqrt(v) + eps)
+        d    = d' taken back                                    Q_1 d' Q_2^T
+        w    = sqrt(1 - b2**s) / (1 - b1**s)                    1 without correct_bias
+        q    = p - lr * w * d
+        u    = q - lr * weight_decay * q - p
+        L_i <- b3 * L_i + (1 - b3) * G G^T                      G: g unfolded along axis i; b3: shampoo_beta, or b2
+        Q_i <- the Q of a QR decomposition of L_i Q_i           every precondition_frequency-th s
+               the eigenvectors of L_i                          at the first step
+
+    Follows: Vyas, Morwani, Zhao, Shapira, Brandfonbrener, Janson, Kakade, "SOAP: Improving and
+        Stabilizing Shampoo using Adam", arXiv 2409.11321, Algorithm 3 (a step) and 4 (one step of power
+        iteration), and the authors' code (nikhilvyas/SOAP, soap.py): the skipped first step, eps beside
+        the root, bias correction in the step size. pytorch_optimizer's SOAP agrees; it takes its QR
+        decompositions in float32.
+    Departs:
+        - The authors sort columns by their estimated eigenvalues, those of v as well. Here they are
+          decomposed in that order and stay where they were: the same bases with other numbers.
+        - A step uses the bases that were there before it, and stores new ones. Which eigenvectors a
+          library gives is its own affair: signs never matter, but where an L_i is singular, as it is
+          at first if an array has fewer elements across an axis than along it, runs may differ.
+        - The eigenvectors are those of L_i, without the authors' 1e-30 * I.
+        - No axes are merged (merge_dims), no steps normalised (normalize_grads). More than four axes
+          are refused. An axis longer than max_precond_dim keeps its own basis, as do all of scalars
+          and, without precondition_1d, of vectors.
+    lr unit: parameter units per step.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.003,
+        betas: tuple[Number, Number] = (0.95, 0.95),
+        shampoo_beta: Number | None = None,
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.01,
+        precondition_frequency: int = 10,
+        max_precond_dim: int = 10000,
+        precondition_1d: bool = False,
+        correct_bias: bool = True,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class Sophia(Optimizer):
     """Sophia: momentum over an average of the Hessian's diagonal, each element's step clipped.
 
@@ -2563,6 +2889,60 @@ class StableAdamW(Optimizer):
         betas: tuple[Number, Number] = (0.9, 0.99),
         eps: Number = 1e-06,
         weight_decay: Number = 0.01,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class SWATS(Optimizer):
+    """SWATS: Adam until the learning rate that SGD would need has settled, then SGD with that rate.
+
+        g <- g + weight_decay * p
+        while Adam steps                                c1 = 1 - b1**t, c2 = 1 - b2**t
+            m <- b1 * m + (1 - b1) * g
+            v <- b2 * v + (1 - b2) * g**2
+            u  = -lr * sqrt(c2) / c1 * m / (sqrt(v) + eps)
+            r  = <u, u> / -<u, g>                       over all parameters of the group
+            a <- b2 * a + (1 - b2) * r                  group state; a stays where <u, g> is 0
+            if t > 1 and |a / c2 - r| < threshold:      SGD steps from t + 1 on, with R = a / c2
+                m <- 0
+        when SGD steps
+            m <- b1 * m + g
+            u  = -(1 - b1) * R * m
+
+        phase (group state): 0 Adam, 1 the step that decides on the switch, 2 SGD.
+
+    Follows: Keskar, Socher, "Improving Generalization Performance by Switching from Adam to SGD", arXiv
+        1712.07628, Algorithm 1; ensmallen's SWATSUpdate reads it the same way, but for where eps is.
+    Departs:
+        - threshold is a number of its own; in the paper it is Adam's eps, 1e-9.
+        - One array serves as m in both phases, and nothing of Adam is kept up to date after the switch.
+        - weight_decay, coupled, is not in the algorithm; torch-optimizer and pytorch_optimizer have it.
+        - Both packages take r for each array by itself and switch the whole group with the rate of the
+          last array that has settled, at |a / c2 - r| <= 1e-8 + rtol * |r| (rtol is 1e-6, and eps) and
+          only where a > 0. torch-optimizer then multiplies its momentum by 1 - b1 at every step.
+          Their nesterov and amsgrad are left out.
+        - <u, g> may be positive (u follows m, not g), so r and R may be negative, as in the paper.
+        - lr has no say after the switch, schedules included.
+    lr unit: parameter units per step, as Adam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-09,
+        weight_decay: Number = 0.0,
+        threshold: Number = 1e-09,
         *,
         maximize: bool = False,
         foreach: bool | None = None,

@@ -203,16 +203,18 @@ class Optimizer(torch.optim.Optimizer):
     # One step.
 
     @torch._disable_dynamo  # as torch does with an optimizer's state: a compiled loop breaks its graph here
-    def step(self, closure: Callable[[], Any] | None = None, **inputs: Mapping[Any, Any]) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, **inputs: Any) -> Any:
         """One step; ``closure`` recomputes the loss, which is returned.
 
         A rule that needs more than gradients takes it by name, a dict from parameters:
-        ``step(hessian_diag={p: ...})``.
+        ``step(hessian_diag={p: ...})``. One that needs the loss takes the closure's, or ``step(loss=...)``.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+            if "loss" in self._template.group_input_names:
+                inputs.setdefault("loss", loss)
         if self._entries is None or not self._entries.unchanged(self.state):
             self._kept.clear()
         for group in self.param_groups:
@@ -228,7 +230,7 @@ class Optimizer(torch.optim.Optimizer):
         everything = (p.device.type == "cpu" for g in self.param_groups for p in g["params"])
         return all(g["capturable"] for g in self.param_groups) or all(everything)
 
-    def _step_group(self, group: dict[str, Any], inputs: Mapping[str, Mapping[Any, Any]]) -> None:
+    def _step_group(self, group: dict[str, Any], inputs: Mapping[str, Any]) -> None:
         params = group["params"]
         grads = [p.grad for p in params]
         present = grads
@@ -258,7 +260,9 @@ class Optimizer(torch.optim.Optimizer):
         kept = self._kept.get(id(group))
         if kept is None or not kept.unchanged(params, rule.state_names):
             kept = self._rebuild(rule, group, params, backend)
-        given = {n: [v.get(p) for p in params] for n, v in inputs.items()}
+        given = {
+            n: [v.get(p) for p in params] if n in rule.input_names else v for n, v in inputs.items()
+        }
         if group["capturable"]:
             backend.found_inf = found_inf
         if kept.plain and not sparse:
@@ -280,7 +284,7 @@ class Optimizer(torch.optim.Optimizer):
         state: State,
         params: list[Any],
         grads: list[Any],
-        inputs: dict[str, list[Any]],
+        inputs: dict[str, Any],
     ) -> None:
         """A step of tensors that are not stored as rules see them; see ``isostep_torch.storage``."""
         active = [i for i, g in enumerate(grads) if g is not None]
@@ -288,12 +292,12 @@ class Optimizer(torch.optim.Optimizer):
         for i in active:
             p = params[i]
             extra = {n: self.state[p][n] for n in storage.extra_names(group, p)}
-            own = {n: v[i] for n, v in inputs.items()}
+            own = {n: inputs[n][i] for n in rule.input_names if n in inputs}
             noise = (group["rounding_seed"], state.t[i] + 1, self._places[p])
             opened.append(
                 storage.open_tensors(group, p, grads[i], own, state.arrays[i], extra, noise)
             )
-        given = {n: [o.inputs[n] for o in opened] for n in inputs}
+        given = inputs | {n: [o.inputs[n] for o in opened] for n in rule.input_names if n in inputs}
         inner = State(
             state.rule,
             [state.t[i] for i in active],

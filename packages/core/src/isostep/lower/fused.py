@@ -206,7 +206,9 @@ class FusedBackend(ArrayBackend):
         runs = [[i] for i in active] if rule.sequential else [active] if active else []
         plans = [self._plan(rule, params, arrays, state, run, given) for run in runs]
         _keep_only(state, plans)
-        group = dict(state.group)
+        with self.quiet():
+            group = self.group_values(rule, state, inputs) if runs else dict(state.group)
+        state.group |= {n: group[n] for n in rule.group_input_names}
         now = (state.group_t + 1, self._at(rule, state.group_t + 1)[0])
         with self.quiet():
             for plan in plans:

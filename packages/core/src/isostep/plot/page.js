@@ -28,6 +28,7 @@ function run(rule, settings) {
     const points = [P.slice()], losses = [value(P[0], P[1])];
     for (let t = 1; t <= facts.steps; t++) {
         const G = gradient(P[0], P[1]).map((g, i) => g + noise * facts.draws[t - 1][i]);
+        GROUP.loss = losses[t - 1]; // for the rules that look at it
         variant.steps[variant.kinds[t - 1]](numbers(rule, settings, t), t, P, G, {}, S, GROUP);
         points.push(P.slice());
         losses.push(value(P[0], P[1]));

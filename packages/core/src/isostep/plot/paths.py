@@ -98,10 +98,16 @@ def path(
     with np.errstate(all="ignore"):  # a path may leave for infinity
         for k in range(steps):
             g = np.array(found.gradient(p[0], p[1])) + extra[k]
-            reference.step(rule, [p], [g], state)
+            given = {n: v for n, v in loss_at(found, p).items() if n in rule.group_input_names}
+            reference.step(rule, [p], [g], state, **given)
             points[k + 1] = p
         losses = np.asarray(found.value(points[:, 0], points[:, 1]))
     return Path(rule, found, points, losses, noise, seed)
+
+
+def loss_at(surface: Surface, p: np.ndarray) -> dict[str, float]:
+    """What a surface gives beside its gradient."""
+    return {"loss": float(surface.value(p[0], p[1]))}
 
 
 def tuned(rule: BoundRule, surface: Surface | str, **how: Any) -> BoundRule:

@@ -1,4 +1,4 @@
-"""AdaMax: Adam with the largest decayed gradient in place of the root of the average square.
+"""Adamax: Adam with the largest decayed gradient in place of the root of the average square.
 
     g <- g + weight_decay * p                       (keras: u <- u - lr * weight_decay * p instead)
     m <- b1 * m + (1 - b1) * g

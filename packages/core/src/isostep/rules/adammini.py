@@ -36,11 +36,17 @@ def block_mean(x: Any, blocks: str, unit_axis: int) -> Any:
     return nm.sum(x) / nm.maximum(nm.size(x), 1)
 
 
+def block_zero(p: Any, blocks: str, unit_axis: int) -> Any:
+    """A zero for every block, of the shape that ``block_mean`` has."""
+    zeros = parts.zeros(p)
+    if blocks == "unit" and len(p.shape) > 1:
+        return nm.sum_units(zeros, unit_axis)
+    return nm.sum(zeros)
+
+
 def init(p: Any, /, *, blocks: str, unit_axis: int) -> tuple[Any, Any]:
     """A zero for every element, and one for every block."""
-    zeros = parts.zeros(p)
-    whole = blocks == "array" or len(p.shape) < 2
-    return zeros, nm.sum(zeros) if whole else nm.sum_units(zeros, unit_axis)
+    return parts.zeros(p), block_zero(p, blocks, unit_axis)
 
 
 def update(

@@ -235,7 +235,10 @@ class _Run:
         onehot = self.backend.asarray(self.onehot[self.data.y_train[batch]])
         loss, grads = self.both(self.params, x, onehot)
         number = float(self.backend.to_numpy(loss))
-        self.params, self.state = self.backend.step(self.rule, self.params, list(grads), self.state)
+        given = {"loss": loss} if "loss" in self.rule.group_input_names else {}
+        self.params, self.state = self.backend.step(
+            self.rule, self.params, list(grads), self.state, **given
+        )
         alpha = self.alpha(done + 1)
         loss_epoch = valid = alpha_epoch = math.nan
         if place == self.per_epoch - 1:
