@@ -53,7 +53,11 @@ def after_rest(run: Callable[[Problem], Record], rest: int) -> Callable[[Problem
 def shampoo() -> Iterator[Check]:
     """Without momentum, which the collections have their own way with; vectors where r = k."""
     for decay, frequency in ((0.0, 1), (0.1, 1), (0.0, 3)):
-        ours = {"eps": 0.05, "weight_decay": decay, "precondition_frequency": frequency}
+        ours: dict[str, Any] = {
+            "eps": 0.05,
+            "weight_decay": decay,
+            "precondition_frequency": frequency,
+        }
         theirs = {"matrix_eps": 0.05, "weight_decay": decay}
         run = _package(
             "pytorch_optimizer", "Shampoo", {**theirs, "preconditioning_compute_steps": frequency}
@@ -109,7 +113,7 @@ def soap() -> Iterator[Check]:
         (0.1, True, 3, float32),
         (0.1, True, 3, float64),
     ):
-        ours = {
+        ours: dict[str, Any] = {
             "betas": (0.85, 0.96),
             "shampoo_beta": 0.9,
             "eps": 1e-3,
