@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import isostep
-from isostep.domains import REQUIRED, DomainError, Real
+from isostep.domains import REQUIRED, Domain, DomainError, Pair, Real
 from isostep.plot.paths import GRID
 from isostep.plot.surfaces import SURFACES
 from isostep.rule import BoundRule
@@ -63,7 +63,7 @@ def rosenbrock() -> Task:
     def loss(params: Arrays) -> float:
         return float(surface.value(*params[0].ravel().astype(np.float64)))
 
-    return Task("rosenbrock", 1000, start, both, loss, enough=0.242)
+    return Task("rosenbrock", 2000, start, both, loss, enough=0.242)
 
 
 def digits(data: Data | None = None) -> Task:
@@ -138,6 +138,16 @@ def run(
     return first, last if math.isfinite(last) else math.inf
 
 
+def varied(domain: Domain) -> list[Any]:
+    """Other values than the default: of a number smaller and larger ones, of decay rates a shorter last one."""
+    if isinstance(domain, Pair):
+        *first, last = domain.default
+        return [(*first, 1 - 10 * (1 - last))] if 0.9 < last < 1 else []
+    if not isinstance(domain, Real):
+        return []
+    return [domain.default * f for f in FACTORS] if domain.default else list(domain.cases)
+
+
 def search(name: str, task: Task) -> dict[str, Any]:
     """The learning rate of a grid that ends lowest, from coarse to fine.
 
@@ -166,14 +176,14 @@ def search(name: str, task: Task) -> dict[str, Any]:
         middle = GRID.index(dict(best())["lr"])
         for lr in GRID[max(0, middle - 2) : middle + 3]:
             attempt(lr=lr)
-    for factor in FACTORS:
-        for n, domain in hyper.items():
-            if n == "lr" or not isinstance(domain, Real) or not domain.default:
-                continue
-            for lr in COARSE[1:] if "lr" in hyper else [None]:
+    lrs = COARSE[1:] if "lr" in hyper else (None,)
+    others = {n: values for n, d in hyper.items() if n != "lr" and (values := varied(d))}
+    for k in range(len(FACTORS)):
+        for n, values in others.items():
+            for lr in lrs if k < len(values) else ():
                 if found[best()] < task.enough:
                     return dict(best())
-                attempt(**{n: domain.default * factor}, **({} if lr is None else {"lr": lr}))
+                attempt(**{n: values[k]}, **({} if lr is None else {"lr": lr}))
     return dict(best())
 
 
