@@ -30,7 +30,7 @@ from isostep_jax.support import gaps
 class _Spec:
     """What a compiled step depends on beside shapes and dtypes; ``kinds`` numbers the leaves' step counts.
 
-    It says which leaves are stacked, not which path asked: where there is nothing to stack, both share what is compiled.
+    It says which leaves are stacked, not which path asked: where nothing is, both share what is compiled.
     """
 
     programs: tuple[Program, ...]
