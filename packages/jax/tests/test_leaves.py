@@ -109,9 +109,7 @@ def compared(found, wanted, params, dtype):
 
 
 def has_flat(rule):
-    return not (
-        trace(rule).generic or any(getattr(c.part, "ndim", None) for c in rule.components)
-    )
+    return not (trace(rule).generic or any(getattr(c.part, "ndim", None) for c in rule.components))
 
 
 NAMES = [*isostep.rules(), *COMPOSED]
@@ -166,7 +164,8 @@ def test_views_of_one_shape_share_what_is_compiled_and_can_be_differentiated_bot
     buffers = flat.flatten(params)
     if jax.default_backend() == "cpu":
         text = jax.jit(flat.unflatten).lower(buffers).compile().as_text()
-        assert text.count("dynamic-slice(") == 5  # not a slice at a place of its own each, which is a kernel each
+        # A slice at a place of its own would be a kernel of its own.
+        assert text.count("dynamic-slice(") == 5
 
     def loss(b):
         return sum(jnp.sum(jnp.sin(p) ** 2) for p in flat.unflatten(b))

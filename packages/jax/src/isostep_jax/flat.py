@@ -15,9 +15,7 @@ were. A leaf that is sharded over several devices keeps a buffer, and its shardi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import accumulate
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +23,7 @@ import jax.numpy as jnp
 from isostep.program import trace
 from isostep.rule import BoundRule, RuleError
 from isostep.state import StepError
-from isostep_jax.layout import Segments
+from isostep_jax.layout import Segments, views
 from isostep_jax.transform import Init, Transform, TransformState, build, flattened, kinds
 
 Buffers = dict[str, jax.Array]
@@ -73,51 +71,12 @@ def flat(tx: Transform, params: Any) -> FlatTransform:
     def unflatten(buffers: Buffers) -> Any:
         found: dict[int, jax.Array] = {}
         for n, own in places.items():
-            parts = _views(buffers[n], segments[n]) if n in segments else [buffers[n]]
+            parts = views(buffers[n], segments[n]) if n in segments else [buffers[n]]
             found |= dict(zip(own, parts, strict=True))
         return jax.tree.unflatten(tree, [found[i] for i in range(len(leaves))])
 
     made = build(Init(rule), [segments.get(n) for n in sorted(places)])
     return FlatTransform(made.init, made.update, flatten, unflatten)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _views(buffer: jax.Array, segments: Segments) -> list[jax.Array]:
-    """The leaves in a buffer. The transpose of a split is one concatenation: gradients come out flat."""
-    return cast(
-        list[jax.Array],
-        jax.lax.platform_dependent(
-            buffer, cpu=partial(_taken, segments=segments), default=partial(_cut, segments=segments)
-        ),
-    )
-
-
-@_views.defjvp
-def _views_jvp(segments: Segments, given: Any, tangents: Any) -> Any:
-    return _views(*given, segments), _cut(*tangents, segments=segments)
-
-
-def _cut(buffer: jax.Array, *, segments: Segments) -> list[jax.Array]:
-    """The leaves as slices at places that XLA knows."""
-    parts = jax.lax.split(buffer, segments.sizes)
-    return [jnp.reshape(x, s) for x, s in zip(parts, segments.shapes, strict=True)]
-
-
-def _taken(buffer: jax.Array, *, segments: Segments) -> list[jax.Array]:
-    """The leaves as slices at places that come as numbers, so that leaves of one shape share one compiled kernel.
-
-    XLA's CPU compiler makes a kernel (about 20 ms) for every slice at a place that it knows, and it folds constants
-    through everything but a branch: so there is one, and either way gives the same numbers.
-    """
-    if not 0 < buffer.size < 1 << 31:  # nothing to look at, or places beyond int32
-        return _cut(buffer, segments=segments)
-    places = [0, *accumulate(segments.sizes)][:-1]
-    branch = partial(lambda values: [jnp.int32(v) for v in values], places)
-    starts = jax.lax.cond(buffer[0] > 0, branch, branch)
-    return [
-        jnp.reshape(jax.lax.dynamic_slice_in_dim(buffer, at, size), shape)
-        for at, size, shape in zip(starts, segments.sizes, segments.shapes, strict=True)
-    ]
 
 
 def _joined(values: Sequence[jax.Array], together: bool) -> jax.Array:

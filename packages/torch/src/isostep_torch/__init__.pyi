@@ -1931,6 +1931,54 @@ class NAdam(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class Nero(Optimizer):
+    """Nero: every neuron's weights turn by one angle and stay on the sphere of norm 1 and mean 0.
+
+        v <- beta * v + (1 - beta) * |g of the neuron|**2           one number for each neuron
+        h  = sqrt(v / (1 - beta**t))                                sqrt(v) without bias_correction
+        w  = p - lr * |p of the neuron| / h * g
+        w <- w - mean of w over the neuron
+        p <- w / |w of the neuron|
+
+    Biases and gains, which have no neighbours (arrays of fewer than two axes, or one element a neuron), have v each:
+
+        p <- p - lr * bias_scale / h * g
+
+    A quotient with a divisor of 0 counts as 0.
+
+    Follows: Liu, Bernstein, Meister, Yue, "Learning by Turning: Neural Architecture Aware Optimisation", arXiv 2102.07227,
+        Algorithm 1, whose sigma_b is bias_scale. Written from the paper alone: the published code is under a
+        non-commercial licence.
+    Departs:
+        - The averages start at zero and are corrected as Adam's; bias_correction=False leaves them as they are.
+        - sigma_b is "the initialisation scale of the biases": it is given, and the same for the group.
+        - The paper's networks are balanced from the start. Here the first step balances them: a step with lr = 0 does
+          nothing else.
+        - The axis of the neurons is an argument. Quotients by zero, and neurons of one weight, are left open there.
+    lr unit: radians per step, about.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.01,
+        beta: Number = 0.999,
+        bias_scale: Number = 0.01,
+        bias_correction: bool = True,
+        unit_axis: int = 0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class NovoGrad(Optimizer):
     """NovoGrad: momentum of gradients that are divided by the running norm of their layer.
 
@@ -2081,6 +2129,62 @@ class PowerSign(Optimizer):
         beta: Number = 0.9,
         base: Number = 2.718281828459045,
         sign_internal_decay: Number | None = None,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class Prodigy(Optimizer):
+    """Prodigy: Adam with an estimate d of the distance to the solution in place of a learning rate.
+
+        k  = lr * sqrt(1 - b2**t) / (1 - b1**t) with use_bias_correction, else lr
+        g <- g + weight_decay * p                       decouple=False
+        s <- b3 * s + d / d0 * (d * k) * g              safeguard_warmup: d / d0 * d * g
+        N <- b3 * N + sum of d / d0 * (d * k) * g * (p0 - p)       group state, over all its parameters
+        h  = d_coef * N / sum of |s|                    N where that sum is 0
+        D <- max(D, h)                                  group state, starts at d0 as d does
+        d' = D while d = d0, else min(D, d * growth_rate)           group state: d
+        m <- b1 * m + (1 - b1) * d * g
+        v <- b2 * v + (1 - b2) * d**2 * g**2
+        u  = -(d * k) * m / (sqrt(v) + d' * eps) - d * k * weight_decay * p
+
+    d' is the d of the next step; b3 = beta3 or sqrt(b2); p0 is the parameter before the first step.
+
+    Follows: Mishchenko, Defazio, "Prodigy: An Expeditiously Adaptive Parameter-Free Learner", arXiv
+        2306.06101, Algorithm 4 (Adam), and the authors' package prodigyopt with slice_p=1.
+        pytorch_optimizer agrees; optax.contrib.prodigy is use_bias_correction=True.
+    Departs:
+        - The paper's d never falls and has no growth_rate; D and growth_rate are the package's.
+        - The package writes the first growth, which growth_rate does not bound, as d = max(d, h)
+          before the minimum: the same. Here a flag of the group says whether d has left d0.
+        - With b1 = 0 the package keeps no m; here m is d * g then, the same step.
+        - The package leaves the whole step out (decay too) as long as every gradient was exactly zero.
+        - The sums are over the parameter group; the package's over all groups together.
+    lr unit: a factor, to be left at 1 or given a schedule.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        beta3: Number | None = None,
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
+        decouple: bool = True,
+        use_bias_correction: bool = False,
+        safeguard_warmup: bool = False,
+        d0: Number = 1e-06,
+        d_coef: Number = 1.0,
+        growth_rate: Number | None = None,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
