@@ -30,11 +30,7 @@ from isostep_jax.support import gaps
 class _Spec:
     """What a compiled step depends on beside shapes and dtypes; ``kinds`` numbers the leaves' step counts.
 
-<<<<<<< HEAD
     It says which leaves are stacked, not which path asked: where nothing is stacked, both share what is compiled.
-=======
-    It says which leaves are stacked, not which path asked: where nothing is, both share what is compiled.
->>>>>>> w-jax
     """
 
     programs: tuple[Program, ...]
