@@ -176,14 +176,14 @@ def search(name: str, task: Task) -> dict[str, Any]:
         middle = GRID.index(dict(best())["lr"])
         for lr in GRID[max(0, middle - 2) : middle + 3]:
             attempt(lr=lr)
-    lrs = COARSE[1:] if "lr" in hyper else (None,)
+    lrs: tuple[float | None, ...] = COARSE[1:] if "lr" in hyper else (None,)
     others = {n: values for n, d in hyper.items() if n != "lr" and (values := varied(d))}
     for k in range(len(FACTORS)):
         for n, values in others.items():
-            for lr in lrs if k < len(values) else ():
+            for rate in lrs if k < len(values) else ():
                 if found[best()] < task.enough:
                     return dict(best())
-                attempt(**{n: values[k]}, **({} if lr is None else {"lr": lr}))
+                attempt(**{n: values[k]}, **({} if rate is None else {"lr": rate}))
     return dict(best())
 
 

@@ -51,7 +51,7 @@ def switches() -> Iterator[Check]:
 def models() -> Iterator[Check]:
     """MoMo and MoMo-Adam: the rate of lr, of the model and of zero, the bound raised and reset."""
     problem = with_losses(mild(MIXED_SHAPES, lr=0.3))
-    kept = ("grad_avg",)
+    kept: tuple[str, ...] = ("grad_avg",)
     for correct, estimate, decay in product((False, True), (False, True), (0.0, 0.1)):
         settings: dict[str, Any] = {"beta": 0.85, "weight_decay": decay, "lb": 0.5}
         settings |= {"bias_correction": correct, "use_fstar": estimate}

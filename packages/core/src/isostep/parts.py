@@ -116,7 +116,7 @@ def betas(
     ``cases`` are for rules that sum what is divided by the averages over the group. In half precision a fast average of
     squares that shrinks keeps the rounding of the time when it was large, and so would the sum.
     """
-    chosen = [(case,) for case in cases] or [()] * len(defaults)
+    chosen: list[tuple[float, ...]] = [(case,) for case in cases] or [()] * len(defaults)
     parts = (decay_rate(b, "", cases=c) for b, c in zip(defaults, chosen, strict=True))
     return Pair(*parts, doc=doc)
 
