@@ -6,6 +6,7 @@ Many are drawn and traced, and their texts written, which compiles nothing; a fe
 from __future__ import annotations
 
 import ast
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,7 @@ from isostep.lower import numba_source
 from isostep.lower.device import kernels
 from isostep.lower.layout import layout
 from isostep.program import trace
-from isostep.rule import BoundRule
+from isostep.rule import BoundRule, Part
 from isostep_conformance import cases, hypers, runner
 from isostep_conformance.cases import Case
 
@@ -47,19 +48,17 @@ def compositions(draw: st.DrawFn) -> BoundRule:
     """Up to three pieces in front of a rule and up to two behind it, in any order, with any of their settings."""
     axis = draw(st.sampled_from([0, -1]))  # of several axes a kernel has no room, and says so
 
+    def values_of(part: Part, name: str) -> dict[str, Any]:
+        values = draw(st.sampled_from(hypers.bound(part, name)))
+        return values | {"unit_axis": axis} if "unit_axis" in values else values
+
     def pieces(where: str, most: int) -> list[isostep.BoundPiece]:
         names = [n for n in PIECES.names() if getattr(PIECES[n], where) is not None]
         chosen = draw(st.lists(st.sampled_from(names), max_size=most, unique=True))
-        made = []
-        for name in chosen:
-            values = dict(draw(st.sampled_from(hypers.bound(PIECES[name], name))))
-            if "unit_axis" in values:
-                values["unit_axis"] = axis
-            made.append(getattr(isostep.pieces, name)(**values))
-        return made
+        return [getattr(isostep.pieces, n)(**values_of(PIECES[n], n)) for n in chosen]
 
     name = draw(st.sampled_from(FUSED))
-    rule = isostep.rule(name, **draw(st.sampled_from(hypers.bound(isostep.definition(name), name))))
+    rule = isostep.rule(name, **values_of(isostep.definition(name), name))
     return isostep.compose(*pieces("before", 3), rule, *pieces("after", 2))
 
 

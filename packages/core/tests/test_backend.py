@@ -142,7 +142,9 @@ def test_without_numba_numpy_is_the_reference(monkeypatch):
     absent = lambda name, *rest: None if name == "numba" else real(name, *rest)  # noqa: E731
     monkeypatch.setattr(discovery.importlib.util, "find_spec", absent)
     assert isostep.backend("numpy").name == "numpy:reference"
-    missing = "numpy:fused needs the package 'numba', which is not installed"
+    missing = (
+        "numpy:fused needs the package 'numba', which is not installed; pip install 'isostep[fused]'"
+    )
     assert error("numpy:fused") == missing
 
 

@@ -61,6 +61,7 @@ class Interpreted(NumpyReference):
         work = self.prepare(rule, params, grads, state, inputs)
         active = [i for i, item in enumerate(work) if item is not None]
         group_t = state.group_t + 1
+        state.group.update(self.group_values(rule, state, inputs))
         with np.errstate(all="ignore"):
             for run in [[i] for i in active] if rule.sequential else [active]:
                 self.run(rule, [(i, work[i]) for i in run], params, state, group_t)

@@ -15,7 +15,10 @@ from isostep.state import StepError
 from isostep_torch.fused_cuda import TorchInterpreter, TritonDevice
 from isostep_torch.fused_traced import TracedInterpreter
 
-ON = {d: SimpleNamespace(device=torch.device(d)) for d in ("cuda:0", "cuda:1", "cpu", "meta")}
+ON = {
+    d: SimpleNamespace(device=torch.device(d), is_cpu=d == "cpu")
+    for d in ("cuda:0", "cuda:1", "cpu", "meta")
+}
 
 
 def choice(*devices, **options):

@@ -13,10 +13,11 @@ Biases and gains, which have no neighbours (arrays of fewer than two axes, or on
 A quotient with a divisor of 0 counts as 0.
 
 Follows: Liu, Bernstein, Meister, Yue, "Learning by Turning: Neural Architecture Aware Optimisation", arXiv 2102.07227,
-    Algorithm 1, whose sigma_b is bias_scale. Written from the paper alone: the published code is under a
-    non-commercial licence.
+    Algorithm 1, whose sigma_b is bias_scale. Its first half was read in the paper, the update and the projection in
+    a description of it by others. The published code is under a non-commercial licence and was not opened.
 Departs:
-    - The averages start at zero and are corrected as Adam's; bias_correction=False leaves them as they are.
+    - The averages start at zero and are corrected as Adam's, which the paper was not seen to say;
+      bias_correction=False leaves them as they are.
     - sigma_b is "the initialisation scale of the biases": it is given, and the same for the group.
     - The paper's networks are balanced from the start. Here the first step balances them: a step with lr = 0 does
       nothing else.

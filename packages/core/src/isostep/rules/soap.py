@@ -15,10 +15,12 @@
 
 Follows: Vyas, Morwani, Zhao, Shapira, Brandfonbrener, Janson, Kakade, "SOAP: Improving and
     Stabilizing Shampoo using Adam", arXiv 2409.11321, Algorithm 3 (a step) and 4 (one step of power
-    iteration), and the authors' code (nikhilvyas/SOAP, soap.py): the skipped first step, eps beside
-    the root, bias correction in the step size. pytorch_optimizer's SOAP agrees; it takes its QR
-    decompositions in float32.
+    iteration), and the authors' code (nikhilvyas/SOAP, soap.py): the skipped first step. With eps
+    beside the root and the bias correction in the step size it is pytorch_optimizer's SOAP, which
+    takes its QR decompositions in float32.
 Departs:
+    - The copy of the authors' code that was read bounds the root from below by eps, and divides
+      averages that are corrected each by itself.
     - The authors sort columns by their estimated eigenvalues, those of v as well. Here they are
       decomposed in that order and stay where they were: the same bases with other numbers.
     - A step uses the bases that were there before it, and stores new ones. Which eigenvectors a
