@@ -713,3 +713,19 @@ def test_the_cache_folder_is_what_the_environment_says(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "isostep"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache" / "isostep"
+
+
+def test_a_gradient_of_a_number_may_be_a_numpy_scalar():
+    """What NumPy makes of 0-d arrays by arithmetic is no array."""
+    rule = isostep.rule("adam", lr=0.1)
+    found = []
+    for name in ("numpy:fused", "numpy:reference"):
+        backend, params = isostep.backend(name), [np.asarray(1.0), np.ones(3)]
+        state = backend.init(rule, params)
+        for k in range(3):
+            grads = [np.asarray(0.5) * (k + 1), np.full(3, 0.25)]
+            assert isinstance(grads[0], np.float64)
+            params, state = backend.step(rule, params, grads, state)
+        found.append(params)
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-14)

@@ -299,8 +299,9 @@ class FusedBackend(ArrayBackend):
             state.plan = None
             message = f"{rule.name}: a parameter or state array shares memory with another array; pass copies"
             raise StepError(message)
-        if not again:
-            plan.given = list(map(ref, now))
+        if not again:  # a NumPy scalar in a 0-d array's place cannot be kept sight of
+            arrays_all = set(map(type, now)) == {self.array_type}
+            plan.given = list(map(ref, now)) if arrays_all else []
         return plan
 
     def _alike(
