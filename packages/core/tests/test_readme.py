@@ -32,7 +32,11 @@ def execute(block):
 
 
 def title(block):
-    named = [name for name in ("cupy", "torch", "jax", "compose", "RULE") if name in block]
+    named = [
+        name
+        for name in ("cupy", "torch", "jax", "compose", "RULE", "from_formula")
+        if name in block
+    ]
     return named[0] if named else "numpy"
 
 
@@ -76,6 +80,7 @@ def test_there_is_one_example_for_each_framework():
         "jax",
         "cupy",
         "compose",
+        "from_formula",
         "RULE",
     ]
     for block in BLOCKS[:4]:
