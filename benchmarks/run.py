@@ -2,6 +2,7 @@
 
     python benchmarks/run.py                      every rule that has a peer, both problem sizes
     python benchmarks/run.py --rules adamw lamb --sizes 24x1000000 --out results.json
+    python benchmarks/run.py --rules adamw --sizes 24x1000000 --observed     what figures of every step cost
 
 Contenders take turns, round by round, so that a busy machine slows all alike; the table shows medians. The
 bytes that a fused step must move are predicted from its program before anything is measured.
@@ -31,12 +32,13 @@ from isostep.program import trace
 
 SIZES = ("24x1000000", "1000x1000")
 OURS = ("numpy:fused", "numpy:reference")
+FUSED = ("numpy:fused", "torch:fused")
 #: Rounds stop when a contender has been measured this often, or for this many seconds.
 ROUNDS, SECONDS = 25, 12.0
 
 
 def ours(path: str, rule: isostep.BoundRule) -> Contender:
-    """One of isostep's paths as a contender."""
+    """One of isostep's paths as a contender; an observed rule's steps leave figures that nobody reads."""
 
     def prepare(params: list[np.ndarray], grads: list[np.ndarray]) -> Callable[[], Any]:
         backend = isostep.backend(path)
@@ -45,7 +47,7 @@ def ours(path: str, rule: isostep.BoundRule) -> Contender:
         state = backend.init(rule, own)
         return lambda: backend.step(rule, own, given, state)
 
-    return Contender(path, prepare)
+    return Contender(f"{path}, observed" if rule.observed else path, prepare)
 
 
 def measure(
@@ -143,6 +145,9 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, help="where to write JSON (default: benchmarks/results/DEVICE.json)"
     )
+    parser.add_argument(
+        "--observed", action="store_true", help="fused paths with and without figures, no peers"
+    )
     arguments = parser.parse_args()
     rows = []
     for size in arguments.sizes:
@@ -150,6 +155,9 @@ def main() -> int:
         for name in arguments.rules:
             rule, peers = PEERS[name]
             contenders = [ours(p, rule) for p in OURS] + peers
+            if arguments.observed:
+                both = rule, isostep.observe(rule)
+                contenders = [ours(p, r) for p in FUSED for r in both]
             times = measure(contenders, count, elements)
             per_element = bytes_moved(trace(rule)) or 0  # every rule here is fused
             rows.append(
@@ -164,7 +172,7 @@ def main() -> int:
             )
             print(table(rows[-1:]), flush=True)
     result = {"machine": machine(), "copy_bytes_per_second": copy_bandwidth(), "rows": rows}
-    out = arguments.out or results(result["machine"])
+    out = arguments.out or results(result["machine"], "-observed" * arguments.observed)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=2) + "\n")
