@@ -13,6 +13,7 @@ import pytest
 import isostep
 import isostep_jax
 from isostep.program import trace
+from isostep.values import DECOMPOSITIONS
 from isostep_jax import layout
 
 pytestmark = pytest.mark.whole  # not for want of a package: minutes of work, and once is enough
@@ -92,17 +93,23 @@ def reference(name, params, steps=4):
     return p, state.group
 
 
-def same(found, wanted, start, dtype):
+def same(found, wanted, start, dtype, decomposed=False):
+    """Within rounding of each element; of the array's largest where eigenvectors couple all of them.
+
+    The inverse root of a matrix whose eigenvalues lie eight decades apart, as in these runs, loses two digits more.
+    """
     eps = float(jnp.finfo(jnp.float32 if dtype != jnp.float64 else dtype).eps)
     store = float(jnp.finfo(dtype).eps)
     for k in wanted:
         a, b, p = (np.asarray(x[k], np.float64) for x in (found, wanted, start))
         scale = np.maximum(np.abs(b), np.abs(p)) + 1e-3
-        assert (np.abs(a - b) <= (60 * eps + 2 * store * (store != eps)) * scale).all(), k
+        scale = scale.max(initial=0.0) if decomposed else scale
+        ulps = 300 if decomposed else 60
+        assert (np.abs(a - b) <= (ulps * eps + 2 * store * (store != eps)) * scale).all(), k
 
 
-def compared(found, wanted, params, dtype):
-    same(found[0], wanted[0], params, dtype)
+def compared(found, wanted, params, dtype, decomposed=False):
+    same(found[0], wanted[0], params, dtype, decomposed)
     for n, v in wanted[1].items():
         rtol = 1e-12 if dtype == jnp.float64 else 1e-5
         np.testing.assert_allclose(found[1][n], v, rtol=rtol)
@@ -127,7 +134,8 @@ def test_stacks_and_flat_buffers_take_the_reference_steps(name, dtype):
         rule, params = rule_of(name), tree(0, kind, shapes_of(name))
         wanted = reference(name, params)
         tx = isostep_jax.transform(rule, grouped=True)
-        compared(run(name, tx, params), wanted, params, kind)
+        decomposed = any(n.op in DECOMPOSITIONS for n in trace(rule).live)
+        compared(run(name, tx, params), wanted, params, kind, decomposed)
         for kept in tx.init(params).arrays.values():
             assert len(kept) < len(params)  # fewer buffers than leaves
         if not has_flat(rule):

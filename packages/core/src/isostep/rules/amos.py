@@ -71,10 +71,11 @@ def update(
     *m, t = m_t
     s = g * g if slots == "element" else adammini.block_mean(g * g, slots, unit_axis)
     v = parts.average(v, s, beta)
-    r = nm.one_minus_pow(beta, t) / nm.maximum(v, eps)
-    y = lr * lr * r * s / nm.sqrt(1 + c_coef * nm.sqrt(lr) * b)
+    # s / v and g / sqrt(v) before anything else: 1 / v of a large v would be a denormal number.
+    correction, least = nm.one_minus_pow(beta, t), nm.maximum(v, eps)
+    y = lr * lr * correction * (s / least) / nm.sqrt(1 + c_coef * nm.sqrt(lr) * b)
     shrink = (0.5 * y + extra_l2) * p
-    d = -(lr * eta * nm.sqrt(r) * g + shrink) / (1 + d_coef * nm.sqrt(lr * eta) * b)
+    d = -(lr * eta * (g / parts.root(least, correction)) + shrink) / (1 + d_coef * nm.sqrt(lr * eta) * b)
     b = b + y * (1 + b)
     if not momentum:
         return d, v, b
