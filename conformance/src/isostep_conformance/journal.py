@@ -86,11 +86,12 @@ class Journal:
             name = job.name.removeprefix("mutants of ").rpartition(".")[0]
             parts += [str(e) for e in EQUIVALENTS if e.speaks_of(name)]
         else:
-            case = next(u.case for u in job.units if u.path == path)
+            unit = next(u for u in job.units if u.path == path)
+            case, scenarios = unit.case, unit.scenarios
             gaps = next(p.gaps for p in self.paths if p.name == path)
             checks = [n for u, n in job.checks if u.path == path]
-            parts += [*case.scenarios, *checks, repr(case.subject.rule)]
-            every = (*case.scenarios, *checks)
+            every = (*scenarios, *checks)
+            parts += [*every, repr(case.subject.rule)]
             parts += [
                 str(g)
                 for g in gaps

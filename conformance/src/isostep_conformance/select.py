@@ -3,7 +3,8 @@
 A unit is one path and one case, with all scenarios of the case; contract checks are run on the first case of each
 rule. The sample is the first case of every rule on every path in float32, on one path of three one further case
 in another dtype, and a quarter of the contract checks, all chosen by a hash: always the same. A path that stands in for
-other hardware takes part of that; where no more than three paths are asked for, none of it is thinned.
+other hardware takes part of that, and two times of three without the long run; where no more than three paths are
+asked for, none of it is thinned.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from isostep_conformance.cases import DTYPES, Case, Subject, subjects
 from isostep_conformance.contract import CHECKS
 from isostep_conformance.gaps import Gap
 from isostep_conformance.paths import Path
+from isostep_conformance.truth import FREE
 
 #: So many paths at most are tested with all contract checks and both cases of a rule.
 FEW = 3
@@ -34,6 +36,13 @@ class Unit:
     path: str
     case: Case
     stand_in: bool = False
+    #: without the long run, which is most of the work
+    brief: bool = False
+
+    @property
+    def scenarios(self) -> tuple[str, ...]:
+        """The scenarios of the case that are run."""
+        return tuple(s for s in self.case.scenarios if s not in FREE or not self.brief)
 
     @property
     def id(self) -> str:
@@ -64,7 +73,8 @@ def units(
             for path in runnable:
                 picked = full or _sampled(subject, dtype, path, count, wanted, thin)
                 if path.offers(dtype) and picked:
-                    found.append(Unit(path.name, Case(subject, dtype), path.stand_in))
+                    brief = path.stand_in and thin and not full and _draw(subject.name) % 3 > 0
+                    found.append(Unit(path.name, Case(subject, dtype), path.stand_in, brief))
     if not found:
         message = "nothing to run: no path that runs here offers any of the chosen rules and dtypes"
         raise SelectionError(message)

@@ -73,7 +73,7 @@ class Session:
 
     def check_unit(self, unit: Unit) -> list[Outcome]:
         """All scenarios of a unit."""
-        return [self._scenario(unit, s) for s in unit.case.scenarios]
+        return [self._scenario(unit, s) for s in unit.scenarios]
 
     def _scenario(self, unit: Unit, scenario: str) -> Outcome:
         path = self.path(unit.path)
