@@ -1,11 +1,18 @@
 """Values that a step is given once for the whole group, such as the loss."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
 import isostep
 from isostep import RuleError, StepError
 from isostep.rule import Rule
+
+FUSED = pytest.param(
+    "numpy:fused",
+    marks=pytest.mark.skipif(find_spec("numba") is None, reason="needs the extra `fused`"),
+)
 
 REFERENCE = isostep.backend("numpy:reference")
 
@@ -52,7 +59,7 @@ def test_it_is_copied_and_comes_anew_with_every_step():
 @pytest.mark.parametrize(
     ("loss", "got"), [([1.0], "list"), (True, "bool"), (np.ones(1), r"shape \(1,\)")]
 )
-@pytest.mark.parametrize("backend", ["numpy:reference", "numpy:fused"])
+@pytest.mark.parametrize("backend", ["numpy:reference", FUSED])
 def test_anything_else_is_refused_and_changes_nothing(backend, loss, got):
     backend = isostep.backend(backend)
     rule = SCALED.bind()
