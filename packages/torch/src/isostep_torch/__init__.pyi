@@ -1947,10 +1947,11 @@ class Nero(Optimizer):
     A quotient with a divisor of 0 counts as 0.
 
     Follows: Liu, Bernstein, Meister, Yue, "Learning by Turning: Neural Architecture Aware Optimisation", arXiv 2102.07227,
-        Algorithm 1, whose sigma_b is bias_scale. Written from the paper alone: the published code is under a
-        non-commercial licence.
+        Algorithm 1, whose sigma_b is bias_scale. Its first half was read in the paper, the update and the projection in
+        a description of it by others. The published code is under a non-commercial licence and was not opened.
     Departs:
-        - The averages start at zero and are corrected as Adam's; bias_correction=False leaves them as they are.
+        - The averages start at zero and are corrected as Adam's, which the paper was not seen to say;
+          bias_correction=False leaves them as they are.
         - sigma_b is "the initialisation scale of the biases": it is given, and the same for the group.
         - The paper's networks are balanced from the start. Here the first step balances them: a step with lr = 0 does
           nothing else.
@@ -2879,10 +2880,12 @@ class SOAP(Optimizer):
 
     Follows: Vyas, Morwani, Zhao, Shapira, Brandfonbrener, Janson, Kakade, "SOAP: Improving and
         Stabilizing Shampoo using Adam", arXiv 2409.11321, Algorithm 3 (a step) and 4 (one step of power
-        iteration), and the authors' code (nikhilvyas/SOAP, soap.py): the skipped first step, eps beside
-        the root, bias correction in the step size. pytorch_optimizer's SOAP agrees; it takes its QR
-        decompositions in float32.
+        iteration), and the authors' code (nikhilvyas/SOAP, soap.py): the skipped first step. With eps
+        beside the root and the bias correction in the step size it is pytorch_optimizer's SOAP, which
+        takes its QR decompositions in float32.
     Departs:
+        - The copy of the authors' code that was read bounds the root from below by eps, and divides
+          averages that are corrected each by itself.
         - The authors sort columns by their estimated eigenvalues, those of v as well. Here they are
           decomposed in that order and stay where they were: the same bases with other numbers.
         - A step uses the bases that were there before it, and stores new ones. Which eigenvectors a
