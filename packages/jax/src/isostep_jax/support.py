@@ -43,7 +43,7 @@ def gaps() -> list[Any]:
         {
             "word": "notyet",
             # Isolated: under jit x / 6 has the bits of x * (1 / 6), whether 6 is a constant or an argument.
-            "reason": "XLA divides by a scalar as a product with its reciprocal: the mean of equal numbers is off by a bit",
+            "reason": "XLA makes x / n of a scalar n x * (1 / n): the mean of equal numbers is off by a bit",
             "path": "jax:*",
             "rule": "centralize+adamw",
             "check": "exact",
