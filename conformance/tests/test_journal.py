@@ -41,6 +41,7 @@ def test_what_a_journal_holds_is_not_done_again(
     assert f"{len(lines)}/{len(lines)} cases" in capsys.readouterr().err
 
 
+@pytest.mark.whole
 def test_gaps_and_equivalents_come_back_as_they_were(tmp_path: Path) -> None:
     arguments = ["--backend", "jax:jit", "--rule", "signsgd", "--dtype", "float32"]
     kept, first, second = (tmp_path / n for n in ("run.journal", "first.json", "second.json"))

@@ -3,7 +3,7 @@
 A unit is one path and one case, with all scenarios of the case; contract checks are run on the first case of each
 rule. The sample is the first case of every rule on every path in float32, on one path of three one further case
 in another dtype, and a quarter of the contract checks, all chosen by a hash: always the same. A path that stands in for
-other hardware takes part of that, and two times of three without the long run; where no more than three paths are
+other hardware takes part of that, and two times of three without the long run; where no more than two paths are
 asked for, none of it is thinned.
 """
 
@@ -20,7 +20,7 @@ from isostep_conformance.paths import Path
 from isostep_conformance.truth import FREE
 
 #: So many paths at most are tested with all contract checks and both cases of a rule.
-FEW = 3
+FEW = 2
 #: The dtype in which every rule runs on every path, always.
 FIRST = "float32"
 
