@@ -154,6 +154,5 @@ def test_gradients_are_drawn_again_where_a_free_run_would_tell_too_little(
     first = run.__wrapped__(case, "run")
     monkeypatch.undo()
     drawn = run.__wrapped__(case, "run")
-    assert not truth._tells(first.free)
-    assert truth._tells(drawn.free)
+    assert truth._exempt(first.free) > truth.MOST_EXEMPT_FREE >= truth._exempt(drawn.free)
     assert not np.array_equal(first.shots[0].grads[0], drawn.shots[0].grads[0])
