@@ -7,6 +7,7 @@ only be "left" and "right".
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -37,16 +38,16 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Node:
+class Node(ABC):
     """A part of a formula."""
 
     def parts(self) -> Iterator[Node]:
         """This node and all below it."""
         yield self
 
+    @abstractmethod
     def value(self, step: Step) -> Any:
         """The value in a step."""
-        raise NotImplementedError
 
     def update(self, step: Step) -> Any:
         """-lr times the value. In a product lr goes with its first factor, as in TensorFlow's sign kernels."""
