@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import isostep
@@ -41,6 +42,19 @@ def test_hutchinson_feeds_adahessian():
     tx.update(jax.grad(quadratic)(PARAMS), tx.init(PARAMS), PARAMS, hessian_diag=diag)
     with pytest.raises(ValueError, match="distribution must be one of rademacher, gaussian"):
         isostep_jax.hutchinson(quadratic, distribution="uniform")
+
+
+def test_noise_is_that_of_optax():
+    rule = isostep.compose(isostep.pieces.gradient_noise(0.3, gamma=0.8), isostep.rule("sgd", lr=1))
+    ours, theirs = isostep_jax.transform(rule), optax.add_noise(0.3, 0.8, key=jax.random.key(4))
+    state, other, key = ours.init(PARAMS), theirs.init(PARAMS), jax.random.key(4)
+    for _ in range(3):
+        key, now = jax.random.split(key)
+        noise = isostep_jax.noise(now, PARAMS)
+        found, state = ours.update(PARAMS, state, PARAMS, noise=noise)
+        wanted, other = theirs.update(PARAMS, other)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(-a, b, rtol=1e-5)
 
 
 @pytest.mark.parametrize("adaptive", [False, True])

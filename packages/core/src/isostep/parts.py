@@ -44,6 +44,23 @@ def largest(v: Any, tops: list[Any]) -> tuple[Any, list[Any]]:
     return (tops or [v])[0], tops
 
 
+def same(d: Any) -> Any:
+    """What a rule divides by where no piece changes it: itself."""
+    return d
+
+
+def in_turn(g: Any, odd: Any, even: Any, beta: Any, odd_step: int) -> tuple[Any, Any, Any, Any]:
+    """Two running averages that take the gradients in turn: the newer one, the older, both in the state's order."""
+    new = average(odd if odd_step else even, g, beta)
+    return (new, even, new, even) if odd_step else (new, odd, odd, new)
+
+
+def positive_negative(new: Any, old: Any, weight: Any) -> Any:
+    """(1 + weight) times the newer momentum minus weight times the older, scaled so that the noise keeps its size."""
+    norm = nm.sqrt((1 + weight) * (1 + weight) + weight * weight)
+    return ((1 + weight) / norm) * new - (weight / norm) * old
+
+
 def coupled(p: Any, g: Any, weight_decay: Any, *, when: bool = True) -> Any:
     """The gradient with L2 penalty. ``when``, as in ``decoupled``: a static choice of the rule's."""
     return g + weight_decay * p if weight_decay and when else g

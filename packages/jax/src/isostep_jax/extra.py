@@ -41,17 +41,8 @@ def hutchinson(
         raise ValueError(message)
 
     def estimate(params: Any, key: jax.Array, *args: Any) -> Any:
-        leaves, tree = jax.tree.flatten(params)
-
         def one(key: jax.Array) -> Any:
-            keys = jax.random.split(key, len(leaves))
-            z = jax.tree.unflatten(
-                tree,
-                [
-                    draws[distribution](k, p.shape, p.dtype)
-                    for k, p in zip(keys, leaves, strict=True)
-                ],
-            )
+            z = _drawn(draws[distribution], key, params)
             _, product = jax.jvp(lambda p: jax.grad(loss)(p, *args), (params,), (z,))
             return jax.tree.map(lambda a, b: a * b, z, product)
 
@@ -62,6 +53,22 @@ def hutchinson(
         return jax.tree.map(lambda a: curvature.spatial_mean(a, spatial_axes), mean)
 
     return estimate
+
+
+def noise(key: jax.Array, params: Any) -> Any:
+    """Standard normal numbers, a tree like ``params`` (or gradients): ``update(..., noise=noise(key, params))``.
+
+    For ``isostep.pieces.gradient_noise``. Pass another key at every step: ``jax.random.fold_in(key, step)``.
+    """
+    return _drawn(jax.random.normal, key, params)
+
+
+def _drawn(draw: Callable[..., jax.Array], key: jax.Array, params: Any) -> Any:
+    """A random tree like ``params``, each leaf of a key of its own."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    made = [draw(k, p.shape, p.dtype) for k, p in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, made)
 
 
 def sam_gradient(

@@ -63,12 +63,13 @@ def update(
     weight_decay: Any,
     blocks: str,
     unit_axis: int,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     m = parts.average(m, g, betas[0])
     v = parts.average(v, block_mean(g * g, blocks, unit_axis), betas[1])
     c1, c2 = parts.corrections(betas, t)
-    u = (-lr / c1) * m / (parts.root(v, c2) + eps)
+    u = (-lr / c1) * m / denominator(parts.root(v, c2) + eps)
     return parts.decoupled(p, u, lr, weight_decay), m, v
 
 

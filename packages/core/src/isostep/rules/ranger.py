@@ -59,6 +59,7 @@ def update(
     use_gc: bool,
     unit_axis: int,
     phase: bool,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any, Any, Any]:
     """See the module's equations."""
     if use_gc:
@@ -75,6 +76,7 @@ def update(
         weight_decay=weight_decay,
         decoupled_weight_decay=True,
         dialect="torch",
+        denominator=denominator,
     )
     u, slow = synchronized(p, g, u, slow, t, k=k, alpha=alpha, dialect="paper", phase=phase)
     return u, m, v, slow
