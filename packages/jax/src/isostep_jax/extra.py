@@ -171,9 +171,9 @@ def pcgrad(losses: Sequence[Loss], *, reduction: str = "mean") -> Callable[..., 
     """``gradient(params, key, *args)``: the mean of the tasks' gradients without their conflicts, or their sum.
 
     ``reduction`` is ``"sum"`` as in the paper, or, as on every backend, ``"mean"``, which divides by the number of
-    tasks: here every task has a gradient of every parameter, if it be of zeros. From each task's gradient its part against every other
-    task's, in random order, is taken away where the two point apart: g_i <- g_i - (g_i . g_j) / |g_j|**2 g_j,
-    with g_j as it was.
+    tasks: here every task has a gradient of every parameter, if it be of zeros. From each task's gradient its part
+    against every other task's, in random order, is taken away where the two point apart:
+    g_i <- g_i - (g_i . g_j) / |g_j|**2 g_j, with g_j as it was.
     Source: Yu et al., arXiv 2001.06782, algorithm 1.
     """
     if reduction not in ("mean", "sum"):
