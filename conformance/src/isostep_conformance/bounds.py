@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from isostep.values import MAPS
-from isostep_conformance import spectral
+from isostep_conformance import spectral, triangular
 from isostep_conformance.formats import Format, rounded, ulp
 
 #: How many times its error bound an operand may be from a threshold and still be exempt. The bound follows the
@@ -107,6 +107,20 @@ class Plain:
     def matmul(self, x: Any, y: Any) -> Any:
         """A matrix product."""
         return in_range(np.asarray(x @ y), self.form)
+
+    def upper_triangle(self, x: Any) -> Any:
+        """A matrix without what is below its diagonal."""
+        return self.shaped(np.triu, x)
+
+    def largest_column(self, x: Any) -> Any:
+        """The column of the largest norm."""
+        return (
+            np.take(x, [triangular.largest(x)], axis=1) if x.shape[1] else 0.0 * x.sum(1)[:, None]
+        )
+
+    def over_triangle(self, x: Any, upper: Any) -> Any:
+        """A matrix times the inverse of a triangular one."""
+        return in_range(triangular.over(x, upper), self.form)
 
     def spectral_power(self, x: Any, exponent: Any, low: Any) -> Any:
         """A power of a symmetric matrix."""
@@ -285,6 +299,25 @@ class Bounded(Plain):
         plus, minus = up @ high + down @ low, -(up @ low + down @ high)
         both = (plus >= largest) & (minus >= largest)
         return np.asarray(both | ((np.maximum(plus, minus) >= largest) & (np.abs(v) < largest)))
+
+    def largest_column(self, x: Num) -> Num:
+        if not x.v.shape[1]:
+            return Num(np.zeros((len(x.v), 1), x.v.dtype))
+        i = triangular.largest(x.v)
+        sizes = self.sum(self.apply("mul", (x, x)), axis=0)
+        e, f = (np.broadcast_to(part, sizes.v.shape) for part in (sizes.e, sizes.f))
+        open_choice = self._near(sizes.v[i] - np.delete(sizes.v, i), e[i] + np.delete(e, i))
+        found = self.shaped(lambda a: np.take(a, [i], axis=1), x)
+        return Num(found.v, found.e, found.f | open_choice.any() | f.any())
+
+    def over_triangle(self, x: Num, upper: Num) -> Num:
+        v = triangular.over(x.v, upper.v)
+        if triangular.unsound(upper.v):
+            return Num(v)
+        odd = np.broadcast_to(x.f, x.v.shape).any(axis=-1, keepdims=True)
+        flag = np.broadcast_to(odd | np.any(upper.f), v.shape)
+        e = triangular.error((x.v, x.e), (upper.v, upper.e), v, self.form.eps)
+        return Num(in_range(v, self.form), np.where(np.isfinite(v), e, 0), flag)
 
     def spectral_power(self, x: Num, exponent: Num, low: Num) -> Num:
         v = spectral.power(x.v, exponent.v, low.v)

@@ -58,11 +58,6 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent("clip_by_norm+adamw", "x 1.01: 1.0*", _MASKED),
     Equivalent("*adaptive_clip*", "lt -> le: (sqrt(sum_units(mul(...), *", _CONTINUOUS),
     Equivalent("*trust_ratio*", "always the second branch: where(((size_p == 0) or *", _MASKED),
-    Equivalent(
-        "adamw+trust_ratio",
-        "right operand dropped: ((sqrt(sum(...)) == 0) or (sqrt(sum(...)) == 0))*",
-        "with decay in the rule the update is zero only where the parameter is",
-    ),
     Equivalent("*trust_ratio*", "abs dropped: abs(lr)*", "no case has a negative learning rate"),
     Equivalent(
         "*orthogonal_gradient*",
@@ -151,11 +146,6 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         for swap in ("gt -> ge", "ge -> gt")
     ),
     Equivalent("muon", "*: (lr * 1.0) [2-d]", "the shape's factor is one for a wide matrix"),
-    Equivalent(
-        "lars",
-        "right operand dropped: ((sqrt(sum(...)) == 0) or (sqrt(sum(...)) == 0))",
-        "with decay in it the update is zero only where the parameter is",
-    ),
     Equivalent("adai", "x 1.01: 1.0", _MASKED),
     Equivalent("adasmooth", "x 1.01: 1.0", "it divides a zero: where n is zero, so is s"),
     Equivalent("momo*", "x 1.01: 1.1754943508222875e-38", "it divides a zero"),
@@ -190,12 +180,13 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "no sum has an eigenvalue below eps but by rounding, and no gradient has a part where it is eps",
     ),
     Equivalent("soap", "update negated [phase (1,)]*", "the first step has no update"),
-    Equivalent("sm3", "other axis: *, (-2, -1)) [3-d]", "both axes, in another order"),
-    Equivalent("adashift", "other axis: max_axis(*", "all axes, in another order"),
+    Equivalent("psgd_kron", "x 1.01: 1.1754943508222875e-38*", "it divides a zero"),
+    Equivalent("psgd_kron", "size -> unit_size: * [1-d]", "a vector is one unit"),
+    Equivalent("psgd_kron", "sum of each unit only: * [1-d]", "a vector is one unit"),
     Equivalent(
-        "avagrad",
-        "right operand dropped: maximum((t - 1), 1)",
-        "at t = 1, where it acts, there is no step, and the authors' dialect does not measure with it",
+        "psgd_kron",
+        "left operand dropped: maximum(reshape(max_axis(x, (-2, -1)), ()), 1.1754943508222875e-38)*",
+        "a matrix is divided by it and its norm multiplied: any number will do that keeps it in range",
     ),
     Equivalent("prodigy", "x 1.01: 1.0", "it divides a zero: there has been no gradient yet"),
     Equivalent(

@@ -22,6 +22,7 @@ from isostep.values import (
     DECOMPOSITIONS,
     FACTS,
     MAPS,
+    MATRIX_OPS,
     REDUCTIONS,
     TENSOR_OPS,
     Domain,
@@ -68,7 +69,7 @@ def step(
     tracer: Tracer = trace,
 ) -> tuple[list[After], dict[str, Any]]:
     """The step from t to t + 1 (``item.t`` and ``group_t`` count the steps done)."""
-    if len(items) > 1 and _elementwise(rule, items, arith, tracer):
+    if len(items) > 1 and _joinable(rule, items, arith, tracer):
         after, group = step(rule, [_joined(items, arith)], group, group_t, arith, tracer)
         return _split(after[0], items, arith), group
     done: list[After] = []
@@ -80,8 +81,8 @@ def step(
     return done, group
 
 
-def _elementwise(rule: BoundRule, items: list[Before], arith: Plain, tracer: Tracer) -> bool:
-    """Whether all parameters may be laid end to end: no value belongs to one array, unit or matrix."""
+def _joinable(rule: BoundRule, items: list[Before], arith: Plain, tracer: Tracer) -> bool:
+    """Whether all parameters may be laid end to end."""
     if rule.sequential or len({item.t for item in items}) > 1:
         return False
     programs = {
@@ -89,7 +90,11 @@ def _elementwise(rule: BoundRule, items: list[Before], arith: Plain, tracer: Tra
     }
     if len(programs) > 1:
         return False
-    (program,) = programs.values()
+    return elementwise(*programs.values())
+
+
+def elementwise(program: Program) -> bool:
+    """Whether it knows no arrays: no value of it belongs to one array, unit or matrix."""
     own = {*REDUCTIONS, *FACTS, *TENSOR_OPS} - {"sum_group"}
     return program.shape is None and not any(n.op in own for n in program.live)
 
@@ -262,7 +267,7 @@ class _Walk:
             return self.arith.shaped(lambda a: np.reshape(a, node.attrs[0]), x)
         if op == "matmul":
             return self.arith.matmul(x, self._operand(node.args[1]))
-        if op in (*DECOMPOSITIONS, *BASES):
+        if op in (*MATRIX_OPS, *DECOMPOSITIONS, *BASES):
             return getattr(self.arith, op)(x, *map(self._operand, node.args[1:]))
         message = f"no truth for the operation {op!r}; add it to isostep_conformance.exact"
         raise ExactError(message)

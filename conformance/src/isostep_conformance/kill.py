@@ -146,17 +146,21 @@ def _shots(subject: Subject) -> Iterator[tuple[str, Shot]]:
     yield from _edges(chosen, subject.rule)
     yield from _idle(case)
     yield from _turned(case)
+    yield from _turned_factors(chosen, subject.rule)
 
 
 def _other_phases(chosen: list[tuple[str, Shot]], rule: BoundRule) -> Iterator[tuple[str, Shot]]:
     """The same steps at a t that falls into each other phase: zero norms meet every k-th step, too."""
-    first_of = {}
-    for t in range(_LONGEST_CYCLE, 0, -1):
-        first_of[rule.phase(t)] = t
+    first_of = _first_of(rule)
     for label, shot in chosen:
         for phase, t in first_of.items() if len(first_of) > 1 else ():
             if phase != rule.phase(shot.before.state.group_t + 1) and shot.rule.phase(t) == phase:
                 yield f"{label} at t = {t}", moved(shot, shot.rule, t - 1)
+
+
+def _first_of(rule: BoundRule) -> dict[tuple[int, ...], int]:
+    """Each phase of a rule, and the first step that is of it."""
+    return {rule.phase(t): t for t in range(_LONGEST_CYCLE, 0, -1)}
 
 
 def _edges(chosen: list[tuple[str, Shot]], rule: BoundRule) -> Iterator[tuple[str, Shot]]:
@@ -186,12 +190,20 @@ def _edges(chosen: list[tuple[str, Shot]], rule: BoundRule) -> Iterator[tuple[st
 
 
 def _idle(case: Case) -> Iterator[tuple[str, Shot]]:
-    """The first step without any gradient, at ordinary parameters and at zero: sums over a whole group are zero."""
+    """The first step without any gradient, at ordinary parameters and at zero: sums over a whole group are zero.
+
+    Then without the other inputs of parameters as well.
+    """
     shot = run(case, "corners").shots[0]
     still = replace(shot, grads=[0.0 * g for g in shot.grads])
     yield "without gradients", moved(still, still.rule, 0)
     nothing = replace(still.before, params=[0.0 * p for p in still.before.params])
     yield "without gradients at zero", moved(replace(still, before=nothing), still.rule, 0)
+    given = {n: [0.0 * x for x in shot.inputs[n]] for n in shot.rule.input_names}
+    if given:
+        empty = replace(still, inputs=shot.inputs | given)
+        for phase, t in _first_of(shot.rule).items():
+            yield f"without gradients and inputs in phase {phase}", moved(empty, shot.rule, t - 1)
 
 
 def _turned(case: Case) -> Iterator[tuple[str, Shot]]:
@@ -200,6 +212,30 @@ def _turned(case: Case) -> Iterator[tuple[str, Shot]]:
     script = replace(found.script, grads=[[-g for g in step] for step in found.script.grads])
     for k, shot in enumerate(shots(found.rule, case.form, script)):
         yield f"turned corners step {k}", shot
+
+
+def _turned_factors(chosen: list[tuple[str, Shot]], rule: BoundRule) -> Iterator[tuple[str, Shot]]:
+    """The corners with triangular factors of the other sign, which are as good, in every phase."""
+    for label, shot in chosen:
+        before = shot.before
+        pairs = zip(before.params, before.state.arrays, strict=True)
+        if not label.startswith("corners") or not any(
+            _divides(rule, p.shape) for p in before.params
+        ):
+            continue
+        arrays = [
+            {n: -a if a.ndim == 2 and a.shape != p.shape else a for n, a in state.items()}
+            for p, state in pairs
+        ]
+        turned = replace(shot, before=replace(before, state=replace(before.state, arrays=arrays)))
+        for phase, t in _first_of(rule).items():
+            yield f"{label}, factors turned, in phase {phase}", moved(turned, rule, t - 1)
+
+
+def _divides(rule: BoundRule, shape: tuple[int, ...]) -> bool:
+    """Whether some phase of an array of this shape divides by a triangular matrix."""
+    programs = (trace(rule, phase, shape) for phase in _first_of(rule))
+    return any(n.op == "over_triangle" for program in programs for n in program.live)
 
 
 def _steady(value: float) -> Callable[[int], float]:
@@ -243,21 +279,24 @@ class _Trial:
     program: Program
 
     @cached_property
-    def touched(self) -> list[int]:
-        """The parameters that run the program, or all of the group where sums or its state join them."""
+    def touched(self) -> list[list[int]]:
+        """The parameters that run the program, each by itself, the longest first; or those that are taken together.
+
+        All of a group where sums or its state join them, and those of a program that knows no arrays.
+        """
         rule, before = self.shot.rule, self.shot.before
         every = range(len(before.params))
         if before.state.group or any(n.op == "sum_group" for n in self.program.live):
-            return list(every)
+            return [list(every)]
         pairs = zip(before.state.t, before.params, strict=True)
         own = [trace(rule, rule.phase(t + 1), p.shape) is self.program for t, p in pairs]
-        return [i for i in every if own[i]]
+        found = sorted((i for i in every if own[i]), key=lambda i: -before.params[i].size)
+        return [found] if exact.elementwise(self.program) else [[i] for i in found]
 
     @cached_property
     def befores(self) -> tuple[list[exact.Before], dict[str, np.ndarray]]:
-        """Their state and gradients, and the group's state."""
-        items, group = self.shot.befores(Plain(self.shot.form))
-        return [items[i] for i in self.touched], group
+        """State and gradients of all, and the group's state."""
+        return self.shot.befores(Plain(self.shot.form))
 
     def ratio(self, mutant: Mutant) -> float:
         """How far the mutant's step is from the truth, in units of the budget without FACTOR."""
@@ -267,13 +306,19 @@ class _Trial:
             found = trace(rule, phase, shape)
             return mutant.program if found is self.program else found
 
-        t = shot.before.state.group_t
-        try:
-            done, group = exact.step(shot.rule, *self.befores, t, Plain(shot.form), tracer)
-        except (ValueError, IndexError, TypeError, ZeroDivisionError, exact.ExactError):
-            return np.inf  # shapes do not fit: nobody could run it
-        expected = [shot.forced.arrays[i] for i in self.touched]
-        return compare(Target(expected, shot.forced.group), done, group)
+        items, state = self.befores
+        t, worst = shot.before.state.group_t, 0.0
+        for part in self.touched:
+            own = [items[i] for i in part]
+            try:
+                done, group = exact.step(shot.rule, own, state, t, Plain(shot.form), tracer)
+            except (ValueError, IndexError, TypeError, ZeroDivisionError, exact.ExactError):
+                return np.inf  # shapes do not fit: nobody could run it
+            expected = Target([shot.forced.arrays[i] for i in part], shot.forced.group)
+            worst = max(worst, compare(expected, done, group))
+            if worst > ENOUGH:
+                break
+        return worst
 
 
 def _worst(mutant: Mutant, trials: list[_Trial]) -> tuple[float, str]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from isostep.program import UPDATE, Program, ancestors
-from isostep.values import BASES, DECOMPOSITIONS, FACTS, MAPS, Graph, Value
+from isostep.shapes import shape_of
+from isostep.values import BASES, DECOMPOSITIONS, FACTS, MAPS, MATRIX_OPS, Graph, Value
 
 #: Replaces one node: gets its new operands, returns another node (None: leave it alone).
 Edit = Callable[[Graph, Value, tuple[Value, ...]], Value | None]
@@ -28,6 +29,8 @@ _SWAPS = {
     "sin": ("cos",), "cos": ("sin",),
 }  # fmt: skip
 _DROP_EITHER = {"add", "sub", "mul", "div", "pow", "maximum", "minimum", "and", "or", "matmul"}
+#: What may be left out, so that its first operand takes its place.
+_UNDONE = ("transpose", *MATRIX_OPS, *DECOMPOSITIONS, *BASES)
 _OTHER_FACT = {"size": "unit_size", "unit_size": "size"}
 #: How much a number is off.
 OFF = 1.01
@@ -76,7 +79,7 @@ def _edits(node: Value) -> Iterator[tuple[str, Edit]]:
         yield "right operand dropped", lambda graph, n, args: args[0]
         if not same:
             yield "left operand dropped", lambda graph, n, args: args[1]
-    if (op in MAPS and MAPS[op].arity == 1) or op in ("transpose", *DECOMPOSITIONS, *BASES):
+    if (op in MAPS and MAPS[op].arity == 1) or op in _UNDONE:
         yield f"{op} dropped", lambda graph, n, args: args[0]
     if op == "where":
         yield (
@@ -134,15 +137,24 @@ def _reductions(node: Value) -> Iterator[tuple[str, Edit]]:
     if op == "sum_units":
         yield "other axis", lambda graph, n, args: graph.apply("sum_units", args, (n.attrs[0] + 1,))
         yield "sum of the whole array", lambda graph, n, args: graph.apply("sum", args)
-    if op in ("sum_axis", "max_axis"):
-        yield (
-            "other axis",
-            lambda graph, n, args: graph.apply(n.op, args, (tuple(-3 - a for a in n.attrs[0]),)),
-        )
+    if op in ("sum_axis", "max_axis") and not _all_or_both(node):
+        yield "other axis", lambda graph, n, args: graph.apply(n.op, args, (_mirrored(n),))
     if op == "matmul" and node.args[0] is not node.args[1]:
         yield "factors swapped", lambda graph, n, args: graph.apply("matmul", (args[1], args[0]))
     if op in ("sum", "sum_units", "sum_group", "sum_axis", "max_axis"):
         yield f"{op} dropped", lambda graph, n, args: args[0]
+
+
+def _all_or_both(node: Value) -> bool:
+    """Whether an axis for another is only another order: all axes of several, or the last two."""
+    axes = set(node.attrs[0])
+    rank = len(shape_of(node.args[0])) if node.graph.shape is not None else 0
+    return len(axes) == rank > 1 or axes == set(_mirrored(node))
+
+
+def _mirrored(node: Value) -> tuple[int, ...]:
+    """The last axis for the one before it, and the other way round."""
+    return tuple(-3 - a for a in node.attrs[0])
 
 
 def n_clone(graph: Graph, node: Value) -> Value:

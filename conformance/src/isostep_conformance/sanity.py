@@ -101,9 +101,16 @@ def hessian_diag(task: Task, params: Arrays, loss: Any, grads: Arrays, t: int) -
     return [z * (n - g) / h for z, n, g in zip(signs, near, grads)]
 
 
+def probe(task: Task, params: Arrays, loss: Any, grads: Arrays, t: int) -> Arrays:
+    """Standard normal numbers."""
+    random = np.random.default_rng([12, t])
+    return [random.standard_normal(p.shape).astype(np.float32) for p in params]
+
+
 #: What rules ask for beside the gradient: for each parameter, or once for the group.
 INPUTS: dict[str, Callable[[Task, Arrays, Any, Arrays, int], Any]] = {
     "hessian_diag": hessian_diag,
+    "probe": probe,
     "loss": lambda task, params, loss, grads, t: float(loss),
 }
 

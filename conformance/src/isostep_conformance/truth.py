@@ -20,7 +20,7 @@ from isostep.state import State
 from isostep.values import BASES, DECOMPOSITIONS
 from isostep_conformance import exact
 from isostep_conformance.bounds import Bounded, Num, Plain, Shaking
-from isostep_conformance.budget import MOST_EXEMPT_FREE, SUM_ULPS, Expected
+from isostep_conformance.budget import MOST_EXEMPT, MOST_EXEMPT_FREE, SUM_ULPS, Expected
 from isostep_conformance.cases import Case
 from isostep_conformance.formats import Format, ulp, widen
 from isostep_conformance.scenarios import Script
@@ -31,6 +31,8 @@ FREE = ("run",)
 DRAWS = 4
 #: How often a decomposition is shaken to see how far off an honest one may be.
 SHAKES = 6
+#: What sums over an array or an axis of it.
+_SUMMING = {"sum", "sum_units", "sum_axis", "matmul", "over_triangle", *DECOMPOSITIONS, *BASES}
 #: A rule whose numbers grow past this (as a part of the format's range, in the exponent) gets smaller gradients.
 _ROOM = {"float16": 1e3}
 _PLENTY = 1e7
@@ -166,22 +168,33 @@ def run(case: Case, scenario: str) -> Run:
     """The run of one scenario; cached, because every path needs the same.
 
     In half precision a square that is lost in rounding can leave a whole array at its threshold, from where a free run
-    tells nothing. Then other gradients are drawn, ``DRAWS`` times at most, and the best of them are kept; what is still
-    exempt is counted as ever.
+    tells nothing; and of huge gradients a whole array may or may not overflow. Then other gradients are drawn,
+    ``DRAWS`` times at most, and the best of them are kept; what is still exempt is counted as ever.
     """
     rule = case.rule(scenario)
     drawn: list[Run] = []
     for draw in range(DRAWS):
         script, snapshots = _played(case, rule, scenario, draw)
         drawn.append(Run(case, scenario, rule, script, _shots(rule, case.form, script, snapshots)))
-        if case.form is case.form.compute or _exempt(drawn[-1].free) <= MOST_EXEMPT_FREE:
+        if not _untold(drawn[-1]):
             return drawn[-1]
-    return min(drawn, key=lambda found: _exempt(found.free))
+    return min(drawn, key=_untold)
 
 
-def _exempt(free: list[Target]) -> float:
-    """The part of a free run's elements that is exempt."""
-    return sum(t.exempt for t in free) / max(sum(t.elements for t in free), 1)
+def _untold(found: Run) -> float:
+    """The part of a run's elements that is exempt, where that is too much; only of runs that may be drawn again."""
+    if found.scenario == "huge":
+        part, most = _exempt([shot.forced for shot in found.shots]), MOST_EXEMPT
+    elif found.case.form is not found.case.form.compute:
+        part, most = _exempt(found.free), MOST_EXEMPT_FREE
+    else:
+        return 0.0
+    return part if part > most else 0.0
+
+
+def _exempt(targets: list[Target]) -> float:
+    """The part of the elements that is exempt."""
+    return sum(t.exempt for t in targets) / max(sum(t.elements for t in targets), 1)
 
 
 def shots(rule: BoundRule, form: Format, script: Script) -> list[Shot]:
@@ -415,9 +428,6 @@ def _sums(program: Program) -> dict[str, tuple[bool, bool]]:
     found = {}
     for name, node in program.outputs.items():
         ops = {n.op for n in ancestors([node])}
-        own = (
-            bool(ops & {"sum", "sum_units", "sum_axis", "matmul", *DECOMPOSITIONS, *BASES})
-            and "sum_group" not in ops
-        )
+        own = bool(ops & _SUMMING) and "sum_group" not in ops
         found[PARAMETER if name == UPDATE else name] = own, "sum_group" in ops
     return found

@@ -257,3 +257,25 @@ def test_bases_are_orthonormal_and_in_order():
     a[0, 1] = math.nan
     assert np.isnan(nm.eigenbasis(a)).all()
     assert np.isnan(nm.iterated_basis(a, np.eye(4))).all()
+
+
+def test_a_quotient_by_a_triangular_matrix_is_a_product_with_its_inverse():
+    rng = np.random.default_rng(0)
+    x, u = rng.standard_normal((3, 4)), np.triu(rng.standard_normal((4, 4))) + 2 * np.eye(4)
+    for xp in (np, array_api_strict):
+        found = np.array(nm.over_triangle(xp.asarray(x), xp.asarray(u)))
+        np.testing.assert_allclose(found @ u, x, atol=1e-14)
+    assert nm.over_triangle(np.zeros((2, 0)), np.zeros((0, 0))).shape == (2, 0)
+    x[1, 2] = math.nan
+    assert np.isnan(nm.over_triangle(x, u)).any(axis=1).tolist() == [False, True, False]
+    u[2, 2] = 0.0
+    assert np.isnan(nm.over_triangle(x, u)).all()
+
+
+def test_the_largest_column_is_the_first_of_the_largest_norm():
+    x = np.array([[3.0, 0.0, 4.0, 1.0], [4.0, -5.1, 3.0, 1.0]])
+    for xp in (np, array_api_strict):
+        assert np.array(nm.largest_column(xp.asarray(x))).tolist() == [[0.0], [-5.1]]
+    assert nm.largest_column(x[:, [0, 2, 3]]).tolist() == [[3.0], [4.0]]
+    assert nm.largest_column(np.zeros((2, 0))).tolist() == [[0.0], [0.0]]
+    assert nm.upper_triangle(x[:, :2]).tolist() == [[3.0, 0.0], [0.0, -5.1]]

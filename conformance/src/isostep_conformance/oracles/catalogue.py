@@ -12,6 +12,7 @@ from . import (
     check_modern,
     packages_adam,
     packages_free,
+    packages_kron,
     packages_matrix,
     packages_modern,
     packages_other,
@@ -40,6 +41,7 @@ def all_checks() -> list[Check]:
         *(row.check() for row in rows),
         *check_modern.checks(),
         *packages_matrix.checks(),
+        *packages_kron.checks(),
         *packages_pieces.checks(),
     ]
 

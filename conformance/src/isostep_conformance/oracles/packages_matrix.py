@@ -86,7 +86,7 @@ def shampoo() -> Iterator[Check]:
 SQUARE = ((3, 4), (5, 5), (2, 3, 5), (3, 2, 2, 3), (7,), ())
 
 
-class _InFloat64:
+class InFloat64:
     """torch for a module that casts to float32: there is none."""
 
     def __getattr__(self, name: str) -> Any:
@@ -97,7 +97,7 @@ def in_float64(run: Callable[[Problem], Record], module: str) -> Callable[[Probl
     """``run`` with the casts to float32 of a package's module taken for casts to float64."""
 
     def lifted(problem: Problem) -> Record:
-        with patch.object(importlib.import_module(module), "torch", _InFloat64()):
+        with patch.object(importlib.import_module(module), "torch", InFloat64()):
             return run(problem)
 
     return lifted

@@ -160,6 +160,21 @@ def plain() -> Problem:
     return replace(problem, lrs=tuple(map(float, problem.lrs)))
 
 
+def second() -> Iterator[Row]:
+    """Rules that one author's package has, against a collection's own code."""
+    package = "pytorch_optimizer"
+    still = {"momentum": 0.0, "weight_decay": 0.0}
+    yield Row("signsgd", package, "SignSGD", {}, {**still, **LOOP})
+    shared: dict[str, Any] = {"betas": (0.85, 0.96, 0.9), "weight_decay": 0.1}
+    theirs = {**shared, "eps1": EPS, "eps2": 2 * EPS, **LOOP}
+    yield Row("came", package, "CAME", {**shared, "eps": (EPS, 2 * EPS)}, theirs, problem=many)
+    shared = {**ADAM, "d0": 0.01}
+    yield Row("dadapt_adam", package, "DAdaptAdam", shared, {**shared, **LOOP}, problem=walk)
+    shared = {**ADAM, "r": 0.5, "weight_lr_power": 1.5, "weight_decay": 0.1}
+    theirs = {"lr": 1.0, **shared, **LOOP}
+    yield Row("schedule_free_radam", package, "ScheduleFreeRAdam", shared, theirs, problem=plain)
+
+
 TABLES: tuple[Callable[[], Iterator[Row]], ...] = (
-    signs, momenta, rates, corrections, factored, ratios, scales, estimates, syntheses, curvatures, warm_ups
+    signs, momenta, rates, corrections, factored, ratios, scales, estimates, syntheses, curvatures, warm_ups, second
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from isostep import nm
@@ -43,7 +44,17 @@ def _around(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
 
 def along(x: Any, axis: int, matrix: Any) -> Any:
     """The product of a square matrix with every vector along ``axis``: v^T matrix in the place of v."""
-    return fold(nm.matmul(unfold(x, axis), matrix), axis, x.shape)
+    return mapped(x, axis, nm.matmul, matrix)
+
+
+def mapped(x: Any, axis: int, change: Callable[[Any, Any], Any], matrix: Any) -> Any:
+    """The array with every vector along ``axis`` changed: ``change(rows, matrix)`` gets them as rows."""
+    return fold(change(unfold(x, axis), matrix), axis, x.shape)
+
+
+def diagonal(x: Any, axis: int) -> Any:
+    """The sums over all axes but one, kept as axes of length 1."""
+    return nm.sum_axis(x, axis=others(x.ndim, axis)) if x.ndim > 1 else x
 
 
 def gram(x: Any, axis: int) -> Any:

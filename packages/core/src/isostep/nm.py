@@ -20,9 +20,10 @@ from isostep.values import MAPS, Value
 
 __all__ = [
     "Overwrite", "abs", "atan2", "cbrt", "clip", "cos", "eigenbasis", "eps", "exp", "expm1", "floor", "isfinite",
-    "isnan", "iterated_basis", "log", "log1p", "logical_and", "logical_not", "logical_or", "matmul", "max_axis",
-    "maximum", "mean", "minimum", "ndim", "one_minus_pow", "overwrite", "pow", "reshape", "sign", "sin", "size",
-    "spectral_power", "sqrt", "square", "sum", "sum_axis", "sum_units", "tanh", "transpose", "unit_size", "where",
+    "isnan", "iterated_basis", "largest_column", "log", "log1p", "logical_and", "logical_not", "logical_or", "matmul",
+    "max_axis", "maximum", "mean", "minimum", "ndim", "one_minus_pow", "over_triangle", "overwrite", "pow", "reshape",
+    "sign", "sin", "size", "spectral_power", "sqrt", "square", "sum", "sum_axis", "sum_units", "tanh", "transpose",
+    "unit_size", "upper_triangle", "where",
 ]  # fmt: skip
 
 
@@ -267,6 +268,47 @@ def reshape(x: Any, shape: tuple[int, ...], /) -> Any:
     if isinstance(x, Value):
         return x.graph.apply("reshape", (x,), (tuple(shape),))
     return namespace(x).reshape(x, tuple(shape))
+
+
+def upper_triangle(x: Any, /) -> Any:
+    """The square matrix with zeros below its diagonal."""
+    if isinstance(x, Value):
+        return x.graph.apply("upper_triangle", (x,))
+    return namespace(x).triu(x)
+
+
+def largest_column(x: Any, /) -> Any:
+    """The column of the largest Euclidean norm, as a matrix of one column: the first of several, zeros of none.
+
+    Squares of elements are summed, so scale what they may overflow.
+    """
+    if isinstance(x, Value):
+        return x.graph.apply("largest_column", (x,))
+    xp = namespace(x)
+    if not x.shape[1]:
+        return xp.sum(x, axis=1, keepdims=True, dtype=x.dtype)
+    return xp.take(x, xp.reshape(xp.argmax(xp.sum(x * x, axis=0)), (1,)), axis=1)
+
+
+def over_triangle(x: Any, upper: Any, /) -> Any:
+    """``x`` times the inverse of an upper triangular matrix; what is below that one's diagonal has to be zero.
+
+    NaN in rows of x that are not finite, and everywhere if the triangular matrix is not, or has a zero on its
+    diagonal. The array API has no solver for triangular matrices, so it is the general one, which costs as much as a
+    decomposition.
+    """
+    for v in (x, upper):
+        if isinstance(v, Value):
+            return v.graph.apply("over_triangle", (x, upper))
+    xp = namespace(x)
+    one = xp.eye(upper.shape[0], dtype=x.dtype, device=device(x))
+    diagonal = xp.sum(one * upper, axis=0)
+    sound = xp.logical_and(xp.all(xp.isfinite(upper)), xp.all(diagonal != 0))
+    rows = xp.all(xp.isfinite(x), axis=1, keepdims=True)
+    triangle = xp.matrix_transpose(xp.where(sound, upper, one))
+    found = xp.linalg.solve(triangle, xp.matrix_transpose(xp.where(rows, x, xp.zeros_like(x))))
+    sound = xp.logical_and(sound, rows)
+    return xp.where(sound, xp.matrix_transpose(found), _like(xp, math.nan, x))
 
 
 def spectral_power(x: Any, exponent: Any, low: Any, /) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from isostep.values import BASES, DECOMPOSITIONS, Domain, Value
+from isostep.values import BASES, DECOMPOSITIONS, MATRIX_OPS, Domain, Value
 
 
 def shape_of(value: Value) -> tuple[int, ...]:
@@ -32,7 +32,9 @@ def shape_of(value: Value) -> tuple[int, ...]:
         return (*operands[0][:-2], operands[0][-1], operands[0][-2])
     if value.op == "matmul":
         return (*operands[0][:-1], operands[1][-1])
-    if value.op in (*DECOMPOSITIONS, *BASES):
+    if value.op == "largest_column":
+        return (operands[0][0], 1)
+    if value.op in (*MATRIX_OPS, *DECOMPOSITIONS, *BASES):
         return operands[0]
     if value.op == "reshape":
         return fill(value.attrs[0], math.prod(operands[0]))

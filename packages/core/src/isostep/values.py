@@ -175,8 +175,13 @@ FACTS = ("size", "ndim", "unit_size", "eps")
 DECOMPOSITIONS = ("spectral_power",)
 #: Orthonormal matrices of which there are several: every library has its own.
 BASES = ("eigenbasis", "iterated_basis")
+#: What is done to one matrix, or to one and a triangular one.
+MATRIX_OPS = ("largest_column", "over_triangle", "upper_triangle")
 #: What no fused lowering does; a program with one of these is generic.
-TENSOR_OPS = ("sum_axis", "max_axis", "matmul", "transpose", "reshape", *DECOMPOSITIONS, *BASES)
+TENSOR_OPS = (
+    *("sum_axis", "max_axis", "matmul", "transpose", "reshape"),
+    *(*MATRIX_OPS, *DECOMPOSITIONS, *BASES),
+)
 
 
 class NeedsShape(Exception):

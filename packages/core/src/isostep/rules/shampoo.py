@@ -41,11 +41,6 @@ def full(p: Any, axis: int, longest: int) -> bool:
     return p.ndim > 0 and p.shape[axis] <= longest
 
 
-def diagonal(x: Any, axis: int) -> Any:
-    """The sums over all axes but one, kept as axes of length 1."""
-    return nm.sum_axis(x, axis=matrix.others(x.ndim, axis)) if x.ndim > 1 else x
-
-
 def init(
     p: Any, /, *, momentum: Any, eps: Any, precondition_frequency: int, max_preconditioner_dim: int
 ) -> tuple[Any, ...]:
@@ -56,7 +51,7 @@ def init(
         if full(p, i, max_preconditioner_dim):
             sums.append(eps * matrix.identity(p, p.shape[i]))
         else:
-            sums.append(diagonal(zeros, i) + eps)
+            sums.append(matrix.diagonal(zeros, i) + eps)
     sums += [nm.sum(zeros) for _ in range(matrix.AXES - len(sums))]
     roots = [0.0 * s for s in sums] if precondition_frequency > 1 else []
     return (*([zeros] if momentum else []), *sums, *roots)
@@ -91,7 +86,7 @@ def update(
     d = g
     for i in range(count):
         whole = full(p, i, max_preconditioner_dim)
-        sums[i] = sums[i] + (matrix.gram(g, i) if whole else diagonal(g * g, i))
+        sums[i] = sums[i] + (matrix.gram(g, i) if whole else matrix.diagonal(g * g, i))
         if phase or not roots:
             root = nm.spectral_power(sums[i], exponent, eps) if whole else nm.pow(sums[i], exponent)
             if roots:
