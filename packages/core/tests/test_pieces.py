@@ -303,6 +303,7 @@ BEFORE = [
     pieces.orthogonal_gradient(),
     pieces.centralize(),
     pieces.adaptive_clip(0.3),
+    pieces.positive_negative_momentum(0.7),
     pieces.weight_decay(0.1, decoupled=False, min_ndim=2),
 ]
 AFTER = [
