@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import Any
 
 from isostep import nm, parts
-from isostep.domains import Choice, Integer
+from isostep.domains import Choice
 from isostep.rule import Rule
 
 
@@ -86,7 +86,7 @@ RULE = Rule(
         "eps": parts.eps(1e-8),
         "weight_decay": parts.weight_decay(),
         "blocks": Choice("unit", options=("unit", "array"), doc="what shares one average"),
-        "unit_axis": Integer(0, static=True, cases=(-1,), doc="the axis that numbers the units"),
+        "unit_axis": parts.unit_axis(),
     },
     family="adam",
     year=2024,

@@ -100,7 +100,7 @@ RULE = Rule(
         "k": Integer(6, low=1, cases=(3,), doc="steps between Lookahead's synchronisations"),
         "alpha": Real(0.5, low=0, high=1, cases=(0.7,), doc="how far the slow weights go"),
         "use_gc": Flag(True, doc="centralize the gradients"),
-        "unit_axis": Integer(0, static=True, cases=(-1,), doc="the axis that numbers the units"),
+        "unit_axis": parts.unit_axis(),
     },
     family="adam",
     year=2019,
