@@ -225,7 +225,7 @@ def test_softplus_s_edges():
     soft = np.logaddexp(0, 3.0 * np.logaddexp(0, 2.0 * 0.5) / 2.0) / 3.0
     assert step(twice, [[0.0]], [[0.5]])[0] == pytest.approx(-0.5 / soft, rel=1e-14)
     with pytest.raises(
-        isostep.RuleError, match=r"^softplus changes the denominator, which sgd has"
+        isostep.RuleError, match=r"^softplus changes the denominator, which sgd does"
     ):
         isostep.compose(pieces.softplus(), isostep.rule("sgd"))
     with pytest.raises(isostep.RuleError, match=r"^softplus changes the denominator: put it in fr"):
