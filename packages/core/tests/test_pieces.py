@@ -151,6 +151,13 @@ def test_the_trust_ratio_s_edges():
     )
 
 
+@pytest.mark.parametrize("piece", [pieces.cautious(), pieces.trust_ratio(0.3)])
+def test_behind_a_rule_whose_first_step_is_none(piece):
+    rule = isostep.compose(isostep.rule("avagrad", lr=0.1), piece)
+    p = normal(4)
+    np.testing.assert_array_equal(step(rule, [p], [normal(4, seed=1)])[0], p)
+
+
 def test_an_average_of_updates():
     rule = isostep.compose(isostep.rule("sgd", lr=1.0), pieces.ema_update(0.75))
     params, total = [np.zeros(3)], np.zeros(3)
