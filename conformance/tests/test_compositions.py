@@ -6,6 +6,7 @@ Many are drawn and traced, and their texts written, which compiles nothing; a fe
 from __future__ import annotations
 
 import ast
+from functools import cache
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from isostep.lower import numba_source
 from isostep.lower.device import kernels
 from isostep.lower.layout import layout
 from isostep.program import trace
-from isostep.rule import BoundRule, Part
+from isostep.rule import BoundRule
 from isostep_conformance import cases, hypers, runner
 from isostep_conformance.cases import Case
 
@@ -30,17 +31,23 @@ QUIET = settings(
 )
 
 
-def fused_rules() -> list[str]:
-    """The rules that are fused by themselves."""
-    found = []
-    for name in isostep.rules():
-        rule = isostep.rule(name, **hypers.bound(isostep.definition(name), name)[0])
-        if layout(trace(rule), "float32").obstacle is None:
-            found.append(name)
-    return found
+@cache
+def fused_settings(name: str) -> list[dict[str, Any]]:
+    """The settings in which a rule is fused by itself: a choice may give it state with axes of its own."""
+    settings = hypers.bound(isostep.definition(name), name)
+    return [v for v in settings if fused(isostep.rule(name, **v))]
 
 
-FUSED = fused_rules()
+def fused(rule: BoundRule) -> bool:
+    """Whether a rule is fused by itself."""
+    return layout(trace(rule), "float32").obstacle is None
+
+
+FUSED = [
+    name
+    for name in isostep.rules()
+    if fused(isostep.rule(name, **hypers.bound(isostep.definition(name), name)[0]))
+]
 
 
 @st.composite
@@ -48,17 +55,17 @@ def compositions(draw: st.DrawFn) -> BoundRule:
     """Up to three pieces in front of a rule and up to two behind it, in any order, with any of their settings."""
     axis = draw(st.sampled_from([0, -1]))  # of several axes a kernel has no room, and says so
 
-    def values_of(part: Part, name: str) -> dict[str, Any]:
-        values = draw(st.sampled_from(hypers.bound(part, name)))
+    def values_of(settings: list[dict[str, Any]]) -> dict[str, Any]:
+        values = draw(st.sampled_from(settings))
         return values | {"unit_axis": axis} if "unit_axis" in values else values
 
     def pieces(most: int, *where: str) -> list[isostep.BoundPiece]:
         names = [n for n in PIECES.names() if any(getattr(PIECES[n], w) for w in where)]
         chosen = draw(st.lists(st.sampled_from(names), max_size=most, unique=True))
-        return [getattr(isostep.pieces, n)(**values_of(PIECES[n], n)) for n in chosen]
+        return [getattr(isostep.pieces, n)(**values_of(hypers.bound(PIECES[n], n))) for n in chosen]
 
     name = draw(st.sampled_from(FUSED))
-    rule = isostep.rule(name, **values_of(isostep.definition(name), name))
+    rule = isostep.rule(name, **values_of(fused_settings(name)))
     front = ("before", "denominator") if rule.rule.adaptive else ("before",)
     return isostep.compose(*pieces(3, *front), rule, *pieces(2, "after"))
 

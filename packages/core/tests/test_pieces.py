@@ -151,6 +151,13 @@ def test_the_trust_ratio_s_edges():
     )
 
 
+@pytest.mark.parametrize("piece", [pieces.cautious(), pieces.trust_ratio(0.3)])
+def test_behind_a_rule_whose_first_step_is_none(piece):
+    rule = isostep.compose(isostep.rule("avagrad", lr=0.1), piece)
+    p = normal(4)
+    np.testing.assert_array_equal(step(rule, [p], [normal(4, seed=1)])[0], p)
+
+
 def test_an_average_of_updates():
     rule = isostep.compose(isostep.rule("sgd", lr=1.0), pieces.ema_update(0.75))
     params, total = [np.zeros(3)], np.zeros(3)
@@ -225,7 +232,7 @@ def test_softplus_s_edges():
     soft = np.logaddexp(0, 3.0 * np.logaddexp(0, 2.0 * 0.5) / 2.0) / 3.0
     assert step(twice, [[0.0]], [[0.5]])[0] == pytest.approx(-0.5 / soft, rel=1e-14)
     with pytest.raises(
-        isostep.RuleError, match=r"^softplus changes the denominator, which sgd has"
+        isostep.RuleError, match=r"^softplus changes the denominator, which sgd does"
     ):
         isostep.compose(pieces.softplus(), isostep.rule("sgd"))
     with pytest.raises(isostep.RuleError, match=r"^softplus changes the denominator: put it in fr"):
@@ -303,6 +310,7 @@ BEFORE = [
     pieces.orthogonal_gradient(),
     pieces.centralize(),
     pieces.adaptive_clip(0.3),
+    pieces.positive_negative_momentum(0.7),
     pieces.weight_decay(0.1, decoupled=False, min_ndim=2),
 ]
 AFTER = [

@@ -12,7 +12,7 @@ import torch
 
 import isostep
 
-from . import torch_optim
+from . import torch_optim, torch_packages
 from .check import TOLERANCE, Check
 from .problems import MIXED_SHAPES, mild, wild
 
@@ -75,22 +75,7 @@ def checks() -> Iterator[Check]:
     yield from positive_negative_momentum()
     yield norm_loss("pytorch_optimizer.Ranger21", gradient.unit_norm)
     yield norm_loss("ranger21.Ranger21", _ranger21().unit_norm)
-    jettify = importlib.import_module("torch_optimizer")
-    for k in (1, 4):
-        yield Check(
-            isostep.compose(
-                rule, isostep.pieces.lookahead(k=k, alpha=0.6, dialect="torch_optimizer")
-            ),
-            "torch_optimizer.Lookahead",
-            f"around SGD, k = {k}",
-            mild(MIXED_SHAPES),
-            partial(
-                torch_optim.run,
-                lambda ps, k=k: jettify.Lookahead(  # type: ignore[misc]
-                    torch.optim.SGD(ps, lr=1.0, momentum=0.85, foreach=False), k=k, alpha=0.6
-                ),
-            ),
-        )
+    yield from lookahead(rule)
 
 
 def _sgd(before: Callable[[Sequence[torch.Tensor]], object]) -> Any:
@@ -152,6 +137,29 @@ def positive_negative_momentum() -> Iterator[Check]:
             # log1p(exp(-20)) / 20, what torch leaves out at most
             tolerance=1.1e-10 if smoothness > 20 else TOLERANCE,
             note="torch's softplus is the identity above 20" if smoothness > 20 else "",
+        )
+
+
+def lookahead(rule: Any) -> Iterator[Check]:
+    """Whose steps synchronise is another in each of the three."""
+    kinds = {
+        "paper": partial(package.Lookahead, pullback_momentum="none"),
+        "timm": torch_packages.optimizer_class("timm.optim.lookahead", "Lookahead"),
+        "torch_optimizer": torch_packages.optimizer_class("torch_optimizer", "Lookahead"),
+    }
+    for (dialect, theirs), k in product(kinds.items(), (1, 4)):
+        whose = "pytorch_optimizer" if dialect == "paper" else dialect
+        yield Check(
+            isostep.compose(rule, isostep.pieces.lookahead(k=k, alpha=0.6, dialect=dialect)),
+            f"{whose}.Lookahead",
+            f"around SGD, k = {k}",
+            mild(MIXED_SHAPES),
+            partial(
+                torch_optim.run,
+                lambda ps, theirs=theirs, k=k: theirs(  # type: ignore[misc]
+                    torch.optim.SGD(ps, lr=1.0, momentum=0.85, foreach=False), k=k, alpha=0.6
+                ),
+            ),
         )
 
 

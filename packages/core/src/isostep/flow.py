@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isostep.nm import Overwrite, computing
+from isostep.parts import filled
 from isostep.rule import BoundRule, Component, RuleError, call_part
 
 
@@ -61,6 +62,10 @@ def flow(rule: BoundRule, items: Sequence[Item], group: Group) -> None:
                 _sum_over_group(rule, c, items, group, sums)
             for item in items:
                 u = item.u.value - item.p if isinstance(item.u, Overwrite) else item.u
+                if isinstance(u, int | float) and not hasattr(u, "dtype"):
+                    u = filled(
+                        item.p, u
+                    )  # of a rule whose first step is no step: where(t > 1, u, 0)
                 result = _run(rule, c, after, (item.p, item.g, u), item, group, sums)
                 if result is not u:  # else a parameter that was overwritten stays so, to the bit
                     item.u = result

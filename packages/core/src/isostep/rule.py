@@ -442,7 +442,8 @@ def compose(*parts: BoundPiece | BoundRule) -> BoundRule:
             )
             raise RuleError(message)
         if p.piece.denominator is not None and not rules[0].rule.adaptive:
-            message = f"{p.piece.name} changes the denominator, which {rules[0].rule.name} has not; leave it out"
+            name = rules[0].rule.name
+            message = f"{p.piece.name} changes the denominator, which {name} does not hand over; leave it out"
             raise RuleError(message)
         prefix = _fresh(p.piece.name, taken)
         taken.add(prefix)

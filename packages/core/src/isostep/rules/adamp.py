@@ -50,12 +50,13 @@ def update(
     wd_ratio: Any,
     nesterov: bool,
     unit_axis: int,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     m, v = parts.moments(g, m, v, betas)
     c1, c2 = parts.corrections(betas, t)
     ahead = parts.average(m, g, betas[0]) if nesterov else m
-    d = ahead / (parts.root(v, c2) + eps)
+    d = ahead / denominator(parts.root(v, c2) + eps)
     d, ratio = parts.projection(
         p, g, d, delta=delta, wd_ratio=wd_ratio, eps=eps, unit_axis=unit_axis
     )

@@ -46,7 +46,6 @@ def update(
     weight_decay: Any,
     mars_type: str,
     dialect: str,
-    denominator: Any = parts.same,
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     *v, t = v_t
@@ -62,9 +61,7 @@ def update(
         m = parts.average(m, c, b1)
         u, state = -lr * nm.sign(m), (g, m)
     else:
-        u, m, *v = adam.step(
-            c, m, *v, t, lr=lr, betas=betas, eps=eps, dialect="torch", denominator=denominator
-        )
+        u, m, *v = adam.step(c, m, *v, t, lr=lr, betas=betas, eps=eps, dialect="torch")
         state = (g, m, *v)
     return parts.decoupled(p, u, lr, weight_decay), *state
 
