@@ -52,14 +52,15 @@ def compositions(draw: st.DrawFn) -> BoundRule:
         values = draw(st.sampled_from(hypers.bound(part, name)))
         return values | {"unit_axis": axis} if "unit_axis" in values else values
 
-    def pieces(where: str, most: int) -> list[isostep.BoundPiece]:
-        names = [n for n in PIECES.names() if getattr(PIECES[n], where) is not None]
+    def pieces(most: int, *where: str) -> list[isostep.BoundPiece]:
+        names = [n for n in PIECES.names() if any(getattr(PIECES[n], w) for w in where)]
         chosen = draw(st.lists(st.sampled_from(names), max_size=most, unique=True))
         return [getattr(isostep.pieces, n)(**values_of(PIECES[n], n)) for n in chosen]
 
     name = draw(st.sampled_from(FUSED))
     rule = isostep.rule(name, **values_of(isostep.definition(name), name))
-    return isostep.compose(*pieces("before", 3), rule, *pieces("after", 2))
+    front = ("before", "denominator") if rule.rule.adaptive else ("before",)
+    return isostep.compose(*pieces(3, *front), rule, *pieces(2, "after"))
 
 
 def phases(rule: BoundRule) -> set[tuple[int, ...]]:

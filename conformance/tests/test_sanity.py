@@ -14,6 +14,7 @@ def task(name):
     return sanity.tasks()[name]
 
 
+@pytest.mark.whole  # not for want of a package: minutes of arithmetic, and once is enough
 @pytest.mark.parametrize("name", isostep.rules())
 @pytest.mark.parametrize("on", ["rosenbrock", "digits"])
 def test_a_rule_minimises(name, on):

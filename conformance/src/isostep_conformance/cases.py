@@ -151,7 +151,8 @@ def _pieces() -> Iterator[Subject]:
         piece = isostep.pieces.registry[name]
         variants = len(hypers.bound(piece, name))
         for base in BASES:
-            order = (name, base) if piece.before is not None else (base, name)
+            behind = piece.before is None and piece.denominator is None
+            order = (base, name) if behind else (name, base)
             label = "+".join(order)
             for i in range(variants if base == BASES[0] else 1):
                 yield subject_of(label, i, composed(order, i))

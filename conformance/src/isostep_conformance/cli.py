@@ -114,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if session.toll is not None:
         toll = session.toll
         print(
-            f"{len(toll.fates):,} mutants, kill rate {toll.rate:.2%}, the mildest {toll.least:.3g} (FACTOR {FACTOR:g})"
+            f"{len(toll.mutants):,} mutants in {len(toll.fates):,} settings, "
+            f"kill rate {toll.rate:.2%}, the mildest {toll.least:.3g} (FACTOR {FACTOR:g})"
         )
     if options.json:
         report.write(options.json, report.as_json(session))

@@ -1,9 +1,14 @@
-"""Killing mutants: each is run on its rule's cases until the budget tells it from the truth."""
+"""Killing mutants: each is run on its rule's cases until the budget tells it from the truth.
+
+The same slip in several settings of a rule is one mutant, and it is killed where one of them tells it from the truth.
+The same: the same change of the same expression, used in the same ones, in the same phase and rank.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -15,7 +20,6 @@ from isostep_conformance.bounds import Plain
 from isostep_conformance.budget import FACTOR
 from isostep_conformance.cases import Case, Subject
 from isostep_conformance.equivalents import EQUIVALENTS, Equivalent
-from isostep_conformance.formats import Format
 from isostep_conformance.mutants import Mutant, mutants
 from isostep_conformance.truth import Shot, Target, moved, run, shots
 
@@ -36,12 +40,17 @@ _STEPS = {
 }
 
 
+#: The name of a rule or composition, what was done, and where.
+Key = tuple[str, str, str]
+
+
 @dataclass
 class Fate:
-    """What became of one mutant: the largest ratio on any case, and on which."""
+    """What became of one mutant in one setting: the largest ratio on any case, and on which."""
 
     subject: str
     mutant: str
+    place: str
     ratio: float
     where: str
     equivalent: Equivalent | None = None
@@ -56,6 +65,16 @@ class Fate:
         """Subject and mutant."""
         return f"{self.subject} | {self.mutant}"
 
+    @property
+    def name(self) -> str:
+        """The subject's name: its rule or composition."""
+        return self.subject.rpartition(".")[0]
+
+    @property
+    def key(self) -> Key:
+        """What it has in common with the same slip in the other settings of its rule."""
+        return self.name, self.mutant, self.place
+
 
 @dataclass
 class Toll:
@@ -64,37 +83,50 @@ class Toll:
     fates: list[Fate] = field(default_factory=list)
 
     @property
+    def mutants(self) -> list[Fate]:
+        """One fate for each mutant of a rule: that in the setting that tells it from the truth most clearly."""
+        best: dict[Key, Fate] = {}
+        for fate in self.fates:
+            if fate.key not in best or fate.ratio > best[fate.key].ratio:
+                best[fate.key] = fate
+        return list(best.values())
+
+    @property
     def survivors(self) -> list[Fate]:
-        """Those that nothing rejects and that no list explains."""
-        return [f for f in self.fates if not f.killed and f.equivalent is None]
+        """Those that nothing rejects in any setting and that no list explains."""
+        return [f for f in self.mutants if not f.killed and f.equivalent is None]
 
     @property
     def rate(self) -> float:
         """Killed out of those that are not equivalent."""
-        real = [f for f in self.fates if f.equivalent is None]
+        real = [f for f in self.mutants if f.equivalent is None]
         return sum(f.killed for f in real) / len(real) if real else 1.0
 
     @property
     def least(self) -> float:
         """The smallest ratio of a killed mutant at its most revealing case."""
-        return min((f.ratio for f in self.fates if f.killed), default=np.inf)
+        return min((f.ratio for f in self.mutants if f.killed), default=np.inf)
 
     def unused(self) -> list[Equivalent]:
         """Entries of the list of equivalents that explain no survivor of these subjects."""
-        used = {id(f.equivalent) for f in self.fates}
-        names = {f.subject.rpartition(".")[0] for f in self.fates}
+        found = self.mutants
+        used = {id(f.equivalent) for f in found}
+        names = {f.name for f in found}
         return [e for e in EQUIVALENTS if id(e) not in used and any(e.speaks_of(n) for n in names)]
 
 
-def judge(subject: Subject) -> Iterator[Fate]:
-    """The fate of every mutant of a subject."""
+def judge(subject: Subject, only: Iterable[Key] | None = None) -> Iterator[Fate]:
+    """The fate of every mutant of a subject, or of those that ``only`` names."""
+    wanted = None if only is None else set(only)
     tried = list(_shots(subject))
     for program, context in programs(subject.rule, tried):
-        own = [s for s in tried if _uses(s[1], program)]
+        own = [_Trial(label, s, program) for label, s in tried if _uses(s, program)]
         for mutant in mutants(program):
             label = f"{mutant.id}{context}"
-            ratio, where = _worst(mutant, program, own)
-            fate = Fate(subject.id, label, ratio, where)
+            if wanted is not None and (subject.name, label, mutant.place) not in wanted:
+                continue
+            ratio, where = _worst(mutant, own)
+            fate = Fate(subject.id, label, mutant.place, ratio, where)
             if not fate.killed:
                 fate.equivalent = next(
                     (e for e in EQUIVALENTS if e.explains(subject.name, label)), None
@@ -202,35 +234,60 @@ def _uses(shot: Shot, program: Program) -> bool:
     return any(trace(rule, rule.phase(t + 1), p.shape) is program for t, p in pairs)
 
 
-def _worst(mutant: Mutant, program: Program, shots: list[tuple[str, Shot]]) -> tuple[float, str]:
-    def tracer(rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...]) -> Program:
-        found = trace(rule, phase, shape)
-        return mutant.program if found is program else found
+@dataclass(frozen=True)
+class _Trial:
+    """A step that the mutants of a program are tried on, and those of its parameters that they can reach."""
 
+    label: str
+    shot: Shot
+    program: Program
+
+    @cached_property
+    def touched(self) -> list[int]:
+        """The parameters that run the program, or all of the group where sums or its state join them."""
+        rule, before = self.shot.rule, self.shot.before
+        every = range(len(before.params))
+        if before.state.group or any(n.op == "sum_group" for n in self.program.live):
+            return list(every)
+        pairs = zip(before.state.t, before.params, strict=True)
+        own = [trace(rule, rule.phase(t + 1), p.shape) is self.program for t, p in pairs]
+        return [i for i in every if own[i]]
+
+    @cached_property
+    def befores(self) -> tuple[list[exact.Before], dict[str, np.ndarray]]:
+        """Their state and gradients, and the group's state."""
+        items, group = self.shot.befores(Plain(self.shot.form))
+        return [items[i] for i in self.touched], group
+
+    def ratio(self, mutant: Mutant) -> float:
+        """How far the mutant's step is from the truth, in units of the budget without FACTOR."""
+        shot = self.shot
+
+        def tracer(rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...]) -> Program:
+            found = trace(rule, phase, shape)
+            return mutant.program if found is self.program else found
+
+        t = shot.before.state.group_t
+        try:
+            done, group = exact.step(shot.rule, *self.befores, t, Plain(shot.form), tracer)
+        except (ValueError, IndexError, TypeError, ZeroDivisionError, exact.ExactError):
+            return np.inf  # shapes do not fit: nobody could run it
+        expected = [shot.forced.arrays[i] for i in self.touched]
+        return compare(Target(expected, shot.forced.group), done, group)
+
+
+def _worst(mutant: Mutant, trials: list[_Trial]) -> tuple[float, str]:
     worst, where = 0.0, ""
-    for label, shot in shots:
-        ratio = ratio_of(shot, tracer)
+    for trial in trials:
+        ratio = trial.ratio(mutant)
         if ratio > worst:
-            worst, where = ratio, label
+            worst, where = ratio, trial.label
         if worst > ENOUGH:
             break
     return worst, where
 
 
-def ratio_of(shot: Shot, tracer: exact.Tracer) -> float:
-    """How far a wrong program's step is from the truth, in units of the budget without FACTOR."""
-    arith = Plain(shot.form)
-    items, group = shot.befores(arith)
-    try:
-        done, after = exact.step(shot.rule, items, group, shot.before.state.group_t, arith, tracer)
-    except (ValueError, IndexError, TypeError, ZeroDivisionError, exact.ExactError):
-        return np.inf  # shapes do not fit: nobody could run it
-    return compare(shot.forced, done, after, shot.form)
-
-
-def compare(
-    target: Target, done: list[exact.After], group: dict[str, np.ndarray], form: Format
-) -> float:
+def compare(target: Target, done: list[exact.After], group: dict[str, np.ndarray]) -> float:
     """The worst ratio over all arrays and group values."""
     worst = 0.0
     for expected, got in zip(target.arrays, done, strict=True):

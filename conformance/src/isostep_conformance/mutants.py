@@ -8,7 +8,7 @@ from the truth on the same cases and with the same budget as a backend; it needs
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -35,30 +35,35 @@ OFF = 1.01
 
 @dataclass(frozen=True)
 class Mutant:
-    """A wrong program; ``id`` says what was done to which expression."""
+    """A wrong program; ``id`` says what was done to which expression, ``place`` what that is used in."""
 
     id: str
     program: Program
+    place: str = ""
 
 
 def mutants(program: Program) -> Iterator[Mutant]:
     """Every mutant of a program; ids are distinct."""
     seen: Counter[str] = Counter()
-    for label, make in _every(program):
+    for label, make, place in _every(program):
         seen[label] += 1
         name = label if seen[label] == 1 else f"{label} ({seen[label]})"
-        yield Mutant(name, make())
+        yield Mutant(name, make(), place)
 
 
-def _every(program: Program) -> Iterator[tuple[str, Callable[[], Program]]]:
+def _every(program: Program) -> Iterator[tuple[str, Callable[[], Program], str]]:
+    places: defaultdict[Value, list[str]] = defaultdict(list)
+    for node in program.live:
+        for arg in dict.fromkeys(node.args):
+            places[arg].append(text(node, depth=2))
     for node in program.live:
         for label, edit in _edits(node):
 
             def make(node: Value = node, edit: Edit = edit) -> Program:
                 return _edited(program, node, edit)
 
-            yield f"{label}: {text(node)}", make
-    yield from _of_outputs(program)
+            yield f"{label}: {text(node)}", make, "; ".join(sorted(places[node]))
+    yield from ((label, make, "") for label, make in _of_outputs(program))
 
 
 def _edits(node: Value) -> Iterator[tuple[str, Edit]]:

@@ -125,13 +125,14 @@ def data(session: Session) -> dict[str, Any]:
         "mutants": None
         if toll is None
         else {
-            "made": len(toll.fates),
-            "killed": sum(f.killed for f in toll.fates),
+            "tried": len(toll.fates),
+            "made": len(toll.mutants),
+            "killed": sum(f.killed for f in toll.mutants),
             "kill_rate": toll.rate,
             "least_ratio": _finite(toll.least),
             "equivalent": [
                 {"mutant": f.id, "reason": f.equivalent.reason}
-                for f in toll.fates
+                for f in toll.mutants
                 if f.equivalent is not None
             ],
             "survivors": [f.id for f in toll.survivors],
@@ -237,9 +238,11 @@ def _mutants(found: dict[str, Any] | None) -> str:
         return "<h2>Mutants</h2><p>Not made in this run; ask for them with --mutants.</p>"
     equivalent = [f"{e['mutant']}: {e['reason']}" for e in found["equivalent"]]
     least = found["least_ratio"]
+    mildest = least if isinstance(least, str) else f"{least:.3g}"
     return (
-        f"<h2>Mutants</h2><p>{found['made']:,} made, {found['killed']:,} killed, {len(equivalent)} equivalent; "
-        f"kill rate {found['kill_rate']:.2%}. The mildest is {least if isinstance(least, str) else f'{least:.3g}'} "
+        f"<h2>Mutants</h2><p>{found['made']:,} made and tried in {found['tried']:,} settings, "
+        f"{found['killed']:,} killed, {len(equivalent)} equivalent; kill rate {found['kill_rate']:.2%}. "
+        f"The mildest is {mildest} "
         f"times the allowed error (FACTOR is {FACTOR:g}).</p>"
         f"<details><summary>Equivalent mutants</summary>{_list(equivalent)}</details>"
         + _list(found["survivors"])

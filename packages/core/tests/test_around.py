@@ -1,4 +1,4 @@
-"""docs/around-the-rule.md: its examples run, and its table names every schedule."""
+"""docs/around-the-rule.md: its examples run, and its tables name every schedule and piece."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ TEXT = PAGE.read_text(encoding="utf-8")
 
 def test_the_examples_run():
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     names = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
@@ -20,3 +20,7 @@ def test_the_examples_run():
 def test_the_table_names_every_schedule():
     known = {n for n in isostep.schedules.__all__ if not n.endswith(("State", "TorchPort"))}
     assert known - {"Schedule"} <= set(re.findall(r"\w+", TEXT))
+
+
+def test_the_table_names_every_piece():
+    assert set(isostep.pieces.registry.names()) <= set(re.findall(r"\w+", TEXT))

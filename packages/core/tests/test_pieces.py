@@ -192,9 +192,90 @@ def test_which_steps_of_lookahead_synchronise(dialect, makes, when, k):
         np.testing.assert_allclose(params[0], p, rtol=1e-13)
 
 
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_softplus_in_front_of_adam_is_sadam(amsgrad):
+    """Derived from Sadam.py: lr * sqrt(c2) / c1 * m / softplus(sqrt(v)), samsgrad with the largest v."""
+    adam = isostep.rule(
+        "adam", lr=0.03, betas=(0.8, 0.95), eps=0.0, amsgrad=amsgrad, dialect="keras"
+    )
+    rule = isostep.compose(pieces.softplus(7.0), adam)
+    p = normal(6)
+    params, m, v, top = [p.copy()], 0.0, 0.0, 0.0
+    state = REFERENCE.init(rule, params)
+    for t in range(1, 12):
+        g = normal(6, seed=t) * 10.0 ** np.arange(-4, 2)
+        REFERENCE.step(rule, params, [g], state)
+        m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g * g
+        top = np.maximum(top, v) if amsgrad else v
+        size = 0.03 * np.sqrt(1 - 0.95**t) / (1 - 0.8**t)
+        p = p - size * m / (np.logaddexp(0, 7.0 * np.sqrt(top)) / 7.0)
+        np.testing.assert_allclose(params[0], p, rtol=1e-12)
+
+
+def test_softplus_s_edges():
+    rule = isostep.rule("rmsprop", lr=1.0, alpha=0.0, eps=0.0)
+    soft = isostep.compose(pieces.softplus(2.0), rule)
+    g = np.array([0.0, 1e-8, 1.0, 1e9, np.nan])
+    p = REFERENCE.step(soft, [np.zeros(5)], [g], REFERENCE.init(soft, [np.zeros(5)]))[0][0]
+    np.testing.assert_allclose(
+        p, [0, -2e-8 / np.log(2), -1 / (np.log1p(np.exp(2)) / 2), -1, np.nan], rtol=1e-7
+    )
+    # two of them, in their order
+    twice = isostep.compose(pieces.softplus(2.0), pieces.softplus(3.0), rule)
+    soft = np.logaddexp(0, 3.0 * np.logaddexp(0, 2.0 * 0.5) / 2.0) / 3.0
+    assert step(twice, [[0.0]], [[0.5]])[0] == pytest.approx(-0.5 / soft, rel=1e-14)
+    with pytest.raises(
+        isostep.RuleError, match=r"^softplus changes the denominator, which sgd has"
+    ):
+        isostep.compose(pieces.softplus(), isostep.rule("sgd"))
+    with pytest.raises(isostep.RuleError, match=r"^softplus changes the denominator: put it in fr"):
+        isostep.compose(rule, pieces.softplus())
+
+
+def test_noise_is_an_input_and_its_variance_falls():
+    rule = isostep.compose(pieces.gradient_noise(0.3, gamma=0.7), isostep.rule("sgd", lr=1.0))
+    assert rule.input_names == ("noise",)
+    params = [normal(3), normal(2, 2, seed=1)]
+    wanted = [p.copy() for p in params]
+    state = REFERENCE.init(rule, params)
+    ours, theirs = np.random.default_rng(5), np.random.default_rng(5)
+    for t in range(1, 6):
+        g = [normal(3, seed=t), normal(2, 2, seed=10 + t)]
+        noise = isostep.noise.normal(params, ours)
+        REFERENCE.step(rule, params, g, state, noise=noise)
+        for p, x, b in zip(params, wanted, g, strict=True):
+            x -= b + np.sqrt(0.3 / (1 + (t - 1)) ** 0.7) * theirs.standard_normal(x.shape)
+            np.testing.assert_allclose(p, x, rtol=1e-13)
+    with pytest.raises(isostep.StepError, match=r"needs the input 'noise' beside the gradients"):
+        REFERENCE.step(rule, params, g, state)
+    named = {"a": np.zeros(2, np.float32)}
+    drawn = isostep.noise.normal(named, np.random.default_rng(0))
+    assert list(drawn) == ["a"]
+    assert drawn["a"].dtype == np.float32
+    REFERENCE.step(rule, named, {"a": named["a"]}, REFERENCE.init(rule, named), noise=drawn)
+
+
+def test_a_piece_of_positive_negative_momentum_in_front_of_sgd_is_pnm():
+    composed = isostep.compose(
+        pieces.positive_negative_momentum(0.8, weight=0.6), isostep.rule("sgd", lr=0.3)
+    )
+    rule = isostep.rule("pnm", lr=0.3, betas=(0.8, 0.6))
+    a, b = [normal(4, 2)], [normal(4, 2)]
+    states = REFERENCE.init(composed, a), REFERENCE.init(rule, b)
+    for t in range(1, 8):
+        g = [normal(4, 2, seed=t)]
+        REFERENCE.step(composed, a, g, states[0])
+        REFERENCE.step(rule, b, g, states[1])
+        np.testing.assert_array_equal(a[0], b[0])
+    for x, y in zip(*(s.arrays[0].values() for s in states), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [
+        (lambda: pieces.softplus(0.0), "softplus: beta must be > 0, got 0.0"),
+        (lambda: pieces.gradient_noise(-1.0), "gradient_noise: eta must be >= 0, got -1.0"),
         (lambda: pieces.clip_by_value(0.0), "clip_by_value: max_value must be > 0, got 0.0"),
         (
             lambda: pieces.weight_decay(0.1, min_ndim=-1),

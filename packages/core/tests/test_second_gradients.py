@@ -182,6 +182,7 @@ def test_pcgrad_with_heads_of_their_own():
     found = pcgrad(tasks)
     assert found[3] is None
     np.testing.assert_allclose(found[0], wanted[:2] / 2, rtol=1e-13)
+    np.testing.assert_allclose(np.concatenate(found[1:3]), wanted[2:], rtol=1e-13)
     # each head moves by what both tasks make of it
     both = pcgrad(tasks, reduction="sum")
     np.testing.assert_allclose(np.concatenate(both[:3]), wanted, rtol=1e-13)

@@ -101,6 +101,11 @@ def test_extra_inputs_come_by_name():
     p, ones = np.zeros(2, np.float32), np.ones(2, np.float32)
     isostep_cupy.AdaHessian(p, **HOST).step(ones, hessian_diag=ones)
     assert (p != 0).all()
+    noisy = isostep.compose(pieces.gradient_noise(0.25), isostep.rule("sgd", lr=1.0))
+    q = np.zeros(2, np.float32)
+    noise = isostep.noise.normal([q], np.random.default_rng(0))
+    from_rule(noisy, q, **HOST).step(ones, noise=noise[0])
+    np.testing.assert_allclose(q, -1 - 0.5 * noise[0], rtol=1e-6)
 
 
 # State

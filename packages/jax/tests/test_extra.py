@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import isostep
@@ -43,6 +44,19 @@ def test_hutchinson_feeds_adahessian():
         isostep_jax.hutchinson(quadratic, distribution="uniform")
 
 
+def test_noise_is_that_of_optax():
+    rule = isostep.compose(isostep.pieces.gradient_noise(0.3, gamma=0.8), isostep.rule("sgd", lr=1))
+    ours, theirs = isostep_jax.transform(rule), optax.add_noise(0.3, 0.8, key=jax.random.key(4))
+    state, other, key = ours.init(PARAMS), theirs.init(PARAMS), jax.random.key(4)
+    for _ in range(3):
+        key, now = jax.random.split(key)
+        noise = isostep_jax.noise(now, PARAMS)
+        found, state = ours.update(PARAMS, state, PARAMS, noise=noise)
+        wanted, other = theirs.update(PARAMS, other)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(-a, b, rtol=1e-5)
+
+
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_the_second_gradient_of_sam(adaptive):
     x, y = (np.array(PARAMS[k], np.float64) for k in "xy")
@@ -50,7 +64,8 @@ def test_the_second_gradient_of_sam(adaptive):
     tx, ty = (np.abs(x) + 0.01, np.abs(y) + 0.01) if adaptive else (np.ones(3), np.ones(2))
     norm = np.sqrt(np.sum((tx * gx) ** 2) + np.sum((ty * gy) ** 2))
     x, y = x + 0.3 * tx**2 * gx / norm, y + 0.3 * ty**2 * gy / norm
-    found = isostep_jax.sam_gradient(quadratic, rho=0.3, adaptive=adaptive)(PARAMS)
+    made = isostep_jax.sam_gradient(quadratic, rho=0.3, adaptive=adaptive, eta=0.01)
+    found = made(PARAMS)
     np.testing.assert_allclose(found["x"], A @ x, rtol=1e-5)
     np.testing.assert_allclose(found["y"], 3 * y**2, rtol=1e-5)
 
@@ -64,13 +79,13 @@ def test_sam_at_a_stationary_point_is_finite():
 def test_pcgrad_projects_conflicts_away():
     directions = [np.array([1.0, 0.0, 0.0]), np.array([-1.0, 1.0, 0.0]), np.array([0.0, 0.0, 0.0])]
     losses = [lambda p, d=d: p @ jnp.asarray(d, jnp.float32) for d in directions]
-    found = isostep_jax.pcgrad(losses)(jnp.zeros(3), jax.random.key(0))
+    found = isostep_jax.pcgrad(losses, reduction="sum")(jnp.zeros(3), jax.random.key(0))
     a, b, _ = directions
     # a . b = -1, |a|^2 = 1, |b|^2 = 2: a + b/2 and b + a; the third task has no gradient and no part.
     np.testing.assert_allclose(found, (a + b / 2) + (b + a), rtol=1e-6)
     agreeing = [lambda p: jnp.sum(p), lambda p: 2 * jnp.sum(p)]
-    np.testing.assert_allclose(isostep_jax.pcgrad(agreeing)(jnp.zeros(3), jax.random.key(0)), 3.0)
-    mean = isostep_jax.pcgrad(losses, reduction="mean")(jnp.zeros(3), jax.random.key(0))
+    np.testing.assert_allclose(isostep_jax.pcgrad(agreeing)(jnp.zeros(3), jax.random.key(0)), 1.5)
+    mean = isostep_jax.pcgrad(losses)(jnp.zeros(3), jax.random.key(0))
     np.testing.assert_allclose(mean, found / 3, rtol=1e-6)
     with pytest.raises(ValueError, match="reduction must be one of 'mean', 'sum', got 'max'"):
         isostep_jax.pcgrad(losses, reduction="max")

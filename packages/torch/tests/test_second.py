@@ -251,6 +251,27 @@ def test_hutchinson_s_spatial_average_and_errors():
         second.hutchinson([torch.ones(3)], [w])
 
 
+def test_noise_comes_from_a_generator_and_enters_by_name():
+    net, x, y = problem()
+    piece = isostep.pieces.gradient_noise(0.3, gamma=0.8)
+    rule = isostep.compose(piece, isostep.rule("sgd", lr=0.1))
+    optimizer = from_rule(rule, net.parameters())
+    generator, again = (torch.Generator().manual_seed(3) for _ in range(2))
+    for done in range(3):
+        optimizer.zero_grad()
+        loss_of(net, x, y).backward()
+        params = list(net.parameters())
+        wanted = [
+            p.detach() - 0.1 * (p.grad + (0.3 / (1 + done) ** 0.8) ** 0.5 * z)
+            for p, z in zip(params, second.noise(params, generator=again).values(), strict=True)
+        ]
+        optimizer.step(noise=second.noise(params, generator=generator))
+        for p, w in zip(params, wanted, strict=True):
+            torch.testing.assert_close(p.detach(), w, rtol=1e-13, atol=0)
+    with pytest.raises(StepError, match="needs the input 'noise' beside the gradients"):
+        optimizer.step()
+
+
 def test_pcgrad_of_losses():
     net, x, _ = problem()
     params = [*net.parameters(), torch.zeros(2, dtype=torch.float64, requires_grad=True)]

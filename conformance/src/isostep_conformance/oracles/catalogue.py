@@ -15,6 +15,7 @@ from . import (
     packages_matrix,
     packages_modern,
     packages_other,
+    packages_projection,
     packages_torch,
 )
 from .check import Check
@@ -31,6 +32,7 @@ def all_checks() -> list[Check]:
         packages_other,
         packages_modern,
         packages_free,
+        packages_projection,
     )
     tables = [table for module in modules for table in module.TABLES]
     rows = [row for table in tables for row in table()]

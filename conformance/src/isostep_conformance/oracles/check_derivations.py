@@ -9,7 +9,7 @@ from typing import Any
 
 import isostep
 
-from . import derivations
+from . import derivations, derivations_projection
 from .check import Check, words
 from .problems import CONV_SHAPES, MIXED_SHAPES, mild, wild, with_losses
 
@@ -22,6 +22,7 @@ def checks() -> Iterator[Check]:
     yield from switches()
     yield from slots()
     yield from models()
+    yield from projections()
 
 
 def switches() -> Iterator[Check]:
@@ -65,6 +66,21 @@ def models() -> Iterator[Check]:
         run = partial(derivations.momo_adam, **settings)
         rule = isostep.rule("momo_adam", **settings)
         yield Check(rule, "Schaipp et al., momo_adam.py", words(settings), problem, run, kept)
+
+
+def projections() -> Iterator[Check]:
+    """SGDP's paper dialect, with deltas for which some, all and none of the arrays are projected."""
+    for decay, delta in product((0.0, 0.1), (0.1, 1.0, 2.0, 3.0)):
+        settings = {"momentum": 0.85, "weight_decay": decay, "eps": 1e-3, "delta": delta}
+        settings |= {"wd_ratio": 0.3}
+        yield Check(
+            isostep.rule("sgdp", **settings),
+            "Heo et al., Algorithm 1",
+            words({"delta": delta, "weight_decay": decay}),
+            mild((*MIXED_SHAPES, *CONV_SHAPES)),
+            partial(derivations_projection.sgdp, **settings),
+            ("momentum_buffer",),
+        )
 
 
 def slots() -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""Pieces against torch and optax: clipping, decays, the trust ratio, averages of updates."""
+"""Pieces against torch and optax: clipping, decays, noise, the trust ratio, averages of updates."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 import torch
 
@@ -14,7 +16,7 @@ import isostep
 from . import optax_rules, torch_optim
 from .check import Check
 from .optax_rules import Make
-from .problems import CONV_SHAPES, MIXED_SHAPES, Problem, mild, wild
+from .problems import CONV_SHAPES, MIXED_SHAPES, Problem, mild, wild, with_noise
 
 B1, B2 = BETAS = (0.85, 0.96)
 EPS = 1e-3
@@ -26,6 +28,7 @@ def checks() -> Iterator[Check]:
     yield from decays()
     yield from trust_ratio()
     yield from averages()
+    yield noise()
 
 
 def clipping() -> Iterator[Check]:
@@ -152,3 +155,23 @@ def averages() -> Iterator[Check]:
             partial(optax_rules.run, make, states={"ema_update.ema": "ema"}),
             ("ema_update.ema",),
         )
+
+
+def noise() -> Check:
+    """In front of SGD, with the normal numbers that optax draws from its key."""
+    problem, key, drawn = mild(MIXED_SHAPES), jax.random.key(7), []
+    with jax.enable_x64(True):
+        for gradients in problem.gradients:
+            key, now = jax.random.split(key)
+            like = [jax.numpy.asarray(g) for g in gradients]
+            drawn.append(tuple(np.asarray(z) for z in optax.tree.random_like(now, like)))
+    change = optax.add_noise(eta=0.3, gamma=0.8, key=jax.random.key(7))
+    return Check(
+        isostep.compose(
+            isostep.pieces.gradient_noise(0.3, gamma=0.8), isostep.rule("sgd", momentum=0.85)
+        ),
+        "optax.add_noise",
+        "eta 0.3, gamma 0.8",
+        with_noise(problem, tuple(drawn)),
+        partial(optax_rules.run, lambda lr: optax.chain(change, optax.sgd(lr, momentum=0.85))),
+    )

@@ -13,7 +13,7 @@ import torch
 import isostep
 
 from . import torch_optim
-from .check import Check
+from .check import TOLERANCE, Check
 from .problems import MIXED_SHAPES, mild, wild
 
 package = importlib.import_module("pytorch_optimizer")
@@ -72,6 +72,7 @@ def checks() -> Iterator[Check]:
                 partial(package.AdamS, betas=BETAS, eps=EPS, weight_decay=decay, foreach=False),
             ),
         )
+    yield from positive_negative_momentum()
     yield norm_loss("pytorch_optimizer.Ranger21", gradient.unit_norm)
     yield norm_loss("ranger21.Ranger21", _ranger21().unit_norm)
     jettify = importlib.import_module("torch_optimizer")
@@ -106,6 +107,52 @@ def _ranger21(**attributes: Any) -> Any:
     made = object.__new__(ranger21.Ranger21)
     made.__dict__.update(attributes)
     return made
+
+
+def positive_negative_momentum() -> Iterator[Check]:
+    """As a piece, and with the softplus that Ranger21 puts around AdaPNM's denominator, all else of it off."""
+    beta, weight = BETAS[0], 0.6
+    yield Check(
+        isostep.compose(
+            isostep.pieces.positive_negative_momentum(beta, weight=weight), isostep.rule("sgd")
+        ),
+        "pytorch_optimizer.PNM",
+        "the piece in front of SGD",
+        mild(MIXED_SHAPES),
+        partial(
+            torch_optim.run,
+            partial(package.PNM, betas=(beta, weight), weight_decay=0.0, foreach=False),
+        ),
+    )
+    off: Any = {"disable_lr_scheduler": True, "agc_clipping_value": 1e30, "norm_loss_factor": 0.0}
+    off |= {"centralize_gradients": False, "normalize_gradients": False, "weight_decay": 0.0}
+    for smoothness in (1.5, 50.0):
+        yield Check(
+            isostep.compose(
+                isostep.pieces.softplus(smoothness),
+                isostep.rule("adapnm", betas=(*BETAS, weight), eps=EPS),
+            ),
+            "pytorch_optimizer.Ranger21",
+            f"only its softplus around AdaPNM, beta {smoothness:g}",
+            mild(MIXED_SHAPES),
+            partial(
+                torch_optim.run,
+                partial(
+                    package.Ranger21,
+                    num_iterations=1000,
+                    lookahead_merge_time=1000,
+                    beta0=weight,
+                    betas=BETAS,
+                    eps=EPS,
+                    beta_softplus=smoothness,
+                    foreach=False,
+                    **off,
+                ),
+            ),
+            # log1p(exp(-20)) / 20, what torch leaves out at most
+            tolerance=1.1e-10 if smoothness > 20 else TOLERANCE,
+            note="torch's softplus is the identity above 20" if smoothness > 20 else "",
+        )
 
 
 def adaptive_clipping() -> Iterator[Check]:

@@ -103,6 +103,11 @@ def with_curvature(problem: Problem, seed: int = 3) -> Problem:
     return Problem(problem.start, problem.gradients, problem.lrs, {"hessian_diag": diagonals})
 
 
+def with_noise(problem: Problem, noise: tuple[tuple[Floats, ...], ...]) -> Problem:
+    """The same problem with normal numbers like the parameters per step."""
+    return Problem(problem.start, problem.gradients, problem.lrs, {"noise": noise})
+
+
 def with_losses(problem: Problem, seed: int = 4) -> Problem:
     """The same problem with a loss per step, which falls and now and then jumps."""
     rng = np.random.default_rng(seed)

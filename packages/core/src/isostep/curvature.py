@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from isostep import nm
+from isostep import nm, noise
 from isostep.backend import backend as find_backend
 from isostep.schedules.base import check
 from isostep.state import as_list
@@ -34,8 +34,10 @@ def hutchinson(
     samples: int = 1,
     distribution: str = "rademacher",
     spatial_axes: tuple[int, ...] | None = None,
-) -> list[Any]:
-    """An estimate of the Hessian's diagonal: one array like each parameter, for ``hessian_diag``.
+) -> Any:
+    """An estimate of the Hessian's diagonal: one array like each parameter, a list or dict as they are.
+
+    It is the input ``hessian_diag`` of a step.
 
     Args:
         hvp: takes a list of arrays like the parameters, gives the Hessian's product with it, in the same order.
@@ -56,13 +58,13 @@ def hutchinson(
     arrays, total = as_list(params), None
     with made.quiet():
         for _ in range(samples):
-            z = [
-                made.cast(made.asarray(_draw(rng, p, distribution)), made.dtype(p)) for p in arrays
-            ]
+            z = noise.drawn(lambda shape: _draw(rng, shape, distribution), arrays, made)
             found = [a * b for a, b in zip(z, as_list(hvp(z)), strict=True)]
             total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
         mean = [a / samples for a in total or []]
-        return [spatial_mean(a, spatial_axes) for a in mean] if spatial_axes is not None else mean
+        if spatial_axes is not None:
+            mean = [spatial_mean(a, spatial_axes) for a in mean]
+    return dict(zip(params, mean, strict=True)) if isinstance(params, Mapping) else mean
 
 
 def check_distribution(distribution: str) -> None:
@@ -75,11 +77,10 @@ def check_distribution(distribution: str) -> None:
         raise ValueError(message)
 
 
-def _draw(rng: np.random.Generator, p: Any, distribution: str) -> np.ndarray:
-    shape = tuple(p.shape)
+def _draw(rng: np.random.Generator, shape: tuple[int, ...], distribution: str) -> Any:
     if distribution == "gaussian":
-        return np.asarray(rng.standard_normal(shape))
-    return np.asarray(rng.integers(0, 2, shape) * 2.0 - 1.0)
+        return rng.standard_normal(shape)
+    return rng.integers(0, 2, shape) * 2.0 - 1.0
 
 
 def spatial_mean(estimate: Any, axes: tuple[int, ...]) -> Any:

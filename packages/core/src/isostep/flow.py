@@ -53,8 +53,7 @@ def flow(rule: BoundRule, items: Sequence[Item], group: Group) -> None:
                 item.g = _run(rule, c, before, (item.p, item.g), item, group, sums)
     _sum_over_group(rule, the_rule, items, group, sums)
     for item in items:
-        extra = tuple(item.inputs[n] for n in the_rule.part.inputs)
-        item.u = _run(rule, the_rule, rule.rule.update, (item.p, item.g, *extra), item, group, sums)
+        item.u = _run(rule, the_rule, rule.rule.update, (item.p, item.g), item, group, sums)
     for c in pieces:
         after = getattr(c.part, "after", None)
         if after is not None:
@@ -82,7 +81,22 @@ def _given(
     phased = [d for d in rule.components if d.part.phase is not None]
     if c in phased:
         given["phase"] = item.phase[phased.index(c)]
+    if c.part is rule.rule:
+        given |= _denominator(rule, item, group)
     return given
+
+
+def _denominator(rule: BoundRule, item: Item, group: Group) -> dict[str, Any]:
+    """The keyword by which a rule hands over what it divides by, where a piece changes that."""
+    pieces = [c for c in rule.components if getattr(c.part, "denominator", None) is not None]
+
+    def changed(d: Any) -> Any:
+        for c in pieces:
+            function: Any = getattr(c.part, "denominator", None)
+            d = call_part(function, d, given=_given(rule, c, item, group, {}))
+        return d
+
+    return {"denominator": changed} if pieces else {}
 
 
 def _run(
@@ -96,10 +110,11 @@ def _run(
 ) -> Any:
     """Call one function for one parameter; its first result is returned, the others become state."""
     names = rule.state_of(c)
+    extra = tuple(item.inputs[n] for n in c.part.inputs)
     state = tuple(item.state[n] for n in names)
     with computing(item.p):
         result = call_part(
-            function, *arrays, *state, item.t, given=_given(rule, c, item, group, sums)
+            function, *arrays, *extra, *state, item.t, given=_given(rule, c, item, group, sums)
         )
     parts = result if isinstance(result, tuple) else (result,)
     if len(parts) != 1 + len(names):

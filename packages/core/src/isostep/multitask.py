@@ -52,7 +52,12 @@ def pcgrad(gradients: Sequence[Any], *, reduction: str = "mean", rng: Any = None
         for j in others:
             own = _without(own, tasks[j])
         projected.append(own)
-    merged = [_merged(each, reduction) for each in zip(*projected, strict=True)]
+    # What was projected is not what was given: a task's own head gets zeros from the tasks that it pulls against.
+    shared = [all(g is not None for g in each) for each in zip(*tasks, strict=True)]
+    merged = [
+        _merged(each, mean=reduction == "mean" and s)
+        for each, s in zip(zip(*projected, strict=True), shared, strict=True)
+    ]
     first = gradients[0]
     return dict(zip(first, merged, strict=True)) if isinstance(first, Mapping) else merged
 
@@ -93,14 +98,14 @@ def _total(pairs: list[tuple[Any, Any]]) -> Any:
     return total
 
 
-def _merged(arrays: tuple[Any, ...], reduction: str) -> Any:
+def _merged(arrays: tuple[Any, ...], *, mean: bool) -> Any:
     given = [a for a in arrays if a is not None]
     if not given:
         return None
     total = 1.0 * given[0]
     for a in given[1:]:
         total = total + a
-    return total / len(arrays) if reduction == "mean" and len(given) == len(arrays) else total
+    return total / len(arrays) if mean else total
 
 
 __all__ = ["pcgrad"]

@@ -6,10 +6,11 @@ hyperparameters that go with it. A rule keeps its own equations; what is here is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from isostep import nm
-from isostep.domains import Pair, Real
+from isostep.domains import Integer, Pair, Real
 
 
 def average(old: Any, new: Any, beta: Any) -> Any:
@@ -44,6 +45,23 @@ def largest(v: Any, tops: list[Any]) -> tuple[Any, list[Any]]:
     return (tops or [v])[0], tops
 
 
+def same(d: Any) -> Any:
+    """What a rule divides by where no piece changes it: itself."""
+    return d
+
+
+def in_turn(g: Any, odd: Any, even: Any, beta: Any, odd_step: int) -> tuple[Any, Any, Any, Any]:
+    """Two running averages that take the gradients in turn: the newer one, the older, both in the state's order."""
+    new = average(odd if odd_step else even, g, beta)
+    return (new, even, new, even) if odd_step else (new, odd, odd, new)
+
+
+def positive_negative(new: Any, old: Any, weight: Any) -> Any:
+    """(1 + weight) times the newer momentum minus weight times the older, scaled so that the noise keeps its size."""
+    norm = nm.sqrt((1 + weight) * (1 + weight) + weight * weight)
+    return ((1 + weight) / norm) * new - (weight / norm) * old
+
+
 def coupled(p: Any, g: Any, weight_decay: Any, *, when: bool = True) -> Any:
     """The gradient with L2 penalty. ``when``, as in ``decoupled``: a static choice of the rule's."""
     return g + weight_decay * p if weight_decay and when else g
@@ -71,6 +89,45 @@ def quotient_or_one(x: Any, y: Any) -> Any:
     """
     neither = nm.logical_or(x == 0, y == 0)
     return nm.where(neither, 1.0, x / nm.where(y == 0, 1.0, y))
+
+
+def cosine(p: Any, g: Any, total: Callable[[Any], Any], eps: Any) -> Any:
+    """The size of the cosine of p and g over what ``total`` sums; no norm counts as less than eps."""
+    size_p = nm.maximum(nm.sqrt(total(p * p)), eps)
+    size_g = nm.maximum(nm.sqrt(total(g * g)), eps)
+    return nm.abs(total(p * g)) / (size_g * size_p)
+
+
+def without_radius(p: Any, d: Any, total: Callable[[Any], Any], eps: Any) -> Any:
+    """The direction d without its part along the parameter."""
+    e = p / (nm.sqrt(total(p * p)) + eps)
+    return d - e * total(e * d)
+
+
+def projection(
+    p: Any, g: Any, d: Any, *, delta: Any, wd_ratio: Any, eps: Any, unit_axis: int
+) -> tuple[Any, Any]:
+    """AdamP's and SGDP's: the direction d and the factor of the weight decay.
+
+    Where p and g are nearly orthogonal in every unit, or else in the whole array, d loses its part along p there.
+    Arrays of fewer than two axes stay as they are.
+    """
+
+    def by_unit(x: Any) -> Any:
+        return nm.sum_units(x, unit_axis)
+
+    several = nm.ndim(p) > 1
+    near = cosine(p, g, by_unit, eps) * nm.sqrt(nm.unit_size(p, unit_axis)) < delta
+    # Sums are over elements: those of the units that fail are counted. Where p is NaN its unit does.
+    failing = nm.logical_or(nm.logical_not(near), nm.isnan(p))
+    units = nm.logical_and(several, nm.sum(nm.where(failing, 1.0, 0.0)) == 0)
+    near = cosine(p, g, nm.sum, eps) * nm.sqrt(nm.size(p)) < delta
+    whole = nm.logical_and(several, near)
+    projected = nm.where(whole, without_radius(p, d, nm.sum, eps), d)
+    return (
+        nm.where(units, without_radius(p, d, by_unit, eps), projected),
+        nm.where(nm.logical_or(units, whole), wd_ratio, 1.0),
+    )
 
 
 def zeros(p: Any) -> Any:
@@ -129,3 +186,16 @@ def eps(default: float, doc: str = "added to the denominator", **options: Any) -
 def weight_decay(default: float = 0.0, doc: str = DECOUPLED, case: float = 0.1) -> Real:
     """A weight decay; without one a program carries nothing of it."""
     return Real(default, low=0, zero_is_static=True, cases=(case,), doc=doc)
+
+
+def projected(delta: tuple[float, ...]) -> dict[str, Real]:
+    """What ``projection`` takes; ``delta`` are its cases, which have to be near cosines that occur."""
+    return {
+        "delta": Real(0.1, low=0, cases=delta, doc="how small the cosine must be to project"),
+        "wd_ratio": Real(0.1, low=0, cases=(0.3,), doc="factor of the decay where projected"),
+    }
+
+
+def unit_axis(cases: tuple[int, ...] = (-1,), of: str = "units") -> Integer:
+    """The axis of units: 0 in torch's (out, in) weights, -1 in JAX's (in, out)."""
+    return Integer(0, static=True, cases=cases, doc=f"the axis that numbers the {of}")

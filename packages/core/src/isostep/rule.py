@@ -127,6 +127,11 @@ class Rule(Part):
     def functions(self) -> tuple[Callable[..., Any] | None, ...]:
         return (self.update, self.measure, self.advance)
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether it hands what it divides by to ``denominator``, so that pieces can change that."""
+        return "denominator" in (keywords(self.update) or ())
+
     def bind(self, **hyper: Any) -> BoundRule:
         """This rule with its hyperparameters; those not given take their defaults."""
         return BoundRule((Component(self),), self.bind_values(hyper))
@@ -136,16 +141,18 @@ class Rule(Part):
 class Piece(Part):
     """A change of the gradient (``before``), of the update or parameter (``after``), or of both.
 
-    ``before(p, g, *state, t, /, *, hyper) -> (g, *state)``; ``after(p, g, u, *state, t, /, *, hyper) ->
-    (u, *state)`` with g the gradient that the rule saw. A keyword that is not the piece's own hyperparameter
-    (``lr``) is the rule's.
+    ``before(p, g, *inputs, *state, t, /, *, hyper) -> (g, *state)``; ``after(p, g, u, *inputs, *state, t, /, *,
+    hyper) -> (u, *state)`` with g the gradient that the rule saw. A keyword that is not the piece's own
+    hyperparameter (``lr``) is the rule's. ``denominator(d, /, *, hyper) -> d`` changes what an adaptive rule divides
+    by: one whose ``update`` names the keyword ``denominator`` and calls it.
     """
 
     before: Callable[..., Any] | None = None
     after: Callable[..., Any] | None = None
+    denominator: Callable[..., Any] | None = None
 
     def functions(self) -> tuple[Callable[..., Any] | None, ...]:
-        return (self.before, self.after, self.measure)
+        return (self.before, self.after, self.denominator, self.measure)
 
     def bind(self, **hyper: Any) -> BoundPiece:
         """This piece with its hyperparameters, to be given to ``compose``."""
@@ -217,7 +224,8 @@ def call_part(function: Callable[..., Any], *args: Any, given: Mapping[str, Any]
 class BoundRule:
     """A rule ready to run: components in order of execution and the value of every hyperparameter.
 
-    In a composed rule the names of a piece's hyperparameters and state carry its name, ``lookahead.alpha``.
+    In a composed rule the names of a piece's hyperparameters and state carry its name, ``lookahead.alpha``; what a
+    step is given from outside does not, so that it can be passed by keyword.
     """
 
     components: tuple[Component, ...]
@@ -227,7 +235,7 @@ class BoundRule:
     def __post_init__(self) -> None:
         names: list[str] = []
         for c in self.components:
-            names += [c.prefix + n for n in c.part.inputs]
+            names += c.part.inputs
             names += self.state_of(c)
             names += [c.prefix + n for n in c.group_state(self.values)]
         clash = {n for n in names if names.count(n) > 1}
@@ -262,7 +270,7 @@ class BoundRule:
     @cached_property
     def input_names(self) -> tuple[str, ...]:
         """What a step needs per parameter beside the gradient."""
-        return tuple(c.prefix + n for c in self.components for n in c.part.inputs)
+        return tuple(n for c in self.components for n in c.part.inputs)
 
     @cached_property
     def group_input_names(self) -> tuple[str, ...]:
@@ -427,10 +435,14 @@ def compose(*parts: BoundPiece | BoundRule) -> BoundRule:
             values |= p.values
             taken |= {c.prefix for c in p.components}
             continue
+        what = "gradient" if p.piece.denominator is None else "denominator"
         if seen_rule and p.piece.after is None:
             message = (
-                f"{p.piece.name} changes the gradient: put it in front of the rule, not behind it"
+                f"{p.piece.name} changes the {what}: put it in front of the rule, not behind it"
             )
+            raise RuleError(message)
+        if p.piece.denominator is not None and not rules[0].rule.adaptive:
+            message = f"{p.piece.name} changes the denominator, which {rules[0].rule.name} has not; leave it out"
             raise RuleError(message)
         prefix = _fresh(p.piece.name, taken)
         taken.add(prefix)

@@ -7,9 +7,9 @@
 
 Hyperparameters may be callables of the steps done. ``transform`` takes a composed rule, ``step`` jits a step with
 donation, ``grouped=True`` and ``flat`` are for many small leaves, ``hutchinson``, ``sam_gradient``,
-``looksam_gradient`` and ``pcgrad`` obtain what some rules need beside a gradient, ``observe`` takes figures of every
-step, and ``fresh_batch_stats`` belongs to averaged weights. ``lbfgs`` is a solver: it calls the function that it
-minimises.
+``looksam_gradient``, ``pcgrad`` and ``noise`` obtain what some rules need beside a gradient, ``observe`` takes figures
+of every step, and ``fresh_batch_stats`` belongs to averaged weights. ``lbfgs`` is a solver: it calls the function that
+it minimises.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ import isostep
 from isostep.version import VERSION as __version__
 from isostep_jax.backend import JaxGrouped, JaxJit
 from isostep_jax.batch_stats import fresh_batch_stats
-from isostep_jax.extra import hutchinson, looksam_gradient, pcgrad, sam_gradient, task_gradients
+from isostep_jax.extra import (
+    hutchinson,
+    looksam_gradient,
+    noise,
+    pcgrad,
+    sam_gradient,
+    task_gradients,
+)
 from isostep_jax.flat import FlatTransform, flat
 from isostep_jax.observe import Observed, figures, observe
 from isostep_jax.solver import TreeSolver
@@ -29,8 +36,8 @@ from isostep_jax.transform import Transform, TransformState, constructor, step, 
 
 __all__ = [
     "FlatTransform", "JaxGrouped", "JaxJit", "Observed", "Transform", "TransformState", "TreeSolver", "__version__",
-    "figures", "flat", "fresh_batch_stats", "hutchinson", "looksam_gradient", "observe", "pcgrad", "sam_gradient",
-    "step", "task_gradients", "transform",
+    "figures", "flat", "fresh_batch_stats", "hutchinson", "looksam_gradient", "noise", "observe", "pcgrad",
+    "sam_gradient", "step", "task_gradients", "transform",
 ]  # fmt: skip
 
 

@@ -41,17 +41,8 @@ def hutchinson(
         raise ValueError(message)
 
     def estimate(params: Any, key: jax.Array, *args: Any) -> Any:
-        leaves, tree = jax.tree.flatten(params)
-
         def one(key: jax.Array) -> Any:
-            keys = jax.random.split(key, len(leaves))
-            z = jax.tree.unflatten(
-                tree,
-                [
-                    draws[distribution](k, p.shape, p.dtype)
-                    for k, p in zip(keys, leaves, strict=True)
-                ],
-            )
+            z = _drawn(draws[distribution], key, params)
             _, product = jax.jvp(lambda p: jax.grad(loss)(p, *args), (params,), (z,))
             return jax.tree.map(lambda a, b: a * b, z, product)
 
@@ -64,15 +55,32 @@ def hutchinson(
     return estimate
 
 
+def noise(key: jax.Array, params: Any) -> Any:
+    """Standard normal numbers, a tree like ``params`` (or gradients): ``update(..., noise=noise(key, params))``.
+
+    For ``isostep.pieces.gradient_noise``. Pass another key at every step: ``jax.random.fold_in(key, step)``.
+    """
+    return _drawn(jax.random.normal, key, params)
+
+
+def _drawn(draw: Callable[..., jax.Array], key: jax.Array, params: Any) -> Any:
+    """A random tree like ``params``, each leaf of a key of its own."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    made = [draw(k, p.shape, p.dtype) for k, p in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, made)
+
+
 def sam_gradient(
-    loss: Loss, *, rho: float = 0.05, adaptive: bool = False, eta: float = 0.01, eps: float = 1e-12
+    loss: Loss, *, rho: float = 0.05, adaptive: bool = False, eta: float = 0.0, eps: float = 1e-12
 ) -> Callable[..., Any]:
     """``gradient(params, *args)``: the gradient at the worst point near the parameters, for any rule.
 
     SAM: at p + rho * g / (|g| + eps), the norm over all parameters together (Foret et al., arXiv 2010.01412,
     equation 2). ``adaptive``, ASAM: at p + rho * T**2 g / (|T g| + eps) with T = |p| + eta
     (Kwon et al., arXiv 2102.11600, equation 8). Departs: T is elementwise for every array; the authors'
-    code takes T = 1 for biases. ``eps`` is in neither paper: it keeps a zero gradient from giving NaN.
+    code takes T = 1 for biases. ``eta`` is 0 as on every backend, 0.01 in the paper. ``eps`` is in neither paper: it
+    keeps a zero gradient from giving NaN.
     """
 
     def gradient(params: Any, *args: Any) -> Any:
@@ -159,13 +167,13 @@ def task_gradients(losses: Sequence[Loss]) -> Callable[..., list[Any]]:
     return lambda params, *args: [jax.grad(loss)(params, *args) for loss in losses]
 
 
-def pcgrad(losses: Sequence[Loss], *, reduction: str = "sum") -> Callable[..., Any]:
-    """``gradient(params, key, *args)``: the sum of the tasks' gradients without their conflicts, or their mean.
+def pcgrad(losses: Sequence[Loss], *, reduction: str = "mean") -> Callable[..., Any]:
+    """``gradient(params, key, *args)``: the mean of the tasks' gradients without their conflicts, or their sum.
 
-    ``reduction`` is ``"sum"`` as in the paper, or ``"mean"``, which divides by the number of tasks: here every task
-    has a gradient of every parameter, if it be of zeros. From each task's gradient its part against every other
-    task's, in random order, is taken away where the two point apart: g_i <- g_i - (g_i . g_j) / |g_j|**2 g_j,
-    with g_j as it was.
+    ``reduction`` is ``"sum"`` as in the paper, or, as on every backend, ``"mean"``, which divides by the number of
+    tasks: here every task has a gradient of every parameter, if it be of zeros. From each task's gradient its part
+    against every other task's, in random order, is taken away where the two point apart:
+    g_i <- g_i - (g_i . g_j) / |g_j|**2 g_j, with g_j as it was.
     Source: Yu et al., arXiv 2001.06782, algorithm 1.
     """
     if reduction not in ("mean", "sum"):

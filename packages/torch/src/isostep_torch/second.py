@@ -1,4 +1,4 @@
-"""More than one gradient, as torch code asks for it: SAM around an optimizer, Hutchinson's estimate, PCGrad.
+"""More than one gradient, as torch code asks for it: SAM around an optimizer, Hutchinson's estimate, PCGrad; noise.
 
 >>> import torch
 >>> from isostep_torch import AdamW
@@ -11,7 +11,7 @@ The arithmetic and its sources are those of ``isostep.sharpness``, ``isostep.cur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -269,6 +269,18 @@ def _draw(p: torch.Tensor, distribution: str, generator: torch.Generator | None)
     return signs.to(p.dtype) * 2.0 - 1.0
 
 
+def noise(
+    params: Iterable[torch.Tensor], *, generator: torch.Generator | None = None
+) -> dict[torch.Tensor, torch.Tensor]:
+    """Standard normal numbers for ``optimizer.step(noise=...)``, see ``isostep.pieces.gradient_noise``.
+
+    Args:
+        params: the parameters; numbers are drawn in their order.
+        generator: where the numbers come from, on the parameters' device.
+    """
+    return {p: _draw(p, "gaussian", generator) for p in params}
+
+
 def pcgrad(
     losses: Sequence[torch.Tensor],
     params: Sequence[torch.Tensor],
@@ -289,4 +301,4 @@ def pcgrad(
         p.grad = g
 
 
-__all__ = ["SAM", "LookSAM", "hutchinson", "pcgrad"]
+__all__ = ["SAM", "LookSAM", "hutchinson", "noise", "pcgrad"]

@@ -99,15 +99,16 @@ class Plan:
     parts: list[Part]
     group_dtype: np.dtype
     given: list[ref[Any]] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)  # of steps, this one included, each once
     runner: Any = None  # what ``launch`` has made for these arrays and wants to keep
     seen: list[Callable[[], Any]] = field(
         default_factory=list
     )  # a part's sums, of an observed rule
 
     def has_states(self, states: list[dict[str, Any]]) -> bool:
-        """Whether these are the very state arrays that it was made for."""
+        """Whether these are the very state arrays that it was made for, and no others."""
         try:
-            return all(
+            return sum(map(len, states)) == len(self.states) * len(states) and all(
                 all(map(is_, map(itemgetter(n), states), own)) for n, own in self.states.items()
             )
         except KeyError:
@@ -194,17 +195,18 @@ class FusedBackend(ArrayBackend):
         check_rule(rule)
         arrays = as_list(params)
         made = (state.plan or {}).values() if isinstance(state, State) else ()
-        known = any(_same(plan.params, arrays) for plan in made)
+        known = next((plan for plan in made if _same(plan.params, arrays)), None)
         if layout(trace(rule), "float32").obstacle or not (known or self.all_reachable(arrays)):
             return super().step(rule, params, grads, state, **inputs)
-        if not (known and state.sealed):
-            check_state(rule, state, len(arrays))
+        seen = known if known and (state.sealed or known.has_states(state.arrays)) else None
+        names_too = seen is None or seen.states.keys() != set(rule.state_names)
+        check_state(rule, state, len(arrays), names_too)
         check_inputs(rule, inputs)
         given = [aligned(rule, "grads", params, grads)]
         given += [aligned(rule, n, params, inputs[n]) for n in rule.input_names]
         active = [i for i, g in enumerate(given[0]) if g is not None]
         runs = [[i] for i in active] if rule.sequential else [active] if active else []
-        plans = [self._plan(rule, params, arrays, state, run, given) for run in runs]
+        plans = [self._plan(rule, params, arrays, state, run, given, seen) for run in runs]
         _keep_only(state, plans)
         with self.quiet():
             group = self.group_values(rule, state, inputs) if runs else dict(state.group)
@@ -217,8 +219,11 @@ class FusedBackend(ArrayBackend):
                 if value is not state.group[n]:
                     dtype = plans[0].group_dtype.name
                     state.group[n] = self.scalar(float(value), dtype, state.group[n])
-        for i in active:
-            state.t[i] += 1
+        if len(active) == len(arrays):
+            state.t[:] = [t + 1 for t in state.t]
+        else:
+            for i in active:
+                state.t[i] += 1
         state.group_t += bool(active)
         state.figures = self._seen(rule, params, plans) if rule.observed else None
         return params, state
@@ -236,11 +241,10 @@ class FusedBackend(ArrayBackend):
     def _step(
         self, rule: BoundRule, plan: Plan, state: State, group: dict[str, Any], now: Any
     ) -> dict[str, Any]:
-        counts = [t + 1 for t in sorted({state.t[i] for p in plan.parts for i in p.members})]
         for part in plan.parts:
             for slot in part.slots:
                 slot.fetch()
-        new = self.launch(plan, [(t, self._at(rule, t)[0]) for t in counts], now, group)
+        new = self.launch(plan, [(t, self._at(rule, t)[0]) for t in plan.counts], now, group)
         for part in plan.parts:
             for name in part.bin.layout.written:
                 part.slots[part.bin.layout.slots.index(name)].store()
@@ -255,8 +259,12 @@ class FusedBackend(ArrayBackend):
         state: State,
         active: list[int],
         given: list[list[Any]],
+        seen: Plan | None,
     ) -> Plan:
-        """The plan for these arrays, from the last step if nothing that it depends on has changed."""
+        """The plan for these arrays, from the last step if nothing that it depends on has changed.
+
+        ``seen``: the plan that parameters and state are already known to be those of.
+        """
         counts = [state.t[i] + 1 for i in active]
         kinds = {t: k for k, t in enumerate(sorted(set(counts)))}
         phases = {t: rule.phase(t) for t in kinds}
@@ -267,11 +275,14 @@ class FusedBackend(ArrayBackend):
         now = [v[i] for v in given for i in active]
         again = plan is not None and plan.was_given(now)
         if plan is not None and not (
-            _same(plan.params, arrays)
-            and (state.sealed or plan.has_states(state.arrays))
+            (plan is seen or _same(plan.params, arrays))
+            and (plan is seen or state.sealed or plan.has_states(state.arrays))
             and (again or self._alike(rule, plan, params, given, active, now))
         ):
             plan = None
+        if plan is not None and again and self.stays_put:
+            plan.counts = sorted(kinds)
+            return plan
         stepped = [arrays[i] for i in active]
         if plan is None:
             self._check(rule, params, grads=given, state=state)
@@ -294,7 +305,7 @@ class FusedBackend(ArrayBackend):
                 moved.append(part)
         if moved and not made and list(map(self.shape_of, stepped)) != plan.shapes:
             del known[key]  # something of another shape has taken a parameter's place
-            return self._plan(rule, params, arrays, state, active, given)
+            return self._plan(rule, params, arrays, state, active, given, None)
         if any(part.shares_memory() for part in moved):
             state.plan = None
             message = f"{rule.name}: a parameter or state array shares memory with another array; pass copies"
@@ -302,6 +313,7 @@ class FusedBackend(ArrayBackend):
         if not again:  # a NumPy scalar in a 0-d array's place cannot be kept sight of
             arrays_all = set(map(type, now)) == {self.array_type}
             plan.given = list(map(ref, now)) if arrays_all else []
+        plan.counts = sorted(kinds)
         return plan
 
     def _alike(

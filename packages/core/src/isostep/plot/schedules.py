@@ -50,6 +50,13 @@ EXAMPLES: dict[str, Callable[[int], Any]] = {
     "trapezoid": lambda n: s.trapezoid(warmup=n // 10, stable=n // 2, decay=n - n // 10 - n // 2),
 }
 
+# What the combinators make goes by a name of its own.
+EXAMPLES |= {
+    "Chained": EXAMPLES["chained"],
+    "Scaled": EXAMPLES["scale"],
+    "Sequential": EXAMPLES["sequential"],
+}
+
 
 def values(schedule: Any, steps: int) -> list[float]:
     """What a schedule gives after 0, 1, ..., ``steps`` steps; ReduceLROnPlateau for a figure that stands still."""

@@ -39,6 +39,7 @@ def update(
     betas: tuple[Any, Any],
     eps: Any,
     weight_decay: Any,
+    denominator: Any = parts.same,
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     *tops, t = top_t
@@ -46,7 +47,8 @@ def update(
     m = parts.average(m, g, b1)
     surprise = g - m
     s = parts.average(s, surprise * surprise, b2) + eps
-    u, top = adam.torch_step(m, s, tops[0] if tops else None, t, lr=lr, betas=betas, eps=eps)
+    top = tops[0] if tops else None
+    u, top = adam.torch_step(m, s, top, t, lr=lr, betas=betas, eps=eps, denominator=denominator)
     u = parts.decoupled(p, u, lr, weight_decay)
     return (u, m, s, top) if tops else (u, m, s)
 

@@ -49,6 +49,7 @@ def update(
     weight_decay: Any,
     eps: Any,
     dialect: str,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any]:
     """See the module's equations."""
     coupled = dialect != "keras"
@@ -56,9 +57,9 @@ def update(
     s = s + g * g
     rate = lr / (1 + (t - 1) * lr_decay)
     if dialect == "torch":
-        u = -rate * g / (nm.sqrt(s) + eps)
+        u = -rate * g / denominator(nm.sqrt(s) + eps)
     else:
-        u = -rate * g / nm.sqrt(s + eps)
+        u = -rate * g / denominator(nm.sqrt(s + eps))
     if dialect == "optax":
         u = nm.where(s == 0, 0.0, u)
     return parts.decoupled(p, u, lr, weight_decay, when=not coupled), s

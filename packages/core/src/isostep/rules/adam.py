@@ -44,48 +44,88 @@ from isostep.rule import Rule
 
 
 def torch_step(
-    m: Any, v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any
+    m: Any,
+    v: Any,
+    top: Any,
+    t: Any,
+    *,
+    lr: Any,
+    betas: Any,
+    eps: Any,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any]:
     """Bias-corrected, eps outside; amsgrad keeps the maximum of v as it is."""
     c1, c2 = parts.corrections(betas, t)
     top = v if top is None else nm.maximum(top, v)
-    return (-lr / c1) * m / (parts.root(top, c2) + eps), top
+    return (-lr / c1) * m / denominator(parts.root(top, c2) + eps), top
 
 
 def paper_step(
-    m: Any, v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any
+    m: Any,
+    v: Any,
+    top: Any,
+    t: Any,
+    *,
+    lr: Any,
+    betas: Any,
+    eps: Any,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any]:
     """Adam's Algorithm 1; AMSGrad's Algorithm 2 has no bias correction at all."""
     if top is None:
-        return torch_step(m, v, top, t, lr=lr, betas=betas, eps=eps)
+        return torch_step(m, v, top, t, lr=lr, betas=betas, eps=eps, denominator=denominator)
     top = nm.maximum(top, v)
-    return -lr * m / (nm.sqrt(top) + eps), top
+    return -lr * m / denominator(nm.sqrt(top) + eps), top
 
 
 def keras_step(
-    m: Any, v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any
+    m: Any,
+    v: Any,
+    top: Any,
+    t: Any,
+    *,
+    lr: Any,
+    betas: Any,
+    eps: Any,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any]:
     """Both corrections in the scalar, so eps is the paper's eps hat."""
     c1, c2 = parts.corrections(betas, t)
     top = v if top is None else nm.maximum(top, v)
-    return (-lr * nm.sqrt(c2) / c1) * m / (nm.sqrt(top) + eps), top
+    return (-lr * nm.sqrt(c2) / c1) * m / denominator(nm.sqrt(top) + eps), top
 
 
 def optax_step(
-    m: Any, v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any
+    m: Any,
+    v: Any,
+    top: Any,
+    t: Any,
+    *,
+    lr: Any,
+    betas: Any,
+    eps: Any,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any]:
     """Bias-corrected before the maximum, which is what amsgrad then stores."""
     c1, c2 = parts.corrections(betas, t)
     top = v / c2 if top is None else nm.maximum(top, v / c2)
-    return (-lr / c1) * m / (nm.sqrt(top) + eps), top
+    return (-lr / c1) * m / denominator(nm.sqrt(top) + eps), top
 
 
 def adamd_step(
-    m: Any, v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any
+    m: Any,
+    v: Any,
+    top: Any,
+    t: Any,
+    *,
+    lr: Any,
+    betas: Any,
+    eps: Any,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any]:
     """As torch's, but only v is corrected."""
     top = v if top is None else nm.maximum(top, v)
-    return -lr * m / (parts.root(top, nm.one_minus_pow(betas[1], t)) + eps), top
+    return -lr * m / denominator(parts.root(top, nm.one_minus_pow(betas[1], t)) + eps), top
 
 
 STEPS = {
@@ -98,12 +138,21 @@ STEPS = {
 
 
 def step(
-    g: Any, m: Any, v: Any, *top_t: Any, lr: Any, betas: Any, eps: Any, dialect: str
+    g: Any,
+    m: Any,
+    v: Any,
+    *top_t: Any,
+    lr: Any,
+    betas: Any,
+    eps: Any,
+    dialect: str,
+    denominator: Any = parts.same,
 ) -> tuple[Any, ...]:
     """Adam without decay: u and the new state, which has amsgrad's maximum if that came in."""
     *tops, t = top_t
     m, v = parts.moments(g, m, v, betas)
-    u, top = STEPS[dialect](m, v, tops[0] if tops else None, t, lr=lr, betas=betas, eps=eps)
+    top = tops[0] if tops else None
+    u, top = STEPS[dialect](m, v, top, t, lr=lr, betas=betas, eps=eps, denominator=denominator)
     return (u, m, v, top) if tops else (u, m, v)
 
 
@@ -117,11 +166,14 @@ def update(
     eps: Any,
     weight_decay: Any,
     dialect: str,
+    denominator: Any = parts.same,
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     coupled = dialect != "keras"
     g = parts.coupled(p, g, weight_decay, when=coupled)
-    u, *state = step(g, *state_t, lr=lr, betas=betas, eps=eps, dialect=dialect)
+    u, *state = step(
+        g, *state_t, lr=lr, betas=betas, eps=eps, dialect=dialect, denominator=denominator
+    )
     return parts.decoupled(p, u, lr, weight_decay, when=not coupled), *state
 
 

@@ -37,9 +37,12 @@ def update(
     eps: Any,
     weight_decay: Any,
     max_lr: Any,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
-    u, m, v = adam.step(g, m, v, t, lr=lr, betas=betas, eps=eps, dialect="torch")
+    u, m, v = adam.step(
+        g, m, v, t, lr=lr, betas=betas, eps=eps, dialect="torch", denominator=denominator
+    )
     return parts.decoupled(p, u, lr * (lr / max_lr), weight_decay), m, v
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import Any
 
 from isostep import nm, parts
-from isostep.domains import Choice, Integer
+from isostep.domains import Choice
 from isostep.rule import Rule
 
 
@@ -63,12 +63,13 @@ def update(
     weight_decay: Any,
     blocks: str,
     unit_axis: int,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     m = parts.average(m, g, betas[0])
     v = parts.average(v, block_mean(g * g, blocks, unit_axis), betas[1])
     c1, c2 = parts.corrections(betas, t)
-    u = (-lr / c1) * m / (parts.root(v, c2) + eps)
+    u = (-lr / c1) * m / denominator(parts.root(v, c2) + eps)
     return parts.decoupled(p, u, lr, weight_decay), m, v
 
 
@@ -85,7 +86,7 @@ RULE = Rule(
         "eps": parts.eps(1e-8),
         "weight_decay": parts.weight_decay(),
         "blocks": Choice("unit", options=("unit", "array"), doc="what shares one average"),
-        "unit_axis": Integer(0, static=True, cases=(-1,), doc="the axis that numbers the units"),
+        "unit_axis": parts.unit_axis(),
     },
     family="adam",
     year=2024,

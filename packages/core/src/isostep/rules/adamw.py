@@ -39,9 +39,12 @@ def update(
     eps: Any,
     weight_decay: Any,
     dialect: str,
+    denominator: Any = parts.same,
 ) -> tuple[Any, ...]:
     """See the module's equations."""
-    u, *state = adam.step(g, *state_t, lr=lr, betas=betas, eps=eps, dialect=dialect)
+    u, *state = adam.step(
+        g, *state_t, lr=lr, betas=betas, eps=eps, dialect=dialect, denominator=denominator
+    )
     if weight_decay:
         decay = weight_decay if dialect == "paper" else lr * weight_decay
         u = u - decay * p

@@ -44,6 +44,7 @@ def update(
     eps: Any,
     weight_decay: Any,
     no_prox: bool,
+    denominator: Any = parts.same,
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     b1, b2, b3 = betas
@@ -53,7 +54,7 @@ def update(
     v = parts.average(v, d, b2)
     ahead = g + b2 * d
     n = parts.average(n, ahead * ahead, b3)
-    u = -((lr / c1) * m + (lr * b2 / c2) * v) / (parts.root(n, c3) + eps)
+    u = -((lr / c1) * m + (lr * b2 / c2) * v) / denominator(parts.root(n, c3) + eps)
     u = parts.decoupled(p, u, lr, weight_decay)
     if weight_decay and not no_prox:
         u = u / (1 + lr * weight_decay)

@@ -39,15 +39,17 @@ def update(
     weight_decay: Any,
     decoupled: bool,
     phase: int,
+    denominator: Any = parts.same,
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     *tops, t = top_t
     b1, b2, b3 = betas
     g = parts.coupled(p, g, weight_decay, when=not decoupled)
-    new, old, odd, even = pnm.momenta(g, odd, even, b1, phase)
+    new, old, odd, even = parts.in_turn(g, odd, even, b1 * b1, phase)
     v = parts.average(v, g * g, b2)
-    d = pnm.difference(new, old, b3)
-    u, top = adam.torch_step(d, v, tops[0] if tops else None, t, lr=lr, betas=(b1, b2), eps=eps)
+    d = parts.positive_negative(new, old, b3)
+    top = tops[0] if tops else None
+    u, top = adam.torch_step(d, v, top, t, lr=lr, betas=(b1, b2), eps=eps, denominator=denominator)
     u = parts.decoupled(p, u, lr, weight_decay, when=decoupled)
     return (u, odd, even, v, top) if tops else (u, odd, even, v)
 

@@ -39,13 +39,14 @@ def update(
     alpha: Any,
     eps: Any,
     weight_decay: Any,
+    denominator: Any = parts.same,
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     b1, b2, b3 = betas
     m, v = parts.moments(g, m, v, (b1, b2))
     n = parts.average(n, g, b3)
     c1, c2 = parts.corrections((b1, b2), t)
-    u = -lr * (m / c1 + alpha * n) / (parts.root(v, c2) + eps)
+    u = -lr * (m / c1 + alpha * n) / denominator(parts.root(v, c2) + eps)
     return parts.decoupled(p, u, lr, weight_decay), m, n, v
 
 

@@ -33,7 +33,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from isostep import nm, parts
-from isostep.domains import Choice, Integer, Real
+from isostep.domains import Choice, Real
 from isostep.rule import Rule
 from isostep.rules import adammini
 
@@ -75,7 +75,9 @@ def update(
     correction, least = nm.one_minus_pow(beta, t), nm.maximum(v, eps)
     y = lr * lr * correction * (s / least) / nm.sqrt(1 + c_coef * nm.sqrt(lr) * b)
     shrink = (0.5 * y + extra_l2) * p
-    d = -(lr * eta * (g / parts.root(least, correction)) + shrink) / (1 + d_coef * nm.sqrt(lr * eta) * b)
+    d = -(lr * eta * (g / parts.root(least, correction)) + shrink) / (
+        1 + d_coef * nm.sqrt(lr * eta) * b
+    )
     b = b + y * (1 + b)
     if not momentum:
         return d, v, b
@@ -111,7 +113,7 @@ RULE = Rule(
         "d_coef": Real(0.25, low=0, doc="how fast the steps fall"),
         "eps": parts.eps(2.0**-125, "least average of squares"),
         "slots": Choice("element", options=("element", "unit", "array"), doc="what has a v and b"),
-        "unit_axis": Integer(0, static=True, cases=(-1,), doc="the axis that numbers the units"),
+        "unit_axis": parts.unit_axis(),
     },
     family="adaptive",
     year=2022,

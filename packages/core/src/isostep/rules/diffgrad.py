@@ -38,12 +38,15 @@ def update(
     betas: tuple[Any, Any],
     eps: Any,
     weight_decay: Any,
+    denominator: Any = parts.same,
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     g = parts.coupled(p, g, weight_decay)
     m, v = parts.moments(g, m, v, betas)
     friction = 1 / (1 + nm.exp(-nm.abs(g - before)))
-    u, _ = adam.keras_step(friction * m, v, None, t, lr=lr, betas=betas, eps=eps)
+    u, _ = adam.keras_step(
+        friction * m, v, None, t, lr=lr, betas=betas, eps=eps, denominator=denominator
+    )
     return u, m, v, g
 
 

@@ -28,11 +28,24 @@ from isostep.rules import adam
 
 
 def update(
-    p: Any, g: Any, m: Any, v: Any, t: int, /, *, lr: Any, betas: Any, eps: Any, weight_decay: Any
+    p: Any,
+    g: Any,
+    m: Any,
+    v: Any,
+    t: int,
+    /,
+    *,
+    lr: Any,
+    betas: Any,
+    eps: Any,
+    weight_decay: Any,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     # lr = -1 makes Adam's update, which is subtracted, the plain ratio.
-    r, m, v = adam.step(g, m, v, t, lr=-1.0, betas=betas, eps=eps, dialect="paper")
+    r, m, v = adam.step(
+        g, m, v, t, lr=-1.0, betas=betas, eps=eps, dialect="paper", denominator=denominator
+    )
     r = parts.coupled(p, r, weight_decay)
     size_p, size_r = parts.norm(p), parts.norm(r)
     trust = parts.quotient_or_one(size_p, size_r)

@@ -37,12 +37,13 @@ def update(
     betas: tuple[Any, Any],
     eps: Any,
     weight_decay: Any,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     b1, b2 = betas
     c1, c2 = parts.corrections(betas, t)
     v = parts.average(v, g * g, b2)
-    m = parts.average(m, g / (parts.root(v, c2) + eps), b1)
+    m = parts.average(m, g / denominator(parts.root(v, c2) + eps), b1)
     u = (-lr / c1) * m
     return parts.decoupled(p, u, lr, weight_decay), m, v
 

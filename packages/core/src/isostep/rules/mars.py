@@ -46,6 +46,7 @@ def update(
     weight_decay: Any,
     mars_type: str,
     dialect: str,
+    denominator: Any = parts.same,
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     *v, t = v_t
@@ -61,7 +62,9 @@ def update(
         m = parts.average(m, c, b1)
         u, state = -lr * nm.sign(m), (g, m)
     else:
-        u, m, *v = adam.step(c, m, *v, t, lr=lr, betas=betas, eps=eps, dialect="torch")
+        u, m, *v = adam.step(
+            c, m, *v, t, lr=lr, betas=betas, eps=eps, dialect="torch", denominator=denominator
+        )
         state = (g, m, *v)
     return parts.decoupled(p, u, lr, weight_decay), *state
 

@@ -102,7 +102,7 @@ RULE = Rule(
         "eps": parts.eps(1e-8),
         "weight_decay": parts.weight_decay(doc="weight decay, proximal or decoupled"),
         "divide": Flag(True, doc="proximal weight decay; without, as AdamW"),
-        **momo.bound(1.5),
+        **momo.bound(1.5, 1.5, 12.0, 1.5, 0.5),
     },
     family="adaptive",
     year=2023,

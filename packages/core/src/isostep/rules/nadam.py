@@ -90,6 +90,7 @@ def update(
     decoupled_weight_decay: bool,
     dialect: str,
     mu_product: Any = None,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     decoupled = decoupled_weight_decay or dialect == "keras"
@@ -106,9 +107,9 @@ def update(
     )
     root = nm.sqrt(nm.one_minus_pow(betas[1], t))
     if dialect == "tf1":
-        u = (-lr * root) * d / (nm.sqrt(v) + eps)
+        u = (-lr * root) * d / denominator(nm.sqrt(v) + eps)
     else:
-        u = -lr * d / (nm.sqrt(v) / root + eps)
+        u = -lr * d / denominator(nm.sqrt(v) / root + eps)
     return parts.decoupled(p, u, lr, weight_decay, when=decoupled), m, v
 
 

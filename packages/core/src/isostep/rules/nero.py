@@ -30,7 +30,7 @@ from __future__ import annotations
 from typing import Any
 
 from isostep import nm, parts
-from isostep.domains import Flag, Integer, Real
+from isostep.domains import Flag, Real
 from isostep.rule import Rule
 
 
@@ -89,7 +89,7 @@ RULE = Rule(
         "beta": parts.decay_rate(0.999, "decay rate of the running average of squared norms"),
         "bias_scale": Real(0.01, low=0, cases=(0.4,), doc="initialisation scale of the biases"),
         "bias_correction": Flag(True, doc="Adam's correction of the running averages"),
-        "unit_axis": Integer(0, static=True, cases=(-1,), doc="the axis that numbers the neurons"),
+        "unit_axis": parts.unit_axis(of="neurons"),
     },
     family="sgd",
     year=2021,

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isostep import nm, parts
+from isostep import parts
 from isostep.domains import Flag, Pair, Real
 from isostep.rule import Rule
 
@@ -29,18 +29,6 @@ from isostep.rule import Rule
 def phase(t: int, /) -> int:
     """Which of the two momenta takes this gradient: 1 for the first."""
     return t % 2
-
-
-def momenta(g: Any, odd: Any, even: Any, b1: Any, odd_step: int) -> tuple[Any, Any, Any, Any]:
-    """The momentum that takes this gradient, the other one, and both in the state's order."""
-    new = parts.average(odd if odd_step else even, g, b1 * b1)
-    return (new, even, new, even) if odd_step else (new, odd, odd, new)
-
-
-def difference(new: Any, old: Any, weight: Any) -> Any:
-    """The positive minus the negative momentum, scaled so that the noise keeps its size."""
-    norm = nm.sqrt((1 + weight) * (1 + weight) + weight * weight)
-    return ((1 + weight) / norm) * new - (weight / norm) * old
 
 
 def update(
@@ -59,8 +47,8 @@ def update(
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     g = parts.coupled(p, g, weight_decay, when=not decoupled)
-    new, old, odd, even = momenta(g, odd, even, betas[0], phase)
-    u = -lr * difference(new, old, betas[1])
+    new, old, odd, even = parts.in_turn(g, odd, even, betas[0] * betas[0], phase)
+    u = -lr * parts.positive_negative(new, old, betas[1])
     return parts.decoupled(p, u, lr, weight_decay, when=decoupled), odd, even
 
 

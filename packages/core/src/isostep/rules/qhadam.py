@@ -39,13 +39,14 @@ def update(
     eps: Any,
     weight_decay: Any,
     decouple_weight_decay: bool,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     n1, n2 = nus
     g = parts.coupled(p, g, weight_decay, when=not decouple_weight_decay)
     square = g * g
     m, v = parts.corrected(m, g, betas[0], t), parts.corrected(v, square, betas[1], t)
-    u = -lr * parts.average(m, g, n1) / (nm.sqrt(parts.average(v, square, n2)) + eps)
+    u = -lr * parts.average(m, g, n1) / denominator(nm.sqrt(parts.average(v, square, n2)) + eps)
     return parts.decoupled(p, u, lr, weight_decay, when=decouple_weight_decay), m, v
 
 

@@ -63,6 +63,7 @@ def update(
     weight_decay: Any,
     decoupled_weight_decay: bool,
     dialect: str,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     g = parts.coupled(p, g, weight_decay, when=not decoupled_weight_decay)
@@ -70,9 +71,9 @@ def update(
     c1, c2 = parts.corrections(betas, t)
     tractable, r = rectification(t, betas[1], dialect)
     if dialect == "torch":
-        scale = (r * nm.sqrt(c2)) / (nm.sqrt(v) + eps)
+        scale = (r * nm.sqrt(c2)) / denominator(nm.sqrt(v) + eps)
     else:
-        scale = r / (parts.root(v, c2) + eps)
+        scale = r / denominator(parts.root(v, c2) + eps)
     u = (-lr / c1) * m * nm.where(tractable, scale, 1.0)
     return parts.decoupled(p, u, lr, weight_decay, when=decoupled_weight_decay), m, v
 

@@ -59,6 +59,7 @@ def update(
     use_gc: bool,
     unit_axis: int,
     phase: bool,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any, Any, Any]:
     """See the module's equations."""
     if use_gc:
@@ -75,6 +76,7 @@ def update(
         weight_decay=weight_decay,
         decoupled_weight_decay=True,
         dialect="torch",
+        denominator=denominator,
     )
     u, slow = synchronized(p, g, u, slow, t, k=k, alpha=alpha, dialect="paper", phase=phase)
     return u, m, v, slow
@@ -98,7 +100,7 @@ RULE = Rule(
         "k": Integer(6, low=1, cases=(3,), doc="steps between Lookahead's synchronisations"),
         "alpha": Real(0.5, low=0, high=1, cases=(0.7,), doc="how far the slow weights go"),
         "use_gc": Flag(True, doc="centralize the gradients"),
-        "unit_axis": Integer(0, static=True, cases=(-1,), doc="the axis that numbers the units"),
+        "unit_axis": parts.unit_axis(),
     },
     family="adam",
     year=2019,

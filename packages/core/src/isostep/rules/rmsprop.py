@@ -57,6 +57,7 @@ def update(
     momentum: Any,
     centered: bool,
     dialect: str,
+    denominator: Any = parts.same,
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     *state, _t = state_t
@@ -66,9 +67,9 @@ def update(
     averages = [parts.average(state[-1], g, alpha)] if centered else []
     square = v - averages[0] * averages[0] if centered else v
     if dialect == "torch":
-        d = g / (nm.sqrt(square) + eps)
+        d = g / denominator(nm.sqrt(square) + eps)
     else:
-        d = lr * g / nm.sqrt(square + eps)
+        d = lr * g / denominator(nm.sqrt(square + eps))
     buffers = [momentum * state[0] + d] if momentum else []
     d = buffers[0] if momentum else d
     u = -lr * d if dialect == "torch" else -d

@@ -45,11 +45,12 @@ def update(
     eps: Any,
     weight_decay: Any,
     share: Any,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     b1, b2 = betas
     v = parts.average(v, g * g, b2)
-    d = g / (parts.root(v, nm.one_minus_pow(b2, t)) + eps)
+    d = g / denominator(parts.root(v, nm.one_minus_pow(b2, t)) + eps)
     d = parts.coupled(p, d, weight_decay)
     u, z = schedule_free_sgd.step(p, d, z, lr=lr, momentum=b1, share=share)
     return u, z, v

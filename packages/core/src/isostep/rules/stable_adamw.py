@@ -38,12 +38,13 @@ def update(
     betas: tuple[Any, Any],
     eps: Any,
     weight_decay: Any,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     m, v = parts.corrected(m, g, betas[0], t), parts.corrected(v, g * g, betas[1], t)
     rms = nm.sqrt(nm.sum(g * g / nm.maximum(v, eps * eps)) / nm.size(g))
     r = lr / nm.maximum(rms, 1.0)
-    u = -r * (m / (nm.sqrt(v) + eps))
+    u = -r * (m / denominator(nm.sqrt(v) + eps))
     return parts.decoupled(p, u, r, weight_decay), m, v
 
 

@@ -42,6 +42,7 @@ def update(
     betas: tuple[Any, Any],
     eps: Any,
     weight_decay: Any,
+    denominator: Any = parts.same,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     b1, b2 = betas
@@ -49,7 +50,7 @@ def update(
     m = parts.average(m, g, b1)
     square = g * g
     v = v - (1 - b2) * (nm.sign(v - square) * square)
-    u, _ = adam.torch_step(m, v, None, t, lr=lr, betas=betas, eps=eps)
+    u, _ = adam.torch_step(m, v, None, t, lr=lr, betas=betas, eps=eps, denominator=denominator)
     return u, m, v
 
 

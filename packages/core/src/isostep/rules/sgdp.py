@@ -8,7 +8,8 @@
 
 Follows: Heo, Chun, Oh, Han, Yun, Kim, Uh, Ha, "AdamP: Slowing Down the Slowdown for Momentum
     Optimizers on Scale-invariant Weights", arXiv 2006.08217, Algorithm 1 (paper), and the authors'
-    package adamp (original). torch-optimizer agrees with the package, timm with the paper.
+    package adamp (original). torch-optimizer agrees with the package but for eps (see adamp.py), timm
+    with the paper.
 Departs:
     - The package projects the buffer itself, in place, unless nesterov is set: what it averages is
       then no longer the gradients of Algorithm 1. With nesterov the two dialects are the same.
@@ -21,8 +22,6 @@ lr unit: parameter units per gradient unit.
 from __future__ import annotations
 
 from typing import Any
-
-from isostep.rules.adamp import PROJECTION, UNIT_AXIS, projection
 
 from isostep import parts
 from isostep.domains import Choice, Flag, Real
@@ -50,7 +49,9 @@ def update(
     """See the module's equations."""
     b = momentum * b + (1 - dampening) * g
     d = g + momentum * b if nesterov else b
-    d, ratio = projection(p, g, d, delta=delta, wd_ratio=wd_ratio, eps=eps, unit_axis=unit_axis)
+    d, ratio = parts.projection(
+        p, g, d, delta=delta, wd_ratio=wd_ratio, eps=eps, unit_axis=unit_axis
+    )
     u = parts.decoupled(p, -lr * d, lr / (1 - momentum) * ratio, weight_decay)
     return u, (d if dialect == "original" and not nesterov else b)
 
@@ -66,8 +67,8 @@ RULE = Rule(
         "weight_decay": parts.weight_decay(),
         "nesterov": Flag(False, doc="Nesterov momentum"),
         "eps": parts.eps(1e-8, "smallest norm"),
-        **PROJECTION,
-        **UNIT_AXIS,
+        **parts.projected(delta=(1.47, 1.5, 1.5, 1.58)),
+        "unit_axis": parts.unit_axis(cases=(0,)),
         "dialect": Choice("paper", options=("paper", "original"), doc="what the buffer keeps"),
     },
     family="sgd",

@@ -1,31 +1,10 @@
-"""SGDP's paper dialect against a loop."""
+"""SGDP as a loop over units."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-
 import numpy as np
 
-import isostep
-
-from .check import Check
-from .problems import CONV_SHAPES, MIXED_SHAPES, Floats, Problem, Record, mild
-
-
-def checks() -> Iterator[Check]:
-    """All of them."""
-    for decay in (0.0, 0.1):
-        for delta in (0.1, 1.0, 2.0, 3.0):
-            settings = {"momentum": 0.85, "weight_decay": decay, "eps": 1e-3, "delta": delta}
-            yield Check(
-                isostep.rule("sgdp", **settings, wd_ratio=0.3),
-                "Heo et al., Algorithm 1",
-                f"paper dialect, delta {delta:g}, decay {decay:g}",
-                mild((*MIXED_SHAPES, *CONV_SHAPES)),
-                partial(sgdp, **settings, wd_ratio=0.3),
-                ("momentum_buffer",),
-            )
+from .problems import Floats, Problem, Record
 
 
 def sgdp(
