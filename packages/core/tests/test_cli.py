@@ -48,7 +48,11 @@ def test_list_from_the_shell():
     assert set(ruler) == {"-", " "}
     assert [line.split()[0] for line in lines] == isostep.rules()
     (line,) = (x for x in lines if x.startswith("addsign "))
-    assert line.split()[:6] == ["addsign", "2017", "sign", "m", "20", "yes"]
+    words = line.partition("AddSign")[0].split()
+    assert words == ["addsign", "2017", "sign", "m", "20", "numpy,", "torch,", "cupy"]
+    (line,) = (x for x in lines if x.startswith("soap "))
+    assert "  exp_avg, exp_avg_sq, ... (10)  " in line
+    assert line.partition("SOAP")[0].split()[-1] == "no"
     assert [line.split()[0] for line in solvers.splitlines()[2:]] == isostep.solvers.names()
 
 
@@ -72,6 +76,7 @@ def test_list_as_json(capsys):
         "arxiv": "1709.07417",
         "state": ["m"],
         "bytes_per_element": 20,  # p, g, m in; p, m out
+        "fused": ["numpy:fused", "torch:fused", "cupy:raw"],
         "not_fused": None,
         "dialects": [],
     }
@@ -80,15 +85,23 @@ def test_list_as_json(capsys):
     # g and the previous g for the hypergradient; then p, g in and p, g out.
     assert found["sgd_hd"]["bytes_per_element"] == 24
     assert found["muon"]["bytes_per_element"] is None
+    assert found["muon"]["fused"] == []
     assert found["muon"]["not_fused"] == "it works on axes or matrices (matmul, transpose)"
 
 
 @pytest.mark.whole
 def test_list_asks_the_paths(capsys):
-    (row,) = json.loads(printed(capsys, "list", "addsign", "--paths", "--json"))
-    paths = row["paths"]
+    rows = json.loads(printed(capsys, "list", "ad[ad]*", "--paths", "--json"))
+    found = {r["name"]: r["paths"] for r in rows}
+    paths = found["addsign"]
     assert (paths["numpy:fused"], paths["numpy:reference"]) == ("fused", "generic")
     assert (paths["torch:foreach"], paths["jax:jit"]) == ("foreach", "jit")
+    fused = {r["name"]: r["fused"] for r in rows}
+    assert fused["addsign"] and not fused["adafactor"]  # noqa: PT018
+    for name, said in found.items():  # what is told without asking them
+        own = {p: "fused" in fused_by for p, fused_by in said.items() if p in fused["addsign"]}
+        assert len(own) >= 2
+        assert own == {p: p in fused[name] for p in own}
     assert "numpy:fused" in printed(capsys, "list", "addsign", "--paths").splitlines()[0]
 
 
@@ -213,10 +226,57 @@ def test_the_version():
             "beta, base, sign_internal_decay",
         ),
         (("show", "adam", "--t", "0"), "--t must be an integer >= 1, got 0"),
+        (("show", "lbfgs", "--t", "0"), "--t must be an integer >= 1, got 0"),
+        (
+            ("diff", "adam", "--dialects", "torch,keras", "--set", "dialect=paper"),
+            "--dialects names both dialects, got --set dialect=paper too; leave it out",
+        ),
+        (("show", "adam", "--set", "lr={[]: 1}"), "adam: lr must be >= 0, got '{[]: 1}'"),
+        (("show", "adam", "--set", "lr=\udcff"), "adam: lr must be >= 0, got '\\udcff'"),
+        (
+            ("show", "adam", "--set", "lr=Exponential(0.1)"),
+            "Exponential takes value=1.0, gamma, got 'Exponential(0.1)'",
+        ),
+        (
+            ("show", "adam", "--set", "lr=Exponential(gamma={[]: 1})"),
+            "'Exponential(gamma={[]: 1})' must have numbers and schedules as arguments",
+        ),
     ],
 )
 def test_errors_are_one_line(capsys, words, text):
     assert failed(capsys, *words) == f"isostep: {text}"
+
+
+def test_an_error_of_several_lines_is_one_here(capsys):
+    said = failed(capsys, "show", "formula(m * x)")
+    assert said.startswith("isostep: formula: unknown name 'x'; did you mean ")
+    assert said.endswith("; at 5 in 'm * x'")
+    deep = failed(capsys, "show", "adam", "--set", f"lr={'-' * 20000}1")
+    assert deep.startswith("isostep: adam: lr must be >= 0, got '-----")
+    with pytest.raises(SystemExit) as left:
+        cli.main(["list", "a", "two\nlines"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(isostep.formulas.FormulaError, match=r"\n    m \* x\n        \^$"):
+        isostep.from_formula("m * x")
+
+
+def test_ctrl_c_is_silent(capsys, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "report", interrupted)
+    assert cli.main(["doctor"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "isostep.cli", "show", "adam"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "isostep: No space left on device; choose another place\n"
 
 
 def test_values_may_be_schedules(capsys):
@@ -464,20 +524,6 @@ def test_a_table_on_a_terminal_is_richs(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "[red]two" in out
     assert "─" in out
-
-
-def test_errors_from_the_shell_have_exit_code_2():
-    assert run("show", "adamm") == (
-        2,
-        "",
-        f"isostep: unknown rule 'adamm'; did you mean 'adam'? known: {', '.join(isostep.rules())}\n",
-    )
-    code, out, err = run("frobnicate")
-    assert (code, out) == (2, "")
-    assert err.startswith("isostep: COMMAND must be one of list, show, ")
-    assert ", got 'frobnicate'; " in err
-    assert err.count("\n") == 1
-    assert err.endswith("; see 'isostep --help'\n")
 
 
 def test_a_reader_that_stops_early_is_no_error():

@@ -1,9 +1,11 @@
 """Training: the same curve everywhere, resumed to the bit, interrupted in good order, files as published."""
 
+import dataclasses
 import gzip
 import json
 import os
 import pickle
+import re
 import signal
 import struct
 import subprocess
@@ -244,6 +246,60 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
         train(settings(tmp_path, "adam"), data, resume=True)
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def other_shapes(path):
+    rule, params, state = isostep.load(path, REFERENCE)
+    state.arrays[:], params[:] = state.arrays[:2], params[:2]
+    isostep.save(path, rule, params, dataclasses.replace(state, t=state.t[:2]))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage", "text"),
+    [
+        (".safetensors", cut, "run.safetensors is not a safetensors file, or is damaged: "),
+        (
+            ".safetensors",
+            other_shapes,
+            "run.safetensors holds [(16, 8), (8,)], the model has [(16, ",
+        ),
+        (".json", lambda p: p.write_text("{"), "run.json is not what isostep train writes beside"),
+        (
+            ".json",
+            lambda p: p.write_text("[1]"),
+            "run.json is not what isostep train writes beside",
+        ),
+        (
+            ".csv",
+            cut,
+            "run.csv has not every row up to its checkpoint (iteration 3); start anew with",
+        ),
+        (
+            ".csv",
+            lambda p: p.write_bytes(b"\xff\n"),
+            "run.csv has not the columns of isostep train: ",
+        ),
+        (
+            ".csv",
+            lambda p: p.write_text(p.read_text().replace("\n1,1,", "\n1,one,")),
+            "run.csv, line 3: must be 9 numbers, got '1,one,",
+        ),
+    ],
+    ids=["cut", "other shapes", "no JSON", "other JSON", "rows missing", "bytes", "no number"],
+)
+def test_what_is_damaged_is_not_resumed(suffix, damage, text, tmp_path):
+    pytest.importorskip("safetensors", reason="isostep[files] is not installed")
+    data = small()
+    train(settings(tmp_path, save=True, iterations=3), data)
+    damage(tmp_path / f"run{suffix}")
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(TrainError, match=re.escape(text)):
+        train(settings(tmp_path, save=True), data, resume=True)
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
 def test_how_runs_end(tmp_path):
     data = small()
     assert train(settings(tmp_path, iterations=3), data).reason == "iteration limit 3 reached"
@@ -393,13 +449,16 @@ def test_the_command_and_its_pictures(tmp_path, capsys):
         ("--alpha-0 -1", "sgd_hd: lr must be >= 0, got -1.0"),
         ("--batch-size 0", "--batch-size must be an integer >= 1, got 0"),
         ("--epochs 0", "--epochs must be an integer >= 1, got 0"),
+        ("--hidden ,", "--hidden must be whole numbers >= 1 with commas between, got ','"),
         ("--hidden 3,x", "--hidden must be whole numbers >= 1 with commas between, got '3,x'"),
         ("--backend nope", "unknown backend 'nope'; installed: "),
         ("--data mnist", "MNIST's IDX files are not in data "),
         ("--seed x", "--seed must be an integer, got 'x'; see 'isostep train --help'"),
-        ("--alpha-0 x", "--alpha-0 must be a number, got 'x'; see 'isostep train --help'"),
+        ("--alpha-0 x", "--alpha-0 must be a finite number, got 'x'; see 'isostep train --help'"),
         ("--mu", "--mu must have a value, got none; see 'isostep train --help'"),
-        ("--nope", "arguments must be known ones, got --nope; see 'isostep --help'"),
+        ("--beta inf", "--beta must be a finite number, got 'inf'; see 'isostep train --help'"),
+        ("--rule sgd --mu 0.5", "--mu belongs to --method, got it with --rule sgd; use --set"),
+        ("--nope", "train takes --json, --model, --data, "),
     ],
 )
 def test_errors_of_the_command_are_one_line(words, text, capsys, tmp_path, monkeypatch):
@@ -501,6 +560,9 @@ def test_no_results_is_one_line(tmp_path, capsys):
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     assert cli.main(["plot", "signs", str(tmp_path)]) == 2
     assert "has not the columns of isostep train" in capsys.readouterr().err
+    (tmp_path / "x.csv").write_text(",".join(HEADER) + "\n0,0\n")
+    assert cli.main(["plot", "signs", str(tmp_path)]) == 2
+    assert "x.csv, line 2: must be 9 numbers, got '0,0'" in capsys.readouterr().err
 
 
 RECORD = Path(__file__).parents[3] / "benchmarks" / "results" / "hypergradient.json"

@@ -13,9 +13,12 @@ from collections.abc import Sequence
 
 import isostep
 from isostep.commands import catalogue, completion, diff, doctor, plot, train
-from isostep.commands.common import Parser, UsageError
+from isostep.commands.common import Parser, UsageError, complaint
 from isostep.extras import MissingExtra
+from isostep.formulas import FormulaError
 
+#: Exit code where Ctrl-C ended the command.
+INTERRUPTED = train.INTERRUPTED
 #: What is the caller's to mend.
 ERRORS = (
     UsageError,
@@ -36,18 +39,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     arguments = parser().parse_args(words)
     try:
-        return int(arguments.run(arguments) or 0)
+        code = int(arguments.run(arguments) or 0)
+        sys.stdout.flush()
     except ERRORS as error:
-        print(f"isostep: {error}", file=sys.stderr)
-        return 2
+        return complain(error.line if isinstance(error, FormulaError) else error)
+    except MemoryError as error:
+        return complain(f"the memory here is too small for this: {error}; ask for less")
+    except BrokenPipeError:  # `isostep show adam | head`
+        _leave_stdout()
+        return 0
     except OSError as error:
-        if isinstance(error, BrokenPipeError):  # `isostep show adam | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        if error.filename is None:
-            raise
-        print(f"isostep: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        try:
+            sys.stdout.flush()
+        except OSError:  # it is full, and would be tried again at exit
+            _leave_stdout()
+        place = f"{error.filename}: " if error.filename else ""
+        return complain(f"{place}{error.strerror or error}; choose another place")
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def complain(what: object) -> int:
+    """Say in one line what is the caller's to mend; the exit code."""
+    print(complaint(what), end="", file=sys.stderr)
+    return 2
+
+
+def _leave_stdout() -> None:
+    """Let nothing more be written to standard output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser() -> Parser:

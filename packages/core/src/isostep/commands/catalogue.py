@@ -29,6 +29,10 @@ from isostep.lower.traffic import bytes_moved
 from isostep.rule import BoundRule, Part, Rule
 from isostep.state import COMPUTE_DTYPE
 
+#: The paths that make kernels of a program, where nothing stands in the way of that; on JAX the fusing of every
+#: rule is XLA's. Named here, because asking a path means to import its framework: ``list --paths`` does.
+FUSING = ("numpy:fused", "torch:fused", "cupy:raw")
+
 
 def add(commands: Any) -> None:
     """Add both commands."""
@@ -105,14 +109,23 @@ def print_rules(rows: list[dict[str, Any]], *, paths: bool) -> None:
                 r["name"],
                 str(r["year"] or ""),
                 r["family"],
-                ", ".join(r["state"]) or "none",
+                shortened(r["state"]),
                 "" if r["bytes_per_element"] is None else str(r["bytes_per_element"]),
-                *(how or ["yes" if r["not_fused"] is None else "no"]),
+                *(how or [", ".join(p.partition(":")[0] for p in r["fused"]) or "no"]),
                 ", ".join(r["dialects"]),
                 r["title"],
             ]
         )
     print_table(head, lines)
+
+
+def shortened(names: list[str], width: int = 48) -> str:
+    """Names with commas between; of many, the first ones and their number."""
+    text = ", ".join(names) or "none"
+    if len(text) <= width:
+        return text
+    most = text.rfind(", ", 0, width - len(", ... (00)"))
+    return f"{text[:most]}, ... ({len(names)})"
 
 
 def runnable() -> dict[str, Any]:
@@ -136,11 +149,13 @@ def runnable() -> dict[str, Any]:
 def row(rule: Rule) -> dict[str, Any]:
     """What ``list`` says of a rule: with its default hyperparameters."""
     program = isostep.program(bind(rule, {}, example=True))
+    obstacle = Layout(program, "float32").obstacle
     dialect = rule.hyper.get("dialect")
     return common_row(rule, "rule") | {
         "state": list(program.state_names),
         "bytes_per_element": bytes_moved(program),
-        "not_fused": Layout(program, "float32").obstacle,
+        "fused": [] if obstacle else list(FUSING),
+        "not_fused": obstacle,
         "dialects": [str(o) for o in getattr(dialect, "options", ())],
     }
 
@@ -160,12 +175,12 @@ def common_row(part: Part, kind: str) -> dict[str, Any]:
 
 def run_show(arguments: argparse.Namespace) -> None:
     """Print everything about one rule or solver, or one text of a rule."""
+    at_least("--t", arguments.t, 1)
     if arguments.rule in isostep.solvers.names():
         show_solver(arguments)
         return
     bound = bind(arguments.rule, assignments(arguments.set), example=True)
     definition = bound.rule
-    at_least("--t", arguments.t, 1)
     program = isostep.program(bound, t=arguments.t)
     if arguments.source:
         text = sources.text(arguments.source, program, arguments.dtype)

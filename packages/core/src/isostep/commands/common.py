@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, NoReturn
 
 import isostep
@@ -32,8 +33,15 @@ WORDING: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^([^:]+): invalid float value: (.*)$", r"\1 must be a number, got \2"),
     (r"^([^:]+): expected one argument$", r"\1 must have a value, got none"),
     (r"^the following arguments are required: (.*)$", r"\1 must be given, got nothing"),
-    (r"^unrecognized arguments: (.*)$", r"arguments must be known ones, got \1"),
+    (r"^ambiguous option: (\S+) could match (.*)$", r"\1 must be one of \2, got \1"),
+    (r"^([^:]+): ignored explicit argument (.*)$", r"\1 must have no value, got \2"),
+    (r"^([^:]+): (must be .*)$", r"\1 \2"),
 )
+
+
+def complaint(what: object) -> str:
+    """An error as the command line prints it, however many lines are quoted in it."""
+    return f"isostep: {' '.join(str(what).splitlines())}\n"
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,11 +51,24 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **more)
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, but what is too much is an error of the command that it stands behind."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            used: Parser = getattr(found, "parser", self)
+            takes = [a for a in used._actions if a.dest != "help"]
+            words = [
+                a.option_strings[-1] if a.option_strings else a.metavar or a.dest for a in takes
+            ]
+            name = used.prog.removeprefix(f"{self.prog} ")
+            used.error(f"{name} takes {', '.join(map(str, words))}, got {' '.join(rest)!r}")
+        return found
+
     def error(self, message: str) -> NoReturn:
         text = message.replace("argument ", "", 1)
         for pattern, ours in WORDING:
-            text = re.sub(pattern, ours, text)
-        self.exit(2, f"isostep: {text}; see '{self.prog} --help'\n")
+            text = re.sub(pattern, ours, text, flags=re.DOTALL)
+        self.exit(2, complaint(f"{text}; see '{self.prog} --help'"))
 
 
 def command(
@@ -60,7 +81,7 @@ def command(
         description=f"{about[0].upper()}{about[1:]}.{' ' if more else ''}{more}",
         epilog=f"Example: {example}",
     )
-    made.set_defaults(run=run)
+    made.set_defaults(run=run, parser=made)
     made.add_argument("--json", action="store_true", help="print JSON")
     return made
 
@@ -94,33 +115,47 @@ def assignments(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+#: What Python's parser raises for texts of every kind; a text too deep for it is a MemoryError or a RecursionError.
+UNREADABLE = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
+
+
 def literal(text: str) -> Any:
     """A number, tuple, True, None; a call of one of isostep's schedules; or the text itself, such as a dialect."""
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError:
+    except UNREADABLE:
         return text
     if isinstance(tree, ast.Call):
         return _schedule(tree, text)
     try:
         return ast.literal_eval(tree)
-    except ValueError:
+    except UNREADABLE:
         return text
+
+
+def schedule_names() -> list[str]:
+    """What of isostep.schedules can be called here."""
+    return sorted(set(isostep.schedules.__all__) - {"Schedule", "PlateauState"})
 
 
 def _schedule(tree: ast.Call, text: str) -> Any:
     """``Name(1, a=2, b=[Other(3)])`` with Name in isostep.schedules; nothing else is evaluated."""
-    known = getattr(isostep.schedules, "__all__", ())
+    known = schedule_names()
     name = tree.func.id if isinstance(tree.func, ast.Name) else ""
     if name not in known:
-        message = f"{text!r} is not a schedule; known: {', '.join(sorted(known))}"
+        message = f"{text!r} is not a schedule; known: {', '.join(known)}"
         raise UsageError(message)
+    made = getattr(isostep.schedules, name)
+    args = [_inner(a, text) for a in tree.args]
+    given = {k.arg or "": _inner(k.value, text) for k in tree.keywords}
     try:
-        args = [_inner(a, text) for a in tree.args]
-        given = {k.arg or "": _inner(k.value, text) for k in tree.keywords}
-        return getattr(isostep.schedules, name)(*args, **given)
-    except (TypeError, ValueError) as error:
+        return made(*args, **given)
+    except ValueError as error:
         message = str(error)
+        raise UsageError(message) from None
+    except TypeError:
+        takes = [str(p.replace(annotation=p.empty)) for p in signature(made).parameters.values()]
+        message = f"{name} takes {', '.join(takes)}, got {text!r}"
         raise UsageError(message) from None
 
 
@@ -131,7 +166,7 @@ def _inner(tree: ast.expr, text: str) -> Any:
         return [_inner(e, text) for e in tree.elts]
     try:
         return ast.literal_eval(tree)
-    except ValueError:
+    except UNREADABLE:
         message = f"{text!r} must have numbers and schedules as arguments"
         raise UsageError(message) from None
 
@@ -140,11 +175,15 @@ def rules_of(text: str) -> list[BoundRule | str]:
     """``sgd,adam(lr=0.1)``: a rule that is called is bound to these values, the others are names."""
     try:
         trees = ast.parse(f"[{text}]", mode="eval").body
-        assert isinstance(trees, ast.List)
-        return [_rule(tree, text) for tree in trees.elts]
-    except (SyntaxError, AssertionError):
-        message = f"rules must be like sgd,adam(lr=0.1,betas=(0.9,0.99)), got {text!r}"
-        raise UsageError(message) from None
+    except UNREADABLE:
+        trees = None
+    if not isinstance(trees, ast.List):
+        raise _unlike_rules(text)
+    return [_rule(tree, text) for tree in trees.elts]
+
+
+def _unlike_rules(text: str) -> UsageError:
+    return UsageError(f"rules must be like sgd,adam(lr=0.1,betas=(0.9,0.99)), got {text!r}")
 
 
 def _rule(tree: ast.expr, text: str) -> BoundRule | str:
@@ -152,7 +191,7 @@ def _rule(tree: ast.expr, text: str) -> BoundRule | str:
         isostep._rules.named(tree.id)  # an error if it is unknown
         return tree.id
     if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name) or tree.args:
-        raise SyntaxError(text)
+        raise _unlike_rules(text)
     given = {k.arg or "": _word(k.value, text) for k in tree.keywords}
     return bind(tree.func.id, given, example=True)
 
@@ -165,8 +204,8 @@ def _word(tree: ast.expr, text: str) -> Any:
         return _schedule(tree, text)
     try:
         return ast.literal_eval(tree)
-    except ValueError:
-        raise SyntaxError(text) from None
+    except UNREADABLE:
+        raise _unlike_rules(text) from None
 
 
 def bind(rule: str | Rule, given: dict[str, Any], *, example: bool = False) -> BoundRule:
@@ -182,6 +221,18 @@ def at_least(name: str, value: float, low: float) -> None:
         kind = "an integer" if isinstance(value, int) else "a number"
         message = f"{name} must be {kind} >= {low:g}, got {value}"
         raise UsageError(message)
+
+
+def finite_number(text: str) -> float:
+    """An option's value that is a number, and neither NaN nor an infinity."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        message = f"must be a finite number, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return value
 
 
 def print_json(value: Any) -> None:

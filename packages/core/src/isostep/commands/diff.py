@@ -64,6 +64,9 @@ def sides(arguments: argparse.Namespace) -> list[tuple[str, BoundRule]]:
         message = f"diff takes another rule or --dialects A,B; try isostep diff {first.name} sgd"
         raise UsageError(message)
     if arguments.dialects is not None:
+        if "dialect" in given:
+            message = f"--dialects names both dialects, got --set dialect={given['dialect']} too; leave it out"
+            raise UsageError(message)
         options = getattr(first.hyper.get("dialect"), "options", ())
         names = arguments.dialects.split(",")
         if len(names) != 2 or not set(names) <= set(options):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from isostep.commands.common import (
     at_least,
     command,
     completes,
+    finite_number,
     literal,
     print_json,
     rules_of,
@@ -110,7 +112,7 @@ def _add_surface(kinds: Any) -> None:
     made.add_argument("--start", metavar="X,Y", help="the first point (default: the surface's own)")
     made.add_argument(
         "--noise",
-        type=float,
+        type=finite_number,
         default=0.0,
         help="standard deviation of what is added to every gradient (default: %(default)s)",
     )
@@ -146,9 +148,9 @@ def start_point(text: str | None) -> tuple[float, float] | None:
     value = literal(text)
     pair = value if isinstance(value, tuple) else ()
     if len(pair) != 2 or not all(
-        isinstance(v, int | float) and not isinstance(v, bool) for v in pair
+        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in pair
     ):
-        message = f"--start must be two numbers X,Y, got {text!r}"
+        message = f"--start must be two finite numbers X,Y, got {text!r}"
         raise UsageError(message)
     return float(pair[0]), float(pair[1])
 
@@ -160,6 +162,7 @@ def run_surface(arguments: argparse.Namespace) -> None:
 
     at_least("--steps", arguments.steps, 1)
     at_least("--noise", arguments.noise, 0.0)
+    at_least("--seed", arguments.seed, 0)
     start, out = start_point(arguments.start), target(arguments)
     how = {"start": start, "steps": arguments.steps}
     how |= {"noise": arguments.noise, "seed": arguments.seed}

@@ -19,6 +19,7 @@ from isostep.commands.common import (
     bind,
     command,
     completes,
+    finite_number,
     print_json,
     set_argument,
 )
@@ -27,6 +28,8 @@ from isostep.rule import BoundRule
 
 METHODS = ("sgd", "sgd_hd", "sgdn", "sgdn_hd", "adam", "adam_hd")
 MODELS = ("logreg", "mlp", "cnn", "vgg")
+#: The options that make up a method, with their defaults; a rule has --set instead.
+OF_A_METHOD = {"alpha_0": 1e-3, "beta": 1e-6, "mu": 0.9, "weight_decay": 0.0}
 #: Exit code of a run that Ctrl-C ended.
 INTERRUPTED = 130
 
@@ -55,24 +58,14 @@ def add(commands: Any) -> None:
     how.add_argument("--method", choices=METHODS, help="a published method (default: sgd_hd)")
     completes(how.add_argument("--rule", help="any rule instead of a method"), isostep.rules)
     set_argument(made)
-    how.add_argument(
-        "--alpha-0",
-        type=float,
-        default=1e-3,
-        help="first learning rate of a method (default: %(default)s)",
-    )
-    how.add_argument(
-        "--beta",
-        type=float,
-        default=1e-6,
-        help="learning rate of the learning rate (default: %(default)s)",
-    )
-    how.add_argument(
-        "--mu", type=float, default=0.9, help="Nesterov momentum (default: %(default)s)"
-    )
-    how.add_argument(
-        "--weight-decay", type=float, default=0.0, help="of a method (default: %(default)s)"
-    )
+    for name, about in (
+        ("alpha_0", "first learning rate of a method"),
+        ("beta", "learning rate of a method's learning rate"),
+        ("mu", "Nesterov momentum of a method"),
+        ("weight_decay", "of a method"),
+    ):
+        told = f"{about} (default: {OF_A_METHOD[name]:g})"
+        how.add_argument(f"--{name.replace('_', '-')}", type=finite_number, help=told)
     how.add_argument("--batch-size", type=int, default=128, help="(default: %(default)s)")
     how.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
     completes(
@@ -85,7 +78,7 @@ def add(commands: Any) -> None:
     end = made.add_argument_group("when it ends")
     end.add_argument("--epochs", type=int, help="(default: 10 without --iterations)")
     end.add_argument("--iterations", type=int, help="steps")
-    end.add_argument("--loss-threshold", type=float, help="a batch's loss")
+    end.add_argument("--loss-threshold", type=finite_number, help="a batch's loss")
     out = made.add_argument_group("what is written")
     out.add_argument(
         "--dir", type=Path, default=Path("results"), help="folder (default: %(default)s)"
@@ -176,6 +169,13 @@ def chosen(arguments: argparse.Namespace, steps: int) -> tuple[BoundRule, str, s
         if arguments.method is not None:
             message = f"--rule and --method exclude each other, got --rule {arguments.rule} --method {arguments.method}"
             raise UsageError(message)
+        for name in OF_A_METHOD:
+            if getattr(arguments, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                message = (
+                    f"{option} belongs to --method, got it with --rule {arguments.rule}; use --set"
+                )
+                raise UsageError(message)
         words = [w.replace("STEPS", str(steps)) for w in arguments.set]
         rule = bind(arguments.rule, assignments(words))
         label = title(rule)
@@ -187,8 +187,11 @@ def chosen(arguments: argparse.Namespace, steps: int) -> tuple[BoundRule, str, s
     if arguments.set:
         message = "--set belongs to --rule; a method has --alpha-0, --beta, --mu and --weight-decay"
         raise UsageError(message)
-    method, alpha, beta = arguments.method or "sgd_hd", arguments.alpha_0, arguments.beta
-    rule = method_rule(method, alpha, beta, arguments.mu, arguments.weight_decay)
+    method = arguments.method or "sgd_hd"
+    given = {n: getattr(arguments, n) for n in OF_A_METHOD}
+    values = {n: OF_A_METHOD[n] if v is None else v for n, v in given.items()}
+    rule = method_rule(method, **values)
+    alpha, beta = values["alpha_0"], values["beta"]
     return rule, f"{method}, alpha_0={alpha:g}", f"{alpha:g}_{beta:g}"
 
 
@@ -197,7 +200,7 @@ def widths(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
-        found = tuple(int(w) for w in text.split(",") if w)
+        found = tuple(int(w) for w in text.split(",")) if text else ()
     except ValueError:
         found = (0,)
     if any(w < 1 for w in found):

@@ -33,7 +33,15 @@ ALLOWED = (
 
 
 class FormulaError(RuleError):
-    """A formula that cannot be read: what is wrong, then the formula with a caret under the fault."""
+    """A formula that cannot be read: what is wrong, then the formula with a caret under the fault.
+
+    ``line`` says the same in one line.
+    """
+
+    def __init__(self, message: str, formula: str | None = None, at: int = 0) -> None:
+        self.line = message if formula is None else f"{message}; at {at + 1} in {formula!r}"
+        shown = "" if formula is None else f"\n    {formula}\n    {' ' * at}^"
+        super().__init__(f"{message}{shown}")
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,8 @@ class Parser:
 
     def _fail(self, message: str, at: int | None = None) -> NoReturn:
         at = self._peek.at if at is None else at
-        text = f"formula: {message}\n    {self.text}\n    {' ' * at}^"
-        raise FormulaError(text)
+        text = f"formula: {message}"
+        raise FormulaError(text, self.text, at)
 
     def _expression(self, floor: int) -> Node:
         """Operands joined by operators that bind tighter than ``floor``."""

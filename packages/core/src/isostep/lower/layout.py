@@ -103,7 +103,8 @@ class Layout:
             )
             if not odd and self.program.nested:
                 return "it sums values that are sums themselves or the same for the whole array"
-            return f"it works on axes or matrices ({', '.join(sorted(odd))})"
+            named = f" ({', '.join(sorted(odd))})" if odd else ""
+            return f"it works on axes or matrices{named}"
         axes = {a for s in range(self.stages) for a in self.unit_axes(s)}
         return f"it reduces over units of several axes ({sorted(axes)})" if len(axes) > 1 else None
 

@@ -120,6 +120,22 @@ def train(
     return Outcome(reason, rows[-1], rows, [run.backend.to_numpy(p) for p in run.params])
 
 
+def described(path: Path) -> dict[str, Any]:
+    """The settings that a run has written beside its CSV file.
+
+    Raises:
+        TrainError: the file is none of these.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        message = f"{path} is not what isostep train writes beside its results; make them anew"
+        raise TrainError(message)
+    return found
+
+
 class _Run:
     """The arrays of a run and what they are made with."""
 
@@ -171,21 +187,25 @@ class _Run:
             if not needed.exists():
                 message = f"{needed} is not there, so nothing can be resumed; run with --save first"
                 raise TrainError(message)
-        before = json.loads(self.notes.read_text(encoding="utf-8"))
+        before = described(self.notes)
         for name, value in self.settings.identity().items():
             if before.get(name) != value:
                 message = f"{path} was made with {name} {before.get(name)!r}, got {value!r}; resume as it began"
                 raise TrainError(message)
         try:
             _, self.params, self.state = load(self.checkpoint, self.backend, rule=self.rule)
-        except FileError as error:
+            rows = read(path)
+        except (FileError, ValueError) as error:
             raise TrainError(str(error)) from None
+        shapes = [tuple(p.shape) for p in self.params]
+        wanted = [w.shape for w in self.net.weights(self.settings.seed, self.settings.dtype)]
+        if shapes != wanted:
+            message = f"{self.checkpoint} holds {shapes}, the model has {wanted}; start anew with --force"
+            raise TrainError(message)
         done = int(self.state.t[0])
-        rows = [r for r in read(path) if r.iteration <= done]
-        if rows[-1].iteration != done:
-            message = (
-                f"{path} ends before its checkpoint (iteration {done}); start anew with --force"
-            )
+        rows = [r for r in rows if r.iteration <= done]
+        if [r.iteration for r in rows] != list(range(done + 1)):
+            message = f"{path} has not every row up to its checkpoint (iteration {done}); start anew with --force"
             raise TrainError(message)
         return rows
 

@@ -62,13 +62,21 @@ def read(path: Path) -> list[Row]:
     """The rows of a file; a last line that was cut off (power lost) is left out.
 
     Raises:
-        ValueError: the file has other columns.
+        ValueError: the file has other columns, or lines that are no rows.
     """
-    text = path.read_text(encoding="utf-8")
+    # Bytes of another kind of file become characters that no column's name has.
+    text = path.read_text(encoding="utf-8", errors="replace")
     whole = text[: text.rfind("\n") + 1]
     lines = list(csv.reader(whole.splitlines()))
     if not lines or tuple(lines[0]) != HEADER:
         message = f"{path} has not the columns of isostep train: {', '.join(HEADER)}"
         raise ValueError(message)
     kinds: list[Any] = [int, int, *[float] * (len(HEADER) - 2)]
-    return [Row(*(k(v) for k, v in zip(kinds, line, strict=True))) for line in lines[1:]]
+    rows = []
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            rows.append(Row(*(k(v) for k, v in zip(kinds, line, strict=True))))
+        except ValueError:
+            message = f"{path}, line {number}: must be {len(HEADER)} numbers, got {','.join(line)!r}; make it anew"
+            raise ValueError(message) from None
+    return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from isostep.extras import need
 from isostep.plot.figures import STYLES
-from isostep.train.experiment import TrainError
+from isostep.train.experiment import TrainError, described
 from isostep.train.log import Row, read
 
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), (0, (9, 3)))
@@ -57,11 +56,12 @@ def find(folder: Path) -> list[Result]:
         try:
             rows = read(path)
             notes = path.with_suffix(".json")
-            settings = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
-        except ValueError as error:
+            settings = described(notes) if notes.exists() else {}
+        except ValueError as error:  # TrainError is one
             raise TrainError(str(error)) from None
-        if len(rows) > 1:
-            found.append(Result(settings.get("label", path.stem), settings, rows))
+        made = Result(str(settings.get("label", path.stem)), settings, rows)
+        if len(rows) > 1 and made.epochs:
+            found.append(made)
     if not found:
         message = f"no results in {folder}; make some with isostep train --dir {folder}"
         raise TrainError(message)
