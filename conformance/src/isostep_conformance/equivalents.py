@@ -208,4 +208,25 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "x 1.01: 1.0 [*",
         "it stands for a divisor that is zero, and what is divided is zero too",
     ),
+    *(
+        entry
+        for rule in ("adamp", "sgdp")
+        for entry in (
+            Equivalent(
+                rule,
+                "right operand dropped: ((not (mul(...) < delta)) or isnan(p))",
+                "a unit with a NaN is not below delta: it makes what is counted elements, not units",
+            ),
+            Equivalent(
+                rule,
+                "x 1.01: 1.0",
+                "a count that is only compared with zero; as the factor of the decay it is killed",
+            ),
+        )
+    ),
+    Equivalent(
+        "adamp",
+        "sum of each unit only: sum(where((not(...) or isnan(...)), 1.0, 0.0))",
+        "the units are on the last axis: every row has the same count",
+    ),
 )
