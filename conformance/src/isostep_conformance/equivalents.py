@@ -229,4 +229,14 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "sum of each unit only: sum(where((not(...) or isnan(...)), 1.0, 0.0))",
         "the units are on the last axis: every row has the same count",
     ),
+    Equivalent(
+        "ranger21",
+        "lt -> le: (sqrt(sum_units(mul(...), -1)) < (clipping * maximum(size, agc_eps)))*",
+        _CONTINUOUS,
+    ),
+    Equivalent(
+        "ranger21",
+        "always the second branch: where(((sqrt(...) / sqrt(...)) == 0), 1.0, *",
+        _MASKED,
+    ),
 )

@@ -16,6 +16,7 @@ from . import (
     packages_modern,
     packages_other,
     packages_projection,
+    packages_ranger21,
     packages_torch,
 )
 from .check import Check
@@ -41,6 +42,7 @@ def all_checks() -> list[Check]:
         *check_modern.checks(),
         *packages_matrix.checks(),
         *packages_pieces.checks(),
+        *packages_ranger21.checks(),
     ]
 
 
