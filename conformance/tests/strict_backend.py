@@ -14,6 +14,7 @@ class Strict(ArrayBackend):
     """The generic path on the strictest namespace there is. It has no half precision."""
 
     name = "array_api_strict"
+    twin = "numpy:reference"
     dtypes = ("float64", "float32")
 
     def asarray(self, array: np.ndarray) -> Any:

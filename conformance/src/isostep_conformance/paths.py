@@ -22,6 +22,11 @@ class Path:
     stand_in: bool = False
     gaps: list[Gap] = field(default_factory=list)
 
+    @property
+    def twin(self) -> str:
+        """The path whose arithmetic this one has too, or none."""
+        return getattr(self.backend, "twin", "")
+
     def offers(self, dtype: str) -> bool:
         """Whether the backend has arrays of this dtype at all."""
         return dtype in self.backend.dtypes

@@ -3,8 +3,8 @@
 A unit is one path and one case, with all scenarios of the case; contract checks are run on the first case of each
 rule. The sample is the first case of every rule on every path in float32, on one path of three one further case
 in another dtype, and a quarter of the contract checks, all chosen by a hash: always the same. A path that stands in for
-other hardware takes part of that, and two times of three without the long run; where no more than two paths are
-asked for, none of it is thinned.
+other hardware, or whose twin is run too, takes part of that, and two times of three without the long run; where no more
+than two paths are asked for, none of it is thinned.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class Unit:
 
     path: str
     case: Case
-    stand_in: bool = False
     #: without the long run, which is most of the work
     brief: bool = False
 
@@ -60,6 +59,8 @@ def units(
     """The units to run, case by case, so that all paths share one truth."""
     runnable = [p for p in paths if not p.missing]
     thin = len(runnable) > FEW
+    names = {p.name for p in runnable}
+    second = {p.name for p in runnable if thin and (p.stand_in or p.twin in names)}
     chosen = _subjects(tuple(rules))
     wanted = tuple(dtypes) or DTYPES
     for d in wanted:
@@ -71,10 +72,11 @@ def units(
         count = sum(s.name == subject.name for s in chosen)
         for dtype in wanted:
             for path in runnable:
-                picked = full or _sampled(subject, dtype, path, count, wanted, thin)
+                part = path.name in second and not full
+                picked = full or _sampled(subject, dtype, path.name, count, wanted, thin, part)
                 if path.offers(dtype) and picked:
-                    brief = path.stand_in and thin and not full and _draw(subject.name) % 3 > 0
-                    found.append(Unit(path.name, Case(subject, dtype), path.stand_in, brief))
+                    brief = part and _draw(subject.name) % 3 > 0
+                    found.append(Unit(path.name, Case(subject, dtype), brief))
     if not found:
         message = "nothing to run: no path that runs here offers any of the chosen rules and dtypes"
         raise SelectionError(message)
@@ -92,12 +94,18 @@ def _subjects(rules: tuple[str, ...]) -> list[Subject]:
 
 
 def _sampled(
-    subject: Subject, dtype: str, path: Path, count: int, dtypes: tuple[str, ...], thin: bool
+    subject: Subject,
+    dtype: str,
+    path: str,
+    count: int,
+    dtypes: tuple[str, ...],
+    thin: bool,
+    part: bool,
 ) -> bool:
     """Whether a unit belongs to the sample: the first case in float32, and on one path of three one more."""
     if dtype == (FIRST if FIRST in dtypes else dtypes[0]) and subject.index == 0:
-        return not (thin and path.stand_in and _composed(subject)) or _draw(subject.name) % 4 == 0
-    if thin and (path.stand_in or _draw(subject.name, path.name) % 3):
+        return not (part and _composed(subject)) or _draw(subject.name) % 4 == 0
+    if part or (thin and _draw(subject.name, path) % 3):
         return False
     others = [d for d in dtypes if d != FIRST] or [FIRST]
     other = others[_draw(subject.name) % len(others)]

@@ -602,6 +602,21 @@ def test_gradients_that_come_and_go(fused):
     assert both(fused, change)[1].t == [4, 3, 4]
 
 
+def test_state_replaced_while_another_plan_stepped(fused):
+    """A plan that is used again is compared with the state itself, not with what another plan has seen of it."""
+    kept = []
+
+    def change(params, grads, state, k):  # steps of all, the first, the others; then once more
+        if k == 0:
+            kept[:] = grads
+        if k == 2:
+            state.arrays[1]["exp_avg"] = state.arrays[1]["exp_avg"] * 2
+        of_first, of_others = ((1, 0), (0, 1), (1, 1))[k % 3]
+        grads[:] = [kept[0] if of_first else None, *(kept[1:] if of_others else [None, None])]
+
+    both(fused, change, steps=5)
+
+
 def test_a_parameter_may_change_its_shape_and_dtype_with_its_state(fused):
     def change(params, grads, state, k):
         if k == 1:

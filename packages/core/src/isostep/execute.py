@@ -43,6 +43,8 @@ class ArrayBackend(ABC):
     dtypes: tuple[str, ...] = tuple(COMPUTE_DTYPE)
     #: whether ``step`` changes the arrays it is given (else it returns new ones)
     in_place = True
+    #: a path with the same arithmetic, only other arrays or another arrangement of them, if there is one
+    twin = ""
 
     # What a framework has to say.
 

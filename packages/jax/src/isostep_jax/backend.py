@@ -174,6 +174,7 @@ class JaxGrouped(JaxJit):
     """As ``jax:jit``, with small leaves of one shape evaluated as stacks: what ``transform(grouped=True)`` runs."""
 
     name = "jax:grouped"
+    twin = "jax:jit"
     grouped = True
 
     def path(self, rule: BoundRule) -> str:
