@@ -199,4 +199,35 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "x 1.01: 1.0 [*",
         "it stands for a divisor that is zero, and what is divided is zero too",
     ),
+    *(
+        entry
+        for rule in ("adamp", "sgdp")
+        for entry in (
+            Equivalent(
+                rule,
+                "right operand dropped: ((not (mul(...) < delta)) or isnan(p))",
+                "a unit with a NaN is not below delta: it makes what is counted elements, not units",
+            ),
+            Equivalent(
+                rule,
+                "x 1.01: 1.0",
+                "a count that is only compared with zero; as the factor of the decay it is killed",
+            ),
+        )
+    ),
+    Equivalent(
+        "adamp",
+        "sum of each unit only: sum(where((not(...) or isnan(...)), 1.0, 0.0))",
+        "the units are on the last axis: every row has the same count",
+    ),
+    Equivalent(
+        "ranger21",
+        "lt -> le: (sqrt(sum_units(mul(...), -1)) < (clipping * maximum(size, agc_eps)))*",
+        _CONTINUOUS,
+    ),
+    Equivalent(
+        "ranger21",
+        "always the second branch: where(((sqrt(...) / sqrt(...)) == 0), 1.0, *",
+        _MASKED,
+    ),
 )

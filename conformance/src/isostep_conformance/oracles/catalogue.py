@@ -17,6 +17,7 @@ from . import (
     packages_modern,
     packages_other,
     packages_projection,
+    packages_ranger21,
     packages_torch,
 )
 from .check import Check
@@ -43,6 +44,7 @@ def all_checks() -> list[Check]:
         *packages_matrix.checks(),
         *packages_kron.checks(),
         *packages_pieces.checks(),
+        *packages_ranger21.checks(),
     ]
 
 

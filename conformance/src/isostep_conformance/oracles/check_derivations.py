@@ -9,7 +9,7 @@ from typing import Any
 
 import isostep
 
-from . import derivations, derivations_projection
+from . import derivations, derivations_projection, derivations_ranger21
 from .check import Check, words
 from .problems import CONV_SHAPES, MIXED_SHAPES, mild, wild, with_losses
 
@@ -23,6 +23,7 @@ def checks() -> Iterator[Check]:
     yield from slots()
     yield from models()
     yield from projections()
+    yield from rangers()
 
 
 def switches() -> Iterator[Check]:
@@ -71,8 +72,8 @@ def models() -> Iterator[Check]:
 def projections() -> Iterator[Check]:
     """SGDP's paper dialect, with deltas for which some, all and none of the arrays are projected."""
     for decay, delta in product((0.0, 0.1), (0.1, 1.0, 2.0, 3.0)):
-        settings = {"momentum": 0.85, "weight_decay": decay, "eps": 1e-3, "delta": delta}
-        settings |= {"wd_ratio": 0.3}
+        settings: dict[str, Any] = {"momentum": 0.85, "weight_decay": decay, "delta": delta}
+        settings |= {"eps": 1e-3, "wd_ratio": 0.3}
         yield Check(
             isostep.rule("sgdp", **settings),
             "Heo et al., Algorithm 1",
@@ -80,6 +81,22 @@ def projections() -> Iterator[Check]:
             mild((*MIXED_SHAPES, *CONV_SHAPES)),
             partial(derivations_projection.sgdp, **settings),
             ("momentum_buffer",),
+        )
+
+
+def rangers() -> Iterator[Check]:
+    """Ranger21's dialects on several arrays at once, whose squares share a mean, with units on either axis."""
+    common = {**ADAM, "beta0": 0.7, "weight_decay": 0.1, "norm_loss": 0.2, "clipping": 0.7}
+    common |= {"agc_eps": 0.5, "beta_softplus": 3.0, "k": 4, "alpha": 0.6}
+    for dialect, axis in product(("authors", "flax"), (0, -1)):
+        settings: dict[str, Any] = {**common, "dialect": dialect, "unit_axis": axis}
+        yield Check(
+            isostep.rule("ranger21", **settings),
+            f"Wright and Demeure, {dialect}",
+            words({"unit_axis": axis}),
+            mild((*MIXED_SHAPES, *CONV_SHAPES)),
+            partial(derivations_ranger21.ranger21, **settings),
+            ("exp_avg", "last_exp_avg", "exp_avg_sq"),
         )
 
 

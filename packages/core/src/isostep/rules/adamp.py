@@ -71,9 +71,9 @@ RULE = Rule(
         "lr": parts.lr(1e-3),
         "betas": parts.betas(0.9, 0.999),
         # Cases for which each bound of a norm, and each hundredth of delta, decides some step.
-        "eps": parts.eps(1e-8, cases=(2.85, 9.77, 7.29, 8.25)),
+        "eps": parts.eps(1e-8, cases=(2.87, 9.77, 6.48, 7.76)),
         "weight_decay": parts.weight_decay(),
-        **parts.projected(delta=(0.4351, 0.3417, 0.4131, 0.161)),
+        **parts.projected(delta=(0.4394, 0.3417, 0.4032, 0.1569)),
         "nesterov": Flag(False, doc="Nesterov momentum"),
         "unit_axis": parts.unit_axis(),
     },

@@ -66,8 +66,11 @@ RULE = Rule(
         "dampening": Real(0.0, low=0, high=1, doc="part of the gradient kept out of the momentum"),
         "weight_decay": parts.weight_decay(),
         "nesterov": Flag(False, doc="Nesterov momentum"),
-        "eps": parts.eps(1e-8, "smallest norm"),
-        **parts.projected(delta=(1.47, 1.5, 1.5, 1.58)),
+        # Cases for which each bound of a norm, and each hundredth of delta, decides some step.
+        "eps": parts.eps(
+            1e-8, "smallest norm", cases=(7.09, 11.14, 7.76, 11.14, 14.62, 5.41, 4.51, 10.18)
+        ),
+        **parts.projected(delta=(0.4032, 0.0886, 0.176, 0.3397, 0.0965, 1.0361, 0.6372, 0.1615)),
         "unit_axis": parts.unit_axis(cases=(0,)),
         "dialect": Choice("paper", options=("paper", "original"), doc="what the buffer keeps"),
     },
