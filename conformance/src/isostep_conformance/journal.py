@@ -112,9 +112,7 @@ def _read(line: dict[str, Any]) -> tuple[tuple[str, str, str], Found]:
 
     def fate(data: dict[str, Any]) -> Fate:
         same = data["equivalent"]
-        # The entry itself: it is known by identity where unused entries are looked for.
-        entry = next(e for e in EQUIVALENTS if e == Equivalent(**same)) if same else None
-        return Fate(**{**data, "equivalent": entry})
+        return Fate(**{**data, "equivalent": Equivalent(**same) if same else None})
 
     found = Found(
         line["name"],

@@ -110,9 +110,9 @@ class Toll:
     def unused(self) -> list[Equivalent]:
         """Entries of the list of equivalents that explain no survivor of these subjects."""
         found = self.mutants
-        used = {id(f.equivalent) for f in found}
+        used = {f.equivalent for f in found}  # from other processes too: equal, not the same
         names = {f.name for f in found}
-        return [e for e in EQUIVALENTS if id(e) not in used and any(e.speaks_of(n) for n in names)]
+        return [e for e in EQUIVALENTS if e not in used and any(e.speaks_of(n) for n in names)]
 
 
 def judge(subject: Subject, only: Iterable[Key] | None = None) -> Iterator[Fate]:

@@ -632,6 +632,58 @@ class AdaMod(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class AdamP(Optimizer):
+    """AdamP: Adam without the part of its step that only makes a scale-invariant weight longer.
+
+        m <- b1 * m + (1 - b1) * g
+        v <- b2 * v + (1 - b2) * g**2                   c1 = 1 - b1**t, c2 = 1 - b2**t
+        d  = m / (sqrt(v / c2) + eps)                   nesterov: b1 * m + (1 - b1) * g for m
+        d, ratio = projection(p, g, d)
+        u  = -lr / c1 * d - lr * weight_decay * ratio * p
+
+        projection, for arrays of two axes or more, first by units, then by the whole array:
+        cos = |<g, p>| / (max(|g|, eps) * max(|p|, eps))
+        if cos < delta / sqrt(size) in every unit (in the array):
+            e = p / (|p| + eps),  d <- d - <e, d> * e,  ratio = wd_ratio
+        otherwise d stays and ratio = 1
+
+    Follows: Heo, Chun, Oh, Han, Yun, Kim, Uh, Ha, "AdamP: Slowing Down the Slowdown for Momentum
+        Optimizers on Scale-invariant Weights", arXiv 2006.08217, Algorithm 2, and the authors' package
+        adamp. timm agrees.
+    Departs:
+        - The test by units and then by the whole array, eps and wd_ratio are the package's; the paper
+          tests the array.
+        - The axis of the units is an argument: torch's weights have it at 0, as in the package.
+        - A NaN in any unit turns the projection off, as in the package.
+        - torch-optimizer adds eps to the norms of the cosine where the package bounds them by it;
+          pytorch_optimizer's AdamP has Adam's "eps hat".
+    lr unit: parameter units per step, as Adam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
+        delta: Number = 0.1,
+        wd_ratio: Number = 0.1,
+        nesterov: bool = False,
+        unit_axis: int = 0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class AdamW(Optimizer):
     """AdamW: Adam beside a weight decay that does not pass through the averages.
 
@@ -2199,6 +2251,68 @@ class Prodigy(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class PsgdKron(Optimizer):
+    """PSGD with a Kronecker-factored preconditioner: momentum, whitened by triangular factors that are learned.
+
+        m   <- momentum * m + (1 - momentum) * g
+        h    = m / (1 - momentum**t)
+        every preconditioner_update_every-th step, with x = h, or g without momentum_into_precond_update:
+          A   = x times Q_1^T along its first axis, Q_2^T along its second, ...       Q_1 x Q_2^T for a matrix
+          B   = probe times Q_1^-1 along its first axis, ...                           Q_1^-T probe Q_2^-1
+          for each axis, with A_i and B_i what is unfolded along it:
+            Q_i <- Q_i - precond_lr / |A_i A_i^T + B_i B_i^T| * triu(A_i A_i^T - B_i B_i^T) Q_i
+        d    = h times Q_i^T Q_i along each axis
+        d    = d * min(1, 1.1 / (rms(d) + 1e-6))
+        u    = -lr * d - lr * weight_decay * p              weight decay of arrays of two axes or more
+        |M| is a lower bound of the largest eigenvalue: the norm of M c, c = M m / the norm of M m, m the largest column
+        of M; of a diagonal Q_i, the diagonals of everything are taken and |M| is the largest number.
+        Q_i = I * precond_init_scale ** (1 / axes) before the first step. Every balance_every-th renewal is after a
+        balancing of the Q_i: each is scaled so that their largest numbers are all the same, their product as before.
+
+    Follows: Li, "Preconditioned Stochastic Gradient Descent", arXiv 1512.04202; "Stochastic Hessian
+        Fittings with Lie Groups", arXiv 2402.11858; and the authors' code as an optimizer: Kron of
+        pytorch_optimizer 4.1, made of evanatyourservice/kron_torch, itself of lixilinx/psgd_torch.
+        Kron of timm agrees, but that it clips with 1e-8 and decays vectors, too.
+    Departs:
+        - A rule draws nothing: probe is an input of the step, one array of standard normal numbers for
+          each parameter (isostep.noise.normal draws them). It is used at renewals only.
+        - pytorch_optimizer and timm renew where the steps since the last renewal reach 1 / probability:
+          with the probability 1 / preconditioner_update_every this rule does. Their default, which falls
+          from 1 to 0.03 over 4000 steps, is not here: what kind of step t is has to be plain arithmetic.
+        - They balance before one of a hundred renewals, drawn at random; here it is every
+          balance_every-th.
+        - The preconditioner has the compute dtype; pytorch_optimizer's triangular solves are float32.
+        - More than four axes are refused. An axis of length 1 or longer than max_size_triangular has a
+          diagonal Q_i, as do arrays of fewer than min_ndim_triangular axes. No memory_save_mode.
+    lr unit: parameter units per step: the whitened momentum has a root mean square near 1.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        momentum: Number = 0.9,
+        weight_decay: Number = 0.0,
+        preconditioner_update_every: int = 1,
+        balance_every: int = 100,
+        max_size_triangular: int = 8192,
+        min_ndim_triangular: int = 2,
+        momentum_into_precond_update: bool = True,
+        precond_lr: Number = 0.1,
+        precond_init_scale: Number = 1.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class QHAdam(Optimizer):
     """QHAdam: Adam with both averages mixed with what they average.
 
@@ -2361,6 +2475,77 @@ class Ranger(Optimizer):
         alpha: Number = 0.5,
         use_gc: bool = True,
         unit_axis: int = 0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class Ranger21(Optimizer):
+    """Ranger21: AdamW with positive-negative momentum, on clipped and centralized gradients, inside of Lookahead.
+
+        g <- g of each unit clipped at clipping * max(|p of the unit|, agc_eps)     pieces/adaptive_clip.py
+        g <- g - mean of g over its unit                arrays of two axes or more
+        v <- b2 * v + (1 - b2) * g**2                   c1 = 1 - b1**t, c2 = 1 - b2**t
+        n = b1**2 * m_last + (1 - b1**2) * g,  m_last <- m,  m <- n
+
+    authors     g has been divided by its standard deviation in the array, plus eps
+        d = (2 * n - m) / sqrt((1 + b2)**2 + b2**2)     with the m of the last step
+        u = -lr / c1 * d / softplus(sqrt(v / c2) + eps)
+        p decays by lr * weight_decay / s, s the root of the mean of v / c2 over the group, and then by
+        lr * 2 * norm_loss * (1 - 1 / (|p of the unit| + eps))
+    flax
+        d = (1 + b0) * n - b0 * m,  top <- max(top, v)
+        u = -lr / c1 * d / (sqrt((1 + b0)**2 + b0**2) * sqrt(top / c2) + eps)
+        u <- u - lr * weight_decay * (|p of the unit| - 1) / (|p of the unit| * s + eps) * p
+        s the root of the mean of top / c2 over the array
+
+    when t is a multiple of k:
+        slow <- slow + alpha * (p + u - slow)           slow starts as a copy of p
+        p    <- slow
+
+    Follows: Wright, Demeure, "Ranger21: a synergistic deep learning optimizer", arXiv 2106.13731, by the code of its two
+        authors: lessw2020/Ranger21 with its defaults (authors), and nestordemeure/flaxOptimizers, ranger21.py, without
+        normalization and softplus, which it says came after the paper (flax). Of the paper itself only the abstract and the
+        beginning could be read.
+    Departs:
+        - lr is the user's: a schedule stands for the linear warm-up and the explore-exploit cool-down of both codes.
+        - The first code has a boolean where b0 should stand, which makes it 1, and b2 in its norm; it never
+          updates its largest v; and it decays only the last array. The first two are taken over, the last is not.
+          pytorch_optimizer's Ranger21 has b0 and the largest v with the rest of the first code, and adds 1 to the sum of v.
+        - The first code's momenta take gradients that were normalized twice, which is nearly the same; it leaves
+          arrays of two elements as they are, and has 1e-8 for eps there.
+        - It also offers MADGRAD's and AdaBelief's cores and Chebyshev steps; left out.
+        - The axis of the units is an argument; theirs is 0. The first code sums over axis 1 alone where there are three
+          axes, the second for two axes or three. The second adds eps to the clipped norm instead of a floor of 1e-6.
+        - Where no gradient has come yet s is 0, and there is no stable decay; the first code fails there.
+        - The two last momenta are kept in their order; the first code has them in turn.
+    lr unit: parameter units per step, as Adam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        beta0: Number = 0.9,
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0001,
+        norm_loss: Number = 0.0001,
+        clipping: Number = 0.01,
+        agc_eps: Number = 0.001,
+        beta_softplus: Number = 50.0,
+        k: int = 5,
+        alpha: Number = 0.5,
+        unit_axis: int = 0,
+        dialect: Literal["authors", "flax"] = "authors",
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -2690,6 +2875,54 @@ class SGDHD(Optimizer):
         multiplicative: bool = False,
         min_lr: Number | None = None,
         max_lr: Number | None = None,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class SGDP(Optimizer):
+    """SGDP: SGD without the part of its step that only makes a scale-invariant weight longer.
+
+        b <- momentum * b + (1 - dampening) * g
+        d  = b, or g + momentum * b with nesterov
+        d, ratio = projection(p, g, d)                  see adamp.py
+        u  = -lr * d - lr * weight_decay * ratio / (1 - momentum) * p
+        b <- d                                          original, without nesterov
+
+    Follows: Heo, Chun, Oh, Han, Yun, Kim, Uh, Ha, "AdamP: Slowing Down the Slowdown for Momentum
+        Optimizers on Scale-invariant Weights", arXiv 2006.08217, Algorithm 1 (paper), and the authors'
+        package adamp (original). torch-optimizer agrees with the package but for eps (see adamp.py), timm
+        with the paper.
+    Departs:
+        - The package projects the buffer itself, in place, unless nesterov is set: what it averages is
+          then no longer the gradients of Algorithm 1. With nesterov the two dialects are the same.
+        - As AdamP. Dampening acts at t = 1 too (not so in sgd.py), as in the package.
+        - lr, a required argument there, defaults to 1e-3.
+        - momentum = 1 is left out, the decay being divided by 1 - momentum.
+    lr unit: parameter units per gradient unit.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        momentum: Number = 0.0,
+        dampening: Number = 0.0,
+        weight_decay: Number = 0.0,
+        nesterov: bool = False,
+        eps: Number = 1e-08,
+        delta: Number = 0.1,
+        wd_ratio: Number = 0.1,
+        unit_axis: int = 0,
+        dialect: Literal["paper", "original"] = "paper",
         *,
         maximize: bool = False,
         foreach: bool | None = None,
