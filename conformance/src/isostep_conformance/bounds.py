@@ -136,15 +136,20 @@ class Plain:
 
 
 class Shaking(Plain):
-    """Values of honest decompositions: each is that of a matrix within rounding of the one that was given.
+    """Values of honest decompositions and products of matrices: those of matrices within rounding of the given ones.
 
     LAPACK promises no more, in whatever way it goes about it. Where eigenvalues are small beside the norm that
-    is far more than an ulp, and the plain rule's own error is one draw of it.
+    is far more than an ulp, and the plain rule's own error is one draw of it. A product's terms are added up in whatever
+    order; where products follow each other (Newton-Schulz) each enlarges what the one before has left.
     """
 
     def __init__(self, form: Format, seed: int) -> None:
         super().__init__(form)
         self.rng = np.random.default_rng(seed)
+
+    def matmul(self, x: Any, y: Any) -> Any:
+        noise = self.rng.standard_normal((*x.shape[:-1], y.shape[-1])) * (self.form.eps / 2)
+        return super().matmul(x, y) + noise * np.sqrt((x * x) @ (y * y))
 
     def spectral_power(self, x: Any, exponent: Any, low: Any) -> Any:
         noise = self.rng.standard_normal(x.shape) * (self.form.eps / 2 * spectral.norm(x))

@@ -6,8 +6,8 @@ Both errors are against the truth from the same rounded inputs, in ulps of the c
 result and the value it came from. The plain rule's error is the largest of its array, but never more at an
 element than that element's own error bound, so one cancellation does not excuse a whole array; nor less than an
 eighth of that bound, for where terms cancel the plain rule may be right by luck. Where both the result and the
-value it came from are zero there is no ulp to count in, and the bound alone says what a contracted product may leave
-of terms that cancel when rounded. What depends on a sum may be off by a quarter of sqrt(n) ulp: orders of summation
+value it came from are zero beside that bound, an ulp of theirs says nothing, and the bound alone says what a contracted
+product may leave of terms that cancel when rounded. What depends on a sum may be off by a quarter of sqrt(n) ulp: orders of summation
 differ.
 
 FACTOR is measured: see ``margins``.
@@ -34,6 +34,8 @@ SUM_ULPS = 0.25
 #: The part of an element's own error bound that is always allowed, and the bound (in ulps) beyond which it is none.
 OWN_PART = 0.125
 MOST_OWN = 1e6
+#: The part of its own error bound below which a value is zero. It need not be 0.0: float64 terms that cancel leave some.
+NOTHING = 1e-3
 #: The largest part of a scenario's elements that may be exempt, and that of one near underflow, where every
 #: other sum of two numbers is within rounding of zero.
 MOST_EXEMPT = 0.05
@@ -80,11 +82,12 @@ class Expected:
                 float((np.where(g, x, 0) / spacing).max(initial=0.0))
                 for g, x in zip(good, off, strict=True)
             )
-            own = np.broadcast_to(np.asarray(truth.e), shape) / spacing
+            bound = np.broadcast_to(np.asarray(truth.e), shape)
+            own = bound / spacing
             allowed = np.maximum(
                 np.minimum(worst, np.maximum(own, 1)) if bounded else worst, max(1.0, sum_ulps)
             )
-            usable = (own <= MOST_OWN) | (scale == 0)
+            usable = (own <= MOST_OWN) | (scale <= NOTHING * bound)
             allowed = np.maximum(allowed, np.where(usable, own * OWN_PART, 0))
             # Storing in half precision may overflow where the truth does not, by less than its rounding.
             edge = np.abs(np.abs(truth.v) - form.largest) <= 2 * spacing * allowed

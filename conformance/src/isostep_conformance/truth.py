@@ -29,10 +29,12 @@ from isostep_conformance.scenarios import Script
 FREE = ("run",)
 #: How often the gradients of a run may be drawn.
 DRAWS = 4
-#: How often a decomposition is shaken to see how far off an honest one may be.
+#: How often a decomposition or product is shaken to see how far off an honest one may be.
 SHAKES = 6
 #: What sums over an array or an axis of it.
 _SUMMING = {"sum", "sum_units", "sum_axis", "matmul", "over_triangle", *DECOMPOSITIONS, *BASES}
+#: What honest backends do in so many ways that the plain rule's error is only one draw.
+_SHAKEN = {"matmul", *DECOMPOSITIONS}
 #: A rule whose numbers grow past this (as a part of the format's range, in the exponent) gets smaller gradients.
 _ROOM = {"float16": 1e3}
 _PLENTY = 1e7
@@ -384,7 +386,7 @@ def _target(
 
 @dataclass
 class Shaken:
-    """What a step makes of its state where decompositions of matrices are within rounding of the exact ones."""
+    """What a step makes of its state where decompositions and products are those of matrices within rounding."""
 
     arrays: list[dict[str, np.ndarray]]
     group: dict[str, np.ndarray]
@@ -396,9 +398,9 @@ def _shaken(
     group: dict[str, Num],
     carried: list[Shaken] | None = None,
 ) -> list[Shaken]:
-    """The step several times, from ``carried`` or from the truth's own state; never without a decomposition."""
+    """The step several times, from ``carried`` or from the truth's own state; never without matrices."""
     programs = (trace(shot.rule, shot.rule.phase(i.t + 1), i.p.v.shape) for i in items)
-    if not carried and not any(n.op in DECOMPOSITIONS for p in programs for n in p.live):
+    if not carried and not any(n.op in _SHAKEN for p in programs for n in p.live):
         return []
     bare = [{PARAMETER: i.p.v, **{n: a.v for n, a in i.state.items()}} for i in items]
     starts = carried or [Shaken(bare, {n: v.v for n, v in group.items()})] * SHAKES
