@@ -66,11 +66,12 @@ RULE = Rule(
         "dampening": Real(0.0, low=0, high=1, doc="part of the gradient kept out of the momentum"),
         "weight_decay": parts.weight_decay(),
         "nesterov": Flag(False, doc="Nesterov momentum"),
-        # Cases for which each bound of a norm, and each hundredth of delta, decides some step.
+        # Cases for which each bound of a norm, and each hundredth of delta, decides some step. The last delta is past
+        # all cosines: a buffer that is projected itself carries a decision within rounding on, in bfloat16 too far.
         "eps": parts.eps(
-            1e-8, "smallest norm", cases=(7.09, 11.14, 7.76, 11.14, 14.62, 5.41, 4.51, 10.18)
+            1e-8, "smallest norm", cases=(7.09, 11.14, 7.76, 11.14, 14.62, 5.41, 4.51, 4.0)
         ),
-        **parts.projected(delta=(0.4032, 0.0886, 0.176, 0.3397, 0.0965, 1.0361, 0.6372, 0.1615)),
+        **parts.projected(delta=(0.4032, 0.0886, 0.176, 0.3, 0.0965, 1.0361, 0.6372, 6.0)),
         "unit_axis": parts.unit_axis(cases=(0,)),
         "dialect": Choice("paper", options=("paper", "original"), doc="what the buffer keeps"),
     },
