@@ -139,7 +139,7 @@ class Shaking(Plain):
     """Values of honest decompositions and products of matrices: those of matrices within rounding of the given ones.
 
     LAPACK promises no more, in whatever way it goes about it. Where eigenvalues are small beside the norm that
-    is far more than an ulp, and the plain rule's own error is one draw of it. A product's terms are added up in whatever
+    is far more than an ulp, and the plain rule's own error is one draw of it. A product's terms are added up in any
     order; where products follow each other (Newton-Schulz) each enlarges what the one before has left.
     """
 

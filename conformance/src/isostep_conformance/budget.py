@@ -7,8 +7,8 @@ result and the value it came from. The plain rule's error is the largest of its 
 element than that element's own error bound, so one cancellation does not excuse a whole array; nor less than an
 eighth of that bound, for where terms cancel the plain rule may be right by luck. Where both the result and the
 value it came from are zero beside that bound, an ulp of theirs says nothing, and the bound alone says what a contracted
-product may leave of terms that cancel when rounded. What depends on a sum may be off by a quarter of sqrt(n) ulp: orders of summation
-differ.
+product may leave of terms that cancel when rounded. What depends on a sum may be off by a quarter of sqrt(n) ulp:
+orders of summation differ.
 
 FACTOR is measured: see ``margins``.
 """
@@ -34,7 +34,8 @@ SUM_ULPS = 0.25
 #: The part of an element's own error bound that is always allowed, and the bound (in ulps) beyond which it is none.
 OWN_PART = 0.125
 MOST_OWN = 1e6
-#: The part of its own error bound below which a value is zero. It need not be 0.0: float64 terms that cancel leave some.
+#: The part of its own error bound below which a value is zero. It need not be 0.0: in float64, terms that cancel leave
+#: something too.
 NOTHING = 1e-3
 #: The largest part of a scenario's elements that may be exempt, and that of one near underflow, where every
 #: other sum of two numbers is within rounding of zero.

@@ -1,10 +1,10 @@
 """Which units run: the whole matrix, or the fixed sample that continuous integration has time for.
 
 A unit is one path and one case, with all scenarios of the case; contract checks are run on the first case of each
-rule. The sample is the first case of every rule on every path in float32, on one path of three one further case
-in another dtype, and a quarter of the contract checks, all chosen by a hash: always the same. A path that stands in for
-other hardware, or whose twin is run too, takes part of that, and two times of three without the long run; where no more
-than two paths are asked for, none of it is thinned.
+rule. The sample is the first case of every rule on every path in float32, of compositions on every second path, on
+one path of three one further case in another dtype, and a quarter of the contract checks, all chosen by a hash: always
+the same. A path that stands in for other hardware, or whose twin is run too, takes part of that, and mostly without the
+long run; where no more than two paths are asked for, none of it is thinned.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def units(
                 part = path.name in second and not full
                 picked = full or _sampled(subject, dtype, path.name, count, wanted, thin, part)
                 if path.offers(dtype) and picked:
-                    brief = part and _draw(subject.name) % 3 > 0
+                    brief = part and _draw(subject.name) % 6 > 0
                     found.append(Unit(path.name, Case(subject, dtype), brief))
     if not found:
         message = "nothing to run: no path that runs here offers any of the chosen rules and dtypes"
@@ -104,7 +104,9 @@ def _sampled(
 ) -> bool:
     """Whether a unit belongs to the sample: the first case in float32, and on one path of three one more."""
     if dtype == (FIRST if FIRST in dtypes else dtypes[0]) and subject.index == 0:
-        return not (part and _composed(subject)) or _draw(subject.name) % 4 == 0
+        if not (thin and _composed(subject)):
+            return True
+        return _draw(subject.name) % 4 == 0 if part else _draw(path, subject.name) % 2 == 0
     if part or (thin and _draw(subject.name, path) % 3):
         return False
     others = [d for d in dtypes if d != FIRST] or [FIRST]
@@ -117,8 +119,10 @@ def _composed(subject: Subject) -> bool:
     return "+" in subject.name
 
 
-def _one_in_four(unit: Unit, check: str) -> bool:
-    return _draw(unit.case.subject.name, check) % 4 == 0
+def _drawn(unit: Unit, check: str) -> bool:
+    """Whether a contract check belongs to the sample: one of four, of compositions and second paths one of eight."""
+    rare = unit.brief or _composed(unit.case.subject)
+    return _draw(unit.case.subject.name, check) % (8 if rare else 4) == 0
 
 
 def _draw(*key: str) -> int:
@@ -136,7 +140,7 @@ def contracts(chosen: Iterable[Unit], *, full: bool = False) -> list[tuple[Unit,
         for u in chosen
         if full or u.case.dtype == first
         for name in CHECKS
-        if everything or _one_in_four(u, name)
+        if everything or _drawn(u, name)
     ]
 
 
