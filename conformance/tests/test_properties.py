@@ -16,7 +16,7 @@ from isostep_conformance.cases import Case
 def test_the_reference_is_within_budget_whatever_the_hyperparameters(name: str) -> None:
     @settings(
         derandomize=True,
-        max_examples=6,
+        max_examples=4,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         database=None,

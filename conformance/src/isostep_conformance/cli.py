@@ -17,10 +17,10 @@ from isostep_conformance.budget import FACTOR
 from isostep_conformance.cases import DTYPES
 from isostep_conformance.jobs import Selection, jobs, run
 from isostep_conformance.journal import Journal, JournalError
-from isostep_conformance.kill import Toll
 from isostep_conformance.plugin import closing
 from isostep_conformance.select import SelectionError
 from isostep_conformance.session import header
+from isostep_conformance.toll import Toll
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from isostep.program import PARAMETER, UPDATE, Program, trace
-from isostep.rule import BoundRule
+from isostep.rule import COUNT, BoundRule
 from isostep.values import (
     BASES,
     DECOMPOSITIONS,
@@ -43,6 +43,11 @@ class Before:
     state: dict[str, Any]
     t: int
     inputs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """All of its arrays, by the names that programs have for them."""
+        return {"p": self.p, "g": self.g, **self.inputs, **self.state}
 
 
 @dataclass
@@ -300,9 +305,7 @@ class _Walk:
             return self.scalars[node.scope or "array"][name]
         if node.domain is Domain.GROUP:
             return self.group[name]
-        if name in ("p", "g"):
-            return self.item.p if name == "p" else self.item.g
-        return self.item.state[name] if name in self.item.state else self.item.inputs[name]
+        return self.item.named[name]
 
     def _fact(self, node: Value) -> Any:
         """Facts are of the array that they are asked of, which has the parameter's shape unless it is a tensor."""
@@ -321,7 +324,7 @@ class _Walk:
 
 def _flat(hyper: Mapping[str, Any], t: int) -> dict[str, Any]:
     """Hyperparameters of this step under the names of the program's inputs, ``betas[0]`` for a tuple's parts."""
-    found: dict[str, Any] = {"t": t}
+    found: dict[str, Any] = {COUNT: t}
     for name, value in hyper.items():
         if isinstance(value, tuple):
             found |= {f"{name}[{i}]": v for i, v in enumerate(value)}

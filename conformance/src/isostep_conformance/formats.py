@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 
+from isostep.backends.numpy import numpy_dtype
 from isostep.state import COMPUTE_DTYPE
 
 
@@ -48,7 +48,8 @@ class Format:
     @property
     def wide(self) -> np.dtype[Any]:
         """The format of the truth: at least 11 bits more than the compute format."""
-        return np.dtype(np.longdouble if self.compute.name == "float64" else np.float64)
+        enough = self.compute.digits + 11 <= FORMATS["float64"].digits
+        return np.dtype(np.float64 if enough else np.longdouble)
 
 
 FORMATS = {
@@ -60,16 +61,6 @@ FORMATS = {
         Format("float16", 11, -14, 65504.0),
     )
 }
-
-
-@cache
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """NumPy's dtype of this name; bfloat16 is ml_dtypes'."""
-    if name == "bfloat16":
-        from ml_dtypes import bfloat16
-
-        return np.dtype(bfloat16)
-    return np.dtype(name)
 
 
 def ulp(magnitude: np.ndarray, form: Format) -> np.ndarray:
@@ -92,6 +83,6 @@ def rounded(values: np.ndarray, form: Format) -> np.ndarray:
 def widen(array: Any, wide: np.dtype[Any]) -> np.ndarray:
     """An array of any floating dtype in the wide one, exactly."""
     array = np.asarray(array)
-    if array.dtype.kind == "V" or array.dtype.name == "bfloat16":
+    if array.dtype.itemsize < 4:  # ml_dtypes casts to float32 and float64 only
         array = array.astype(np.float32)
     return array.astype(wide)

@@ -42,13 +42,17 @@ def generator(*seed: object) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Wave:
-    """A plain callable of the steps done: a value that changes at every step and stays in (low, value]."""
+    """A plain callable of the steps done: a value that changes at every step and stays in (low, value].
+
+    With ``depth`` 0 it does not change, and is a schedule all the same: the rule's structure is that of one.
+    """
 
     value: float
+    depth: float = 0.25
 
     def __call__(self, done: int) -> float:
         """value, then less, then more again."""
-        return self.value * (0.75 + 0.25 * math.cos(0.9 * done))
+        return self.value * (1 - self.depth + self.depth * math.cos(0.9 * done))
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,7 @@ def _dyadic(domain: Domain, value: Any) -> Any:
     if isinstance(domain, Pair):
         return tuple(_dyadic(d, v) for d, v in zip(domain.parts, value, strict=True))
     if isinstance(value, Wave):
-        value = value.value
+        return Wave(_dyadic(domain, value.value), depth=0.0)
     if not isinstance(domain, Real) or not isinstance(value, float) or value == 0:
         return value
     if domain.low is None and domain.high is None:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from isostep_conformance import paths
 from isostep_conformance.cases import Subject, subjects
 from isostep_conformance.gaps import Gap
-from isostep_conformance.kill import Fate, judge
+from isostep_conformance.kill import judge
 from isostep_conformance.paths import Path
 from isostep_conformance.select import Unit, contracts, units
 from isostep_conformance.session import Outcome, Session
+from isostep_conformance.toll import Fate
 
 if TYPE_CHECKING:
     from isostep_conformance.journal import Journal

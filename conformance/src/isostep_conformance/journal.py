@@ -22,9 +22,9 @@ from typing import Any
 from isostep_conformance.equivalents import EQUIVALENTS, Equivalent
 from isostep_conformance.gaps import Gap
 from isostep_conformance.jobs import MUTANTS, Found, Job
-from isostep_conformance.kill import Fate
 from isostep_conformance.paths import Path
 from isostep_conformance.session import Outcome, versions
+from isostep_conformance.toll import Fate
 
 #: Files and folders of the packages that no finding depends on, or that a digest takes in by themselves.
 _ASIDE = {"rules", "pieces", "commands", "plot", "train", "oracles", "support.py", "equivalents.py"}

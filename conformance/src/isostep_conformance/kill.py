@@ -1,14 +1,11 @@
-"""Killing mutants: each is run on its rule's cases until the budget tells it from the truth.
-
-The same slip in several settings of a rule is one mutant, and it is killed where one of them tells it from the truth.
-The same: the same change of the same expression, used in the same ones, in the same phase and rank.
-"""
+"""Killing mutants: each is run on its rule's cases until the budget tells it from the truth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
@@ -17,10 +14,11 @@ from isostep.program import Program, trace
 from isostep.rule import BoundRule
 from isostep_conformance import exact
 from isostep_conformance.bounds import Plain
-from isostep_conformance.budget import FACTOR
 from isostep_conformance.cases import Case, Subject
-from isostep_conformance.equivalents import EQUIVALENTS, Equivalent
+from isostep_conformance.equivalents import EQUIVALENTS
+from isostep_conformance.hypers import Wave
 from isostep_conformance.mutants import Mutant, mutants
+from isostep_conformance.toll import Fate, Key
 from isostep_conformance.truth import Shot, Target, moved, run, shots
 
 #: Every phase of a rule comes within this many steps.
@@ -40,88 +38,15 @@ _STEPS = {
 }
 
 
-#: The name of a rule or composition, what was done, and where.
-Key = tuple[str, str, str]
-
-
-@dataclass
-class Fate:
-    """What became of one mutant in one setting: the largest ratio on any case, and on which."""
-
-    subject: str
-    mutant: str
-    place: str
-    ratio: float
-    where: str
-    equivalent: Equivalent | None = None
-
-    @property
-    def killed(self) -> bool:
-        """Whether the budget rejects it."""
-        return self.ratio > FACTOR
-
-    @property
-    def id(self) -> str:
-        """Subject and mutant."""
-        return f"{self.subject} | {self.mutant}"
-
-    @property
-    def name(self) -> str:
-        """The subject's name: its rule or composition."""
-        return self.subject.rpartition(".")[0]
-
-    @property
-    def key(self) -> Key:
-        """What it has in common with the same slip in the other settings of its rule."""
-        return self.name, self.mutant, self.place
-
-
-@dataclass
-class Toll:
-    """The fates of all mutants of some subjects."""
-
-    fates: list[Fate] = field(default_factory=list)
-
-    @property
-    def mutants(self) -> list[Fate]:
-        """One fate for each mutant of a rule: that in the setting that tells it from the truth most clearly."""
-        best: dict[Key, Fate] = {}
-        for fate in self.fates:
-            if fate.key not in best or fate.ratio > best[fate.key].ratio:
-                best[fate.key] = fate
-        return list(best.values())
-
-    @property
-    def survivors(self) -> list[Fate]:
-        """Those that nothing rejects in any setting and that no list explains."""
-        return [f for f in self.mutants if not f.killed and f.equivalent is None]
-
-    @property
-    def rate(self) -> float:
-        """Killed out of those that are not equivalent."""
-        real = [f for f in self.mutants if f.equivalent is None]
-        return sum(f.killed for f in real) / len(real) if real else 1.0
-
-    @property
-    def least(self) -> float:
-        """The smallest ratio of a killed mutant at its most revealing case."""
-        return min((f.ratio for f in self.mutants if f.killed), default=np.inf)
-
-    def unused(self) -> list[Equivalent]:
-        """Entries of the list of equivalents that explain no survivor of these subjects."""
-        found = self.mutants
-        used = {f.equivalent for f in found}  # from other processes too: equal, not the same
-        names = {f.name for f in found}
-        return [e for e in EQUIVALENTS if e not in used and any(e.speaks_of(n) for n in names)]
-
-
-def judge(subject: Subject, only: Iterable[Key] | None = None) -> Iterator[Fate]:
-    """The fate of every mutant of a subject, or of those that ``only`` names."""
+def judge(
+    subject: Subject, only: Iterable[Key] | None = None, *, every: int = 1
+) -> Iterator[Fate]:
+    """The fate of every mutant of a subject, of those that ``only`` names, or of each ``every``-th."""
     wanted = None if only is None else set(only)
     tried = list(_shots(subject))
     for program, context in programs(subject.rule, tried):
         own = [_Trial(label, s, program) for label, s in tried if _uses(s, program)]
-        for mutant in mutants(program):
+        for mutant in islice(mutants(program), 0, None, every):
             label = f"{mutant.id}{context}"
             if wanted is not None and (subject.name, label, mutant.place) not in wanted:
                 continue
@@ -178,7 +103,8 @@ def _edges(chosen: list[tuple[str, Shot]], rule: BoundRule) -> Iterator[tuple[st
         low = domain.low
         # A schedule stays one, or it would be another program.
         try:
-            edge = rule.replace(**{name: _steady(low) if callable(rule.values[name]) else low})
+            scheduled = callable(rule.values[name])
+            edge = rule.replace(**{name: Wave(low, depth=0.0) if scheduled else low})
         except DomainError:
             continue  # an end that this rule's other values do not allow
         for label, shot in chosen:
@@ -236,11 +162,6 @@ def _divides(rule: BoundRule, shape: tuple[int, ...]) -> bool:
     """Whether some phase of an array of this shape divides by a triangular matrix."""
     programs = (trace(rule, phase, shape) for phase in _first_of(rule))
     return any(n.op == "over_triangle" for program in programs for n in program.live)
-
-
-def _steady(value: float) -> Callable[[int], float]:
-    """A schedule that does not move."""
-    return lambda done: value
 
 
 def programs(rule: BoundRule, shots: list[tuple[str, Shot]]) -> list[tuple[Program, str]]:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from isostep.program import UPDATE, Program, ancestors
+from isostep.rule import COUNT
 from isostep.shapes import shape_of
-from isostep.values import BASES, DECOMPOSITIONS, FACTS, MAPS, MATRIX_OPS, Graph, Value
+from isostep.values import BASES, DECOMPOSITIONS, FACTS, MAPS, MATRIX_OPS, Domain, Graph, Value
 
 #: Replaces one node: gets its new operands, returns another node (None: leave it alone).
 Edit = Callable[[Graph, Value, tuple[Value, ...]], Value | None]
@@ -93,10 +94,10 @@ def _edits(node: Value) -> Iterator[tuple[str, Edit]]:
             f"x {OFF}",
             lambda graph, n, args: graph.const(n.attrs[0] * OFF if n.attrs[0] else OFF - 1),
         )
-    if op == "input" and node.name == "t":
+    if op == "input" and node.name == COUNT:
         yield "t + 1", lambda graph, n, args: graph.apply("add", (n_clone(graph, n), 1.0))
         yield "t - 1", lambda graph, n, args: graph.apply("sub", (n_clone(graph, n), 1.0))
-    elif op == "input" and node.domain <= 2:  # a hyperparameter or a value of the group
+    elif op == "input" and node.domain <= Domain.GROUP:  # a hyperparameter or a value of the group
         yield f"x {OFF}", lambda graph, n, args: graph.apply("mul", (n_clone(graph, n), OFF))
     if op in _OTHER_FACT:
         yield (

@@ -1,8 +1,8 @@
 """Which units run: the whole matrix, or the fixed sample that continuous integration has time for.
 
 A unit is one path and one case, with all scenarios of the case; contract checks are run on the first case of each
-rule. The sample is the first case of every rule on every path in float32, of compositions on every second path, on
-one path of three one further case in another dtype, and a quarter of the contract checks, all chosen by a hash: always
+rule. The sample is the first case of every rule on every path in float32, of compositions on every third path, on
+one path of six one further case in another dtype, and a quarter of the contract checks, all chosen by a hash: always
 the same. A path that stands in for other hardware, or whose twin is run too, takes part of that, and mostly without the
 long run; where no more than two paths are asked for, none of it is thinned.
 """
@@ -102,12 +102,12 @@ def _sampled(
     thin: bool,
     part: bool,
 ) -> bool:
-    """Whether a unit belongs to the sample: the first case in float32, and on one path of three one more."""
+    """Whether a unit belongs to the sample: the first case in float32, and on one path of six one more."""
     if dtype == (FIRST if FIRST in dtypes else dtypes[0]) and subject.index == 0:
         if not (thin and _composed(subject)):
             return True
-        return _draw(subject.name) % 4 == 0 if part else _draw(path, subject.name) % 2 == 0
-    if part or (thin and _draw(subject.name, path) % 3):
+        return _draw(subject.name) % 4 == 0 if part else _draw(path, subject.name) % 3 == 0
+    if part or (thin and _draw(subject.name, path) % 6):
         return False
     others = [d for d in dtypes if d != FIRST] or [FIRST]
     other = others[_draw(subject.name) % len(others)]

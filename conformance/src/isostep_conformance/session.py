@@ -20,9 +20,9 @@ from isostep_conformance.budget import (
 )
 from isostep_conformance.cases import Case
 from isostep_conformance.gaps import Gap, unmatched
-from isostep_conformance.kill import Toll
 from isostep_conformance.paths import Path
 from isostep_conformance.select import Unit, cells, gap_of
+from isostep_conformance.toll import Toll
 
 _MANY = 12
 #: Checks after which backends let go of what they have compiled.

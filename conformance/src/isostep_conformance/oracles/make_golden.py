@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 
-import ml_dtypes
 import numpy as np
+
+from isostep.backends.numpy import numpy_dtype
 
 from . import tf_kernels
 from .golden import FILE, case_as_dict
@@ -52,7 +53,7 @@ def main() -> None:
     arrays: dict[str, Array] = {}
     about = {}
     for mode, (name, cases) in plans.items():
-        dtype = np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+        dtype = numpy_dtype(name)
         for key, value in record(mode, dtype, cases).items():
             arrays[f"{mode}/{key}"] = value
         about[mode] = {

@@ -22,7 +22,7 @@ Departs:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,7 @@ from isostep.backend import backend as find_backend
 from isostep.domains import Real
 from isostep.rule import BoundRule, Rule
 from isostep.schedules.base import Schedule, check
-from isostep.state import State, StepError, as_list
+from isostep.state import State, StepError, arranged, as_list
 
 
 def towards(p: Any, g: Any, t: int, /, *, weight: Any) -> Any:
@@ -206,7 +206,7 @@ def swapped_in(
     arrays, others = as_list(params), list(keep)
     if not backend.in_place:
         cast = [backend.cast(a, backend.dtype(p)) for a, p in zip(values, arrays, strict=True)]
-        yield dict(zip(params, cast, strict=True)) if isinstance(params, Mapping) else cast
+        yield arranged(params, cast)
         return
     for p in (*arrays, *others):
         if not backend.writable(p):

@@ -14,7 +14,7 @@ Departs:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from isostep import nm, noise
 from isostep.backend import backend as find_backend
 from isostep.schedules.base import check
-from isostep.state import as_list
+from isostep.state import arranged, as_list
 
 
 def hutchinson(
@@ -64,7 +64,7 @@ def hutchinson(
         mean = [a / samples for a in total or []]
         if spatial_axes is not None:
             mean = [spatial_mean(a, spatial_axes) for a in mean]
-    return dict(zip(params, mean, strict=True)) if isinstance(params, Mapping) else mean
+    return arranged(params, mean)
 
 
 def check_distribution(distribution: str) -> None:
@@ -106,8 +106,7 @@ def differences(
 
     def along(z: list[Any], size: float) -> list[Any]:
         moved = [p + size * v for p, v in zip(arrays, z, strict=True)]
-        given = dict(zip(params, moved, strict=True)) if isinstance(params, Mapping) else moved
-        found: Sequence[Any] = as_list(gradient(given))
+        found: Sequence[Any] = as_list(gradient(arranged(params, moved)))
         return [1.0 * g for g in found]  # the caller may use its arrays again
 
     def product(z: list[Any]) -> list[Any]:

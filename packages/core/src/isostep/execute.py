@@ -21,6 +21,7 @@ from isostep.state import (
     State,
     StepError,
     aligned,
+    arranged,
     as_list,
     check_inputs,
     check_like,
@@ -232,7 +233,7 @@ class ArrayBackend(ABC):
         with ``params``, which are left alone.
         """
         with self.quiet():
-            return self._rebuild(params, evaluation.points(self, rule, params, state))
+            return arranged(params, evaluation.points(self, rule, params, state))
 
     def group_values(
         self, rule: BoundRule, state: State, inputs: Mapping[str, Any]
@@ -372,7 +373,7 @@ class ArrayBackend(ABC):
         if not self.in_place:
             counts = [t + m for t, m in zip(state.t, moved, strict=True)]
             after = State(state.rule, counts, new_state, group, state.group_t + stepped)
-            return self._rebuild(params, new_params), after
+            return arranged(params, new_params), after
         self._count(state, moved, group)
         return params, state
 
@@ -381,9 +382,3 @@ class ArrayBackend(ABC):
         state.t[:] = [t + m for t, m in zip(state.t, moved, strict=True)]
         state.group.update(group)
         state.group_t += any(moved)
-
-    @staticmethod
-    def _rebuild(params: Any, values: list[Any]) -> Any:
-        if isinstance(params, dict):
-            return dict(zip(params, values, strict=True))
-        return type(params)(values) if isinstance(params, list | tuple) else values

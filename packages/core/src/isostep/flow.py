@@ -44,31 +44,30 @@ class Group:
 def flow(rule: BoundRule, items: Sequence[Item], group: Group) -> None:
     """Run one step's functions: sets every item's ``u`` and ``state``, and the group's state."""
     sums: dict[str, dict[str, Any]] = {}
-    pieces = [c for c in rule.components if c.part is not rule.rule]
     the_rule = next(c for c in rule.components if c.part is rule.rule)
-    for c in pieces:
-        before = getattr(c.part, "before", None)
-        if before is not None:
-            _sum_over_group(rule, c, items, group, sums)
-            for item in items:
-                item.g = _run(rule, c, before, (item.p, item.g), item, group, sums)
+    for c, before in _pieces(rule, "before"):
+        _sum_over_group(rule, c, items, group, sums)
+        for item in items:
+            item.g = _run(rule, c, before, (item.p, item.g), item, group, sums)
     _sum_over_group(rule, the_rule, items, group, sums)
     for item in items:
         item.u = _run(rule, the_rule, rule.rule.update, (item.p, item.g), item, group, sums)
-    for c in pieces:
-        after = getattr(c.part, "after", None)
-        if after is not None:
-            if c.prefix not in sums:
-                _sum_over_group(rule, c, items, group, sums)
-            for item in items:
-                u = item.u.value - item.p if isinstance(item.u, Overwrite) else item.u
-                if isinstance(u, int | float) and not hasattr(u, "dtype"):
-                    u = filled(
-                        item.p, u
-                    )  # of a rule whose first step is no step: where(t > 1, u, 0)
-                result = _run(rule, c, after, (item.p, item.g, u), item, group, sums)
-                if result is not u:  # else a parameter that was overwritten stays so, to the bit
-                    item.u = result
+    for c, after in _pieces(rule, "after"):
+        if c.prefix not in sums:
+            _sum_over_group(rule, c, items, group, sums)
+        for item in items:
+            u = item.u.value - item.p if isinstance(item.u, Overwrite) else item.u
+            if type(u) in (int, float):  # a rule whose first step is no step: where(t > 1, u, 0)
+                u = filled(item.p, u)
+            result = _run(rule, c, after, (item.p, item.g, u), item, group, sums)
+            if result is not u:  # else a parameter that was overwritten stays so, to the bit
+                item.u = result
+
+
+def _pieces(rule: BoundRule, kind: str) -> list[tuple[Component, Callable[..., Any]]]:
+    """The pieces with a function of this kind (``before``, ``after``, ``denominator``), in order, and the function."""
+    found = [(c, getattr(c.part, kind, None)) for c in rule.components]
+    return [(c, function) for c, function in found if function is not None]
 
 
 def _given(
@@ -93,11 +92,10 @@ def _given(
 
 def _denominator(rule: BoundRule, item: Item, group: Group) -> dict[str, Any]:
     """The keyword by which a rule hands over what it divides by, where a piece changes that."""
-    pieces = [c for c in rule.components if getattr(c.part, "denominator", None) is not None]
+    pieces = _pieces(rule, "denominator")
 
     def changed(d: Any) -> Any:
-        for c in pieces:
-            function: Any = getattr(c.part, "denominator", None)
+        for c, function in pieces:
             d = call_part(function, d, given=_given(rule, c, item, group, {}))
         return d
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isostep import nm
-from isostep.state import StepError
+from isostep.state import StepError, arranged
 
 
 def pcgrad(gradients: Sequence[Any], *, reduction: str = "mean", rng: Any = None) -> Any:
@@ -58,8 +58,7 @@ def pcgrad(gradients: Sequence[Any], *, reduction: str = "mean", rng: Any = None
         _merged(each, mean=reduction == "mean" and s)
         for each, s in zip(zip(*projected, strict=True), shared, strict=True)
     ]
-    first = gradients[0]
-    return dict(zip(first, merged, strict=True)) if isinstance(first, Mapping) else merged
+    return arranged(gradients[0], merged)
 
 
 def _flat(gradient: Any, first: Any) -> list[Any]:

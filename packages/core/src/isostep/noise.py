@@ -8,13 +8,13 @@ A generator's own state is all there is to save: with it a run that is resumed d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from isostep.backend import backend as find_backend
-from isostep.state import as_list
+from isostep.state import arranged, as_list
 
 
 def normal(params: Any, rng: np.random.Generator, *, backend: Any = "numpy:reference") -> Any:
@@ -26,8 +26,7 @@ def normal(params: Any, rng: np.random.Generator, *, backend: Any = "numpy:refer
         backend: of the parameters' framework, to make arrays of them.
     """
     made = find_backend(backend) if isinstance(backend, str) else backend
-    found = drawn(rng.standard_normal, as_list(params), made)
-    return dict(zip(params, found, strict=True)) if isinstance(params, Mapping) else found
+    return arranged(params, drawn(rng.standard_normal, as_list(params), made))
 
 
 def drawn(draw: Callable[[tuple[int, ...]], Any], arrays: Sequence[Any], backend: Any) -> list[Any]:

@@ -58,8 +58,13 @@ def in_turn(g: Any, odd: Any, even: Any, beta: Any, odd_step: int) -> tuple[Any,
 
 def positive_negative(new: Any, old: Any, weight: Any) -> Any:
     """(1 + weight) times the newer momentum minus weight times the older, scaled so that the noise keeps its size."""
-    norm = nm.sqrt((1 + weight) * (1 + weight) + weight * weight)
+    norm = amplitude(weight)
     return ((1 + weight) / norm) * new - (weight / norm) * old
+
+
+def amplitude(weight: Any) -> Any:
+    """How much larger the noise of (1 + weight) times one momentum minus weight times another is than that of one."""
+    return nm.sqrt((1 + weight) * (1 + weight) + weight * weight)
 
 
 def coupled(p: Any, g: Any, weight_decay: Any, *, when: bool = True) -> Any:

@@ -18,7 +18,7 @@ from isostep import sums
 from isostep.domains import Pair
 from isostep.flow import Group, Item, flow
 from isostep.nm import Overwrite
-from isostep.rule import BoundRule, RuleError, call_part
+from isostep.rule import COUNT, BoundRule, RuleError, call_part
 from isostep.values import REDUCTIONS, Domain, Graph, NeedsShape, Value
 
 #: Outputs that are not state arrays. A program has exactly one of them.
@@ -168,7 +168,7 @@ def _trace(rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | Non
     graph = Graph(shape)
     state = {n: _state_input(graph, rule, n) for n in rule.state_names}
     item = Item(
-        t=_input(graph, "t", Domain.STEP, "array", truth=True),
+        t=_input(graph, COUNT, Domain.STEP, "array", truth=True),
         p=_input(graph, "p", Domain.ELEMENT),
         g=_input(graph, "g", Domain.ELEMENT),
         inputs={n: _input(graph, n, Domain.ELEMENT) for n in rule.input_names},
@@ -177,7 +177,7 @@ def _trace(rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | Non
         phase=phase,
     )
     group = Group(
-        t=_input(graph, "t", Domain.STEP, "group", truth=True),
+        t=_input(graph, COUNT, Domain.STEP, "group", truth=True),
         state={n: _input(graph, n, Domain.GROUP) for n in rule.group_names},
         hyper=_symbols(graph, rule, "group"),
         total=lambda items, values: graph.apply("sum_group", (values[0],)),

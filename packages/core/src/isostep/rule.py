@@ -17,8 +17,10 @@ from typing import Any
 from isostep.domains import REQUIRED, Domain, DomainError, Pair, evaluate
 from isostep.sums import MOMENTA
 
-#: What a step calls the parameter, the gradient, the update and its number.
-RESERVED = frozenset(("p", "g", "u", "t"))
+#: What a step calls its number, which is 1 for the first.
+COUNT = "t"
+#: What it calls the parameter, the gradient, the update and its number.
+RESERVED = frozenset(("p", "g", "u", COUNT))
 
 
 class RuleError(ValueError):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from isostep.program import Program
+from isostep.rule import COUNT
 from isostep.values import MAPS, Domain, Value
 
 
@@ -48,7 +49,7 @@ def evaluate(
         if node.op == "const":
             found[node] = node.attrs[0]
         elif node.op == "input":
-            found[node] = t if node.attrs[0] == "t" else numbers[node.attrs[0]]
+            found[node] = t if node.attrs[0] == COUNT else numbers[node.attrs[0]]
         else:
             found[node] = call(node.op, *(found[a] for a in node.args))
     return found

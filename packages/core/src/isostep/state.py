@@ -56,6 +56,13 @@ def as_list(params: Any) -> list[Any]:
     raise StepError(message)
 
 
+def arranged(params: Any, values: Sequence[Any]) -> Any:
+    """Values in the order of ``params`` as the parameters are: a dict with their keys, a tuple or a list."""
+    if isinstance(params, Mapping):
+        return dict(zip(params, values, strict=True))
+    return tuple(values) if isinstance(params, tuple) else list(values)
+
+
 def labels(params: Any) -> list[str]:
     """What errors call each parameter."""
     if isinstance(params, Mapping):

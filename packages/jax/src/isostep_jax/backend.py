@@ -20,7 +20,7 @@ import isostep.scalars as scalars
 from isostep import ArrayBackend, Family, telemetry
 from isostep.program import Program, trace
 from isostep.rule import BoundRule
-from isostep.state import State, aligned, as_list, check_inputs, check_rule, check_state
+from isostep.state import State, aligned, arranged, as_list, check_inputs, check_rule, check_state
 from isostep.values import Domain, Value
 from isostep_jax.layout import Run, Stack, Stacked, observed, singles, stacks
 from isostep_jax.support import gaps
@@ -137,7 +137,7 @@ class JaxJit(ArrayBackend):
         after = State(state.rule, counts, new_state, group, state.group_t + bool(active))
         if rule.observed:
             after.figures = telemetry.figures(self, rule, params, seen)
-        return self._rebuild(params, new_arrays), after
+        return arranged(params, new_arrays), after
 
     @staticmethod
     def _leaf(

@@ -26,6 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
+from isostep.backends.numpy import numpy_dtype
+
 from ..outcome import Array
 from ..sign_cases import Decay, Inputs, SignCase
 from ..sign_formulas import Trajectory
@@ -74,7 +76,7 @@ def load(mode: str) -> list[Golden]:
             name: file[f"{mode}/{name}"]
             for name in ("start", "gradients", "patterns", "decays", "p", "m")
         }
-    dtype = _dtype(about["dtype"])
+    dtype = numpy_dtype(about["dtype"])
     for name in ("start", "gradients", "p", "m"):
         arrays[name] = arrays[name].view(dtype)
     inputs = Inputs(arrays["start"], arrays["gradients"], arrays["patterns"])
@@ -86,11 +88,3 @@ def load(mode: str) -> list[Golden]:
         trajectory = Trajectory(tuple(arrays["p"][index]), tuple(m))
         found.append(Golden(mode, case, decays, inputs, trajectory))
     return found
-
-
-def _dtype(name: str) -> np.dtype[np.generic]:
-    if name != "bfloat16":
-        return np.dtype(name)
-    import ml_dtypes
-
-    return np.dtype(ml_dtypes.bfloat16)

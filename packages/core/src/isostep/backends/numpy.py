@@ -23,13 +23,13 @@ class NumpyReference(ArrayBackend):
         return np.array(array)
 
     def cast(self, array: Any, dtype: str) -> Any:
-        return np.asarray(array).astype(_dtype(dtype), copy=False)
+        return np.asarray(array).astype(numpy_dtype(dtype), copy=False)
 
     def zeros_like(self, array: Any, dtype: str | None = None) -> np.ndarray:
-        return np.zeros_like(array, dtype=None if dtype is None else _dtype(dtype))
+        return np.zeros_like(array, dtype=None if dtype is None else numpy_dtype(dtype))
 
     def scalar(self, number: float, dtype: str, like: Any) -> np.ndarray:
-        return np.array(number, dtype=_dtype(dtype))
+        return np.array(number, dtype=numpy_dtype(dtype))
 
     def writable(self, array: Any) -> bool:
         return bool(array.flags.writeable)
@@ -38,8 +38,9 @@ class NumpyReference(ArrayBackend):
         return np.errstate(all="ignore")
 
 
-def _dtype(name: str) -> np.dtype:
-    if name == "bfloat16":  # NumPy has none; the package registers it
+def numpy_dtype(name: str) -> np.dtype:
+    """NumPy's dtype of this name; NumPy has no bfloat16 of its own, ml_dtypes brings it."""
+    if name == "bfloat16":
         from ml_dtypes import bfloat16
 
         return np.dtype(bfloat16)

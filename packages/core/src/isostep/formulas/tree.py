@@ -91,7 +91,7 @@ class Adam(Node):
     def _step(step: Step, lr: Any) -> Any:
         betas = step.hyper["beta1"], step.hyper["beta2"]
         m, v = step.values["m"], step.values["v"]
-        return adam.torch_step(m, v, None, step.t, lr=lr, betas=betas, eps=step.hyper["eps"])[0]
+        return adam.directed(m, v, None, step.t, lr=lr, betas=betas, eps=step.hyper["eps"])[0]
 
 
 @dataclass(frozen=True)

@@ -280,9 +280,6 @@ class FusedBackend(ArrayBackend):
             and (again or self._alike(rule, plan, params, given, active, now))
         ):
             plan = None
-        if plan is not None and again and self.stays_put:
-            plan.counts = sorted(kinds)
-            return plan
         stepped = [arrays[i] for i in active]
         if plan is None:
             self._check(rule, params, grads=given, state=state)
@@ -295,6 +292,9 @@ class FusedBackend(ArrayBackend):
             plan, made, again = Plan(list(arrays), states, shapes, parts, dtype), True, False
             known[key] = plan
             state.plan = known
+        plan.counts = sorted(kinds)
+        if again and self.stays_put:
+            return plan  # nothing is anywhere else
         moved = []
         for part in plan.parts:
             names = [n for n in part.bin.layout.slots if made or n not in rule.state_names]
@@ -313,7 +313,6 @@ class FusedBackend(ArrayBackend):
         if not again:  # a NumPy scalar in a 0-d array's place cannot be kept sight of
             arrays_all = set(map(type, now)) == {self.array_type}
             plan.given = list(map(ref, now)) if arrays_all else []
-        plan.counts = sorted(kinds)
         return plan
 
     def _alike(

@@ -48,7 +48,7 @@ def update(
     surprise = g - m
     s = parts.average(s, surprise * surprise, b2) + eps
     top = tops[0] if tops else None
-    u, top = adam.torch_step(m, s, top, t, lr=lr, betas=betas, eps=eps, denominator=denominator)
+    u, top = adam.directed(m, s, top, t, lr=lr, betas=betas, eps=eps, denominator=denominator)
     u = parts.decoupled(p, u, lr, weight_decay)
     return (u, m, s, top) if tops else (u, m, s)
 

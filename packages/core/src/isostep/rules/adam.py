@@ -43,76 +43,52 @@ from isostep.domains import Choice, Flag
 from isostep.rule import Rule
 
 
-def torch_step(
-    m: Any,
-    v: Any,
-    top: Any,
-    t: Any,
-    *,
-    lr: Any,
-    betas: Any,
-    eps: Any,
-    denominator: Any = parts.same,
-) -> tuple[Any, Any]:
+def torch_rate(v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any) -> tuple[Any, ...]:
     """Bias-corrected, eps outside; amsgrad keeps the maximum of v as it is."""
     c1, c2 = parts.corrections(betas, t)
     top = v if top is None else nm.maximum(top, v)
-    return (-lr / c1) * m / denominator(parts.root(top, c2) + eps), top
+    return -lr / c1, parts.root(top, c2) + eps, top
 
 
-def paper_step(
-    m: Any,
-    v: Any,
-    top: Any,
-    t: Any,
-    *,
-    lr: Any,
-    betas: Any,
-    eps: Any,
-    denominator: Any = parts.same,
-) -> tuple[Any, Any]:
+def paper_rate(v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any) -> tuple[Any, ...]:
     """Adam's Algorithm 1; AMSGrad's Algorithm 2 has no bias correction at all."""
     if top is None:
-        return torch_step(m, v, top, t, lr=lr, betas=betas, eps=eps, denominator=denominator)
+        return torch_rate(v, top, t, lr=lr, betas=betas, eps=eps)
     top = nm.maximum(top, v)
-    return -lr * m / denominator(nm.sqrt(top) + eps), top
+    return -lr, nm.sqrt(top) + eps, top
 
 
-def keras_step(
-    m: Any,
-    v: Any,
-    top: Any,
-    t: Any,
-    *,
-    lr: Any,
-    betas: Any,
-    eps: Any,
-    denominator: Any = parts.same,
-) -> tuple[Any, Any]:
+def keras_rate(v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any) -> tuple[Any, ...]:
     """Both corrections in the scalar, so eps is the paper's eps hat."""
     c1, c2 = parts.corrections(betas, t)
     top = v if top is None else nm.maximum(top, v)
-    return (-lr * nm.sqrt(c2) / c1) * m / denominator(nm.sqrt(top) + eps), top
+    return -lr * nm.sqrt(c2) / c1, nm.sqrt(top) + eps, top
 
 
-def optax_step(
-    m: Any,
-    v: Any,
-    top: Any,
-    t: Any,
-    *,
-    lr: Any,
-    betas: Any,
-    eps: Any,
-    denominator: Any = parts.same,
-) -> tuple[Any, Any]:
+def optax_rate(v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any) -> tuple[Any, ...]:
     """Bias-corrected before the maximum, which is what amsgrad then stores."""
     c1, c2 = parts.corrections(betas, t)
     top = v / c2 if top is None else nm.maximum(top, v / c2)
-    return (-lr / c1) * m / denominator(nm.sqrt(top) + eps), top
+    return -lr / c1, nm.sqrt(top) + eps, top
 
 
-def adamd_step(
+def adamd_rate(v: Any, top: Any, t: Any, *, lr: Any, betas: Any, eps: Any) -> tuple[Any, ...]:
+    """As torch's, but only v is corrected."""
+    top = v if top is None else nm.maximum(top, v)
+    return -lr, parts.root(top, nm.one_minus_pow(betas[1], t)) + eps, top
+
+
+#: By dialect: what m is multiplied by and divided by, and the largest v.
+RATES = {
+    "torch": torch_rate,
+    "paper": paper_rate,
+    "keras": keras_rate,
+    "optax": optax_rate,
+    "adamd": adamd_rate,
+}
+
+
+def directed(
     m: Any,
     v: Any,
     top: Any,
@@ -121,20 +97,12 @@ def adamd_step(
     lr: Any,
     betas: Any,
     eps: Any,
+    dialect: str = "torch",
     denominator: Any = parts.same,
 ) -> tuple[Any, Any]:
-    """As torch's, but only v is corrected."""
-    top = v if top is None else nm.maximum(top, v)
-    return -lr * m / denominator(parts.root(top, nm.one_minus_pow(betas[1], t)) + eps), top
-
-
-STEPS = {
-    "torch": torch_step,
-    "paper": paper_step,
-    "keras": keras_step,
-    "optax": optax_step,
-    "adamd": adamd_step,
-}
+    """The step along m, and the largest v."""
+    rate, d, top = RATES[dialect](v, top, t, lr=lr, betas=betas, eps=eps)
+    return rate * m / denominator(d), top
 
 
 def step(
@@ -152,7 +120,8 @@ def step(
     *tops, t = top_t
     m, v = parts.moments(g, m, v, betas)
     top = tops[0] if tops else None
-    u, top = STEPS[dialect](m, v, top, t, lr=lr, betas=betas, eps=eps, denominator=denominator)
+    how: dict[str, Any] = {"dialect": dialect, "denominator": denominator}
+    u, top = directed(m, v, top, t, lr=lr, betas=betas, eps=eps, **how)
     return (u, m, v, top) if tops else (u, m, v)
 
 
@@ -192,7 +161,7 @@ RULE = Rule(
         "eps": parts.eps(1e-8),
         "weight_decay": parts.weight_decay(doc="weight decay, coupled but in keras"),
         "amsgrad": Flag(False, doc="divide by the largest average of squares so far"),
-        "dialect": Choice("torch", options=tuple(STEPS), doc="whose formula where they differ"),
+        "dialect": Choice("torch", options=tuple(RATES), doc="whose formula where they differ"),
     },
     known_as={"amsgrad": {"amsgrad": True}},
     family="adam",

@@ -45,7 +45,7 @@ DIALECTS = {"paper": "paper", "original": "keras"}  # which of adam.py's steps i
 
 def direction(m: Any, v: Any, t: Any, betas: Any, eps: Any, dialect: str) -> Any:
     """What Adam subtracted at step t, divided by lr."""
-    u, _ = adam.STEPS[DIALECTS[dialect]](m, v, None, t, lr=-1.0, betas=betas, eps=eps)
+    u, _ = adam.directed(m, v, None, t, lr=-1.0, betas=betas, eps=eps, dialect=DIALECTS[dialect])
     return u
 
 

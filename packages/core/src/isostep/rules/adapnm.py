@@ -49,7 +49,7 @@ def update(
     v = parts.average(v, g * g, b2)
     d = parts.positive_negative(new, old, b3)
     top = tops[0] if tops else None
-    u, top = adam.torch_step(d, v, top, t, lr=lr, betas=(b1, b2), eps=eps, denominator=denominator)
+    u, top = adam.directed(d, v, top, t, lr=lr, betas=(b1, b2), eps=eps, denominator=denominator)
     u = parts.decoupled(p, u, lr, weight_decay, when=decoupled)
     return (u, odd, even, v, top) if tops else (u, odd, even, v)
 

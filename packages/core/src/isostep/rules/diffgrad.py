@@ -44,9 +44,8 @@ def update(
     g = parts.coupled(p, g, weight_decay)
     m, v = parts.moments(g, m, v, betas)
     friction = 1 / (1 + nm.exp(-nm.abs(g - before)))
-    u, _ = adam.keras_step(
-        friction * m, v, None, t, lr=lr, betas=betas, eps=eps, denominator=denominator
-    )
+    how: dict[str, Any] = {"dialect": "keras", "denominator": denominator}
+    u, _ = adam.directed(friction * m, v, None, t, lr=lr, betas=betas, eps=eps, **how)
     return u, m, v, g
 
 

@@ -134,7 +134,7 @@ def update(
     new = parts.average(last, g, b1 * b1)
     size = nm.sqrt(nm.sum_units(p * p, unit_axis))
     if dialect == "authors":
-        d = (2 * new - m) / amplitude(b2)
+        d = (2 * new - m) / parts.amplitude(b2)
         u = (-lr / c1) * d / softplus(parts.root(v, c2) + eps, beta=beta_softplus)
         mean = nm.sqrt(squares / count) / nm.sqrt(c2)
         none = mean == 0
@@ -144,16 +144,11 @@ def update(
     else:
         top, tops = parts.largest(v, tops)
         d = (1 + beta0) * new - beta0 * m
-        u = (-lr / c1) * d / (amplitude(beta0) * parts.root(top, c2) + eps)
+        u = (-lr / c1) * d / (parts.amplitude(beta0) * parts.root(top, c2) + eps)
         mean = nm.sqrt(nm.sum(top) / nm.size(top)) / nm.sqrt(c2)
         u = u - (lr * weight_decay) * ((size - 1) / (size * mean + eps)) * p
     u, slow = synchronized(p, g, u, slow, t, k=k, alpha=alpha, dialect="paper", phase=phase)
     return u, new, m, v, *tops, slow
-
-
-def amplitude(weight: Any) -> Any:
-    """How much larger the noise of (1 + weight) * n - weight * m is than that of one momentum."""
-    return nm.sqrt((1 + weight) * (1 + weight) + weight * weight)
 
 
 def state(h: SimpleNamespace) -> tuple[str, ...]:

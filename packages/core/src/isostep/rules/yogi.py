@@ -50,7 +50,7 @@ def update(
     m = parts.average(m, g, b1)
     square = g * g
     v = v - (1 - b2) * (nm.sign(v - square) * square)
-    u, _ = adam.torch_step(m, v, None, t, lr=lr, betas=betas, eps=eps, denominator=denominator)
+    u, _ = adam.directed(m, v, None, t, lr=lr, betas=betas, eps=eps, denominator=denominator)
     return u, m, v
 
 
