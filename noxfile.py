@@ -41,7 +41,7 @@ def demo(session):
 
 @nox.session
 def tests(session):
-    """Every test, in one environment with everything; then `isolation`, package by package."""
+    """Every test but for samples (`-- --full packages`), in one environment; then `isolation`, package by package."""
     for project in FOLDERS:
         session.notify(f"isolation({project})", posargs=())
     install(session, groups=["test", "libraries", "kernels"])

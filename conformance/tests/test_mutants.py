@@ -15,7 +15,7 @@ NAMES = sorted({s.name for s in subjects()})
 #: A rule of fewer mutants than this in all its settings is no rule, or was not traced.
 FEWEST = 20
 #: Which of the first setting's mutants are made here; `nox -s full` makes all, of every setting.
-EVERY = 3
+EVERY = 6
 
 
 @pytest.mark.whole  # not for want of a package: minutes of arithmetic, and once is enough

@@ -101,6 +101,7 @@ def test_kernels_compile_without_a_warning(name):
             assert code[:4] == b"\x7fELF"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", names())
 def test_another_dtype_of_every_rule_compiles_too(name):
     draw = zlib.crc32(name.encode())

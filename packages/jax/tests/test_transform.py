@@ -87,6 +87,7 @@ WITH_GRADIENTS = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", WITH_GRADIENTS)
 def test_every_rule_equals_the_reference(name):
     ndim = isostep.definition(name).ndim

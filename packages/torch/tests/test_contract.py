@@ -83,6 +83,7 @@ def test_every_path_is_the_loop(name, path):
     assert skipped == [6, 4, 4, 6][: len(skipped)]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("name", "path"), EVERY)
 def test_it_goes_down_and_maximize_goes_up(name, path):
     """A linear loss must fall, and with maximize the same steps are taken for the loss turned over."""
@@ -104,6 +105,7 @@ def test_it_goes_down_and_maximize_goes_up(name, path):
     assert torch.equal(*ends)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("name", "path"), EVERY)
 def test_saving_pickling_and_copying_go_on_with_the_same_bits(name, path):
     params = parameters(name, dtypes=(torch.float32,))
@@ -130,6 +132,7 @@ def test_saving_pickling_and_copying_go_on_with_the_same_bits(name, path):
             assert all(torch.equal(v, opt.state[b][n]) for n, v in optimizer.state[a].items())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("name", "path"), EVERY)
 def test_gradients_of_zero_and_none_and_nothing_at_all(name, path):
     params = parameters(name, dtypes=(torch.float32,))

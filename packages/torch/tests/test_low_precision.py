@@ -222,6 +222,7 @@ def test_state_dtype(dtype, state, options):
         m, v = (own[n].to(wide).numpy().copy() for n in ("exp_avg", "exp_avg_sq"))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("way", WAYS, ids=["stochastic", "kahan", "master", "master-float32"])
 @pytest.mark.parametrize("name", isostep.rules())
 def test_state_dicts_keep_what_the_options_keep(name, way):

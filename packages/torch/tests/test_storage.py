@@ -27,6 +27,7 @@ def needs_one_kind(name, options):
         pytest.skip("capturable refuses rules with several kinds of step: see test_traced")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("options", PATHS, ids=IDS)
 @pytest.mark.parametrize("name", isostep.rules())
 def test_complex_parameters_are_pairs_of_reals(name, options):
@@ -110,6 +111,7 @@ def elementwise(name):
 ELEMENTWISE = [n for n in isostep.rules() if elementwise(n)]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("options", PATHS, ids=IDS)
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_only_the_rows_of_a_sparse_gradient_change(name, options):

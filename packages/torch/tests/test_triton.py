@@ -86,6 +86,7 @@ def test_without_sums_and_elementary_functions_the_bits_are_numpys(dtype):
             assert a.tobytes() == b.tobytes()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", fused_rules())
 def test_every_rule_takes_numpys_step(name):
     """A quick look on every form of row; the conformance suite is the proof."""
