@@ -26,6 +26,12 @@ LIBRARIES = {
     "check_solvers": ("torch",),
     "packages_pieces": ("torch", "pytorch_optimizer", "torch_optimizer"),
     "check_modern": ("torch", "pytorch_optimizer", "adam_mini"),
+    "check_second": (
+        "torch",
+        "pytorch_optimizer",
+        "torch_optimizer",
+        "gradient_descent_the_ultimate_optimizer",
+    ),
     "packages_matrix": ("torch", "pytorch_optimizer", "torch_optimizer"),
 }
 
