@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .check import Biased
-from .package_row import ADAM, BETAS, EPS, MOMENTS, Row, many, quiet, walk
+from .package_row import ADAM, BETAS, EPS, MOMENTS, Row, constant, many, quiet, walk
 from .problems import Problem
 
 LOOP = {"foreach": False}
@@ -23,7 +23,7 @@ INNER = Biased(EPS, BETAS[1], -0.5)
 
 
 def adams() -> Iterator[Row]:
-    """AdamC and AdaPNM, whose eps pytorch_optimizer corrects together with the root."""
+    """AdamC, AdaPNM and LaProp, whose eps pytorch_optimizer corrects together with the root."""
     ours: dict[str, Any] = {"betas": BETAS, "eps": INNER, "weight_decay": 0.3, "max_lr": 0.05}
     theirs = {"lr": 0.05, **ADAM, "weight_decay": 0.3, "normalized": True, **LOOP}
     yield Row("adamc", PACKAGE, "AdamC", ours, theirs, MOMENTS, quiet, ROOT, 1e-9)
@@ -33,6 +33,14 @@ def adams() -> Iterator[Row]:
         theirs = {**shared, "eps": EPS, "weight_decouple": decoupled, "ams_bound": amsgrad, **LOOP}
         kept = {n: n for n in ("exp_avg", "neg_exp_avg", "exp_avg_sq")}
         yield Row("adapnm", PACKAGE, "AdaPNM", ours, theirs, kept, quiet, ROOT, 1e-9)
+    row = ("laprop", PACKAGE, "LaProp")  # it averages lr too
+    ours = {"betas": BETAS, "eps": INNER, "weight_decay": 0.0}
+    yield Row(*row, ours, {**ADAM, **LOOP}, {}, steady, ROOT, 1e-9)
+
+
+def steady() -> Problem:
+    """Gradients of one magnitude and one learning rate."""
+    return constant(quiet())
 
 
 def delays() -> Iterator[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,9 @@ def hypergradient(
     """
     module: Any = importlib.import_module("gradient_descent_the_ultimate_optimizer.gdtuo")
     record = Record()
-    with torch_packages.float64_scalars():
+    with torch_packages.float64_scalars(), warnings.catch_warnings():
+        # The tape refers to itself until the package lets the gradients go, at the start of the next step.
+        warnings.filterwarnings("ignore", message="Using backward")
         above = module.SGD(hypergrad_lr)
         optimizer = getattr(module, rule)(problem.lrs[0], optimizer=above, **settings)
         model = torch.nn.ParameterList([torch.tensor(p) for p in problem.start])
