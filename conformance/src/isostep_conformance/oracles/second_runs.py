@@ -136,5 +136,5 @@ def hypergradient(
             loss.backward(create_graph=True)
             whole.step()
             lr = float(optimizer.parameters["alpha"].detach())
-            record.add([p.detach() for p in whole.parameters.values()], group={"lr": lr})
+            record.add([p.detach().numpy() for p in whole.parameters.values()], group={"lr": lr})
     return record
