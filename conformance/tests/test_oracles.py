@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import isostep
 from isostep_conformance.oracles import __main__ as command
 from isostep_conformance.oracles.outcome import Deviation, Outcome, compare, running_scale
 
@@ -26,6 +27,12 @@ LIBRARIES = {
     "check_solvers": ("torch",),
     "packages_pieces": ("torch", "pytorch_optimizer", "torch_optimizer"),
     "check_modern": ("torch", "pytorch_optimizer", "adam_mini"),
+    "check_second": (
+        "torch",
+        "pytorch_optimizer",
+        "torch_optimizer",
+        "gradient_descent_the_ultimate_optimizer",
+    ),
     "packages_matrix": ("torch", "pytorch_optimizer", "torch_optimizer"),
 }
 
@@ -43,6 +50,14 @@ def test_rules_agree_with(name: str) -> None:
     assert outcomes
     failed = [" ".join(command.cells(each)) for each in outcomes if not each.passed]
     assert not failed, "\n".join(failed)
+
+
+def test_the_reports_speak_of_every_rule() -> None:
+    """A rule that was added has been run against something, and nothing on file has failed."""
+    files = sorted((Path(__file__).parents[1] / "reports").glob("oracles-*.json"))
+    rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
+    assert {row["rule"] for row in rows} >= set(isostep.rules())
+    assert all(row["passed"] for row in rows)
 
 
 def test_a_wrong_rule_fails_its_check() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from . import (
     check_modern,
+    check_second,
     packages_adam,
     packages_free,
     packages_kron,
@@ -18,6 +19,7 @@ from . import (
     packages_other,
     packages_projection,
     packages_ranger21,
+    packages_second,
     packages_torch,
 )
 from .check import Check
@@ -35,12 +37,14 @@ def all_checks() -> list[Check]:
         packages_modern,
         packages_free,
         packages_projection,
+        packages_second,
     )
     tables = [table for module in modules for table in module.TABLES]
     rows = [row for table in tables for row in table()]
     return [
         *(row.check() for row in rows),
         *check_modern.checks(),
+        *check_second.checks(),
         *packages_matrix.checks(),
         *packages_kron.checks(),
         *packages_pieces.checks(),

@@ -20,6 +20,22 @@ def words(settings: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
+class Biased:
+    """A schedule: the value times a power of the bias correction, where a package has eps in another place."""
+
+    value: float
+    beta: float
+    power: float
+
+    def __call__(self, done: int) -> float:
+        """The value of the step after so many."""
+        return float(self.value * (1 - self.beta ** (done + 1)) ** self.power)
+
+    def __str__(self) -> str:
+        return f"{self.value:g}*(1-{self.beta:g}**t)**{self.power:g}"
+
+
+@dataclass(frozen=True)
 class Check:
     """A rule of isostep, the problem, and the function that runs the oracle on the same problem.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import isostep
 
-from . import derivations, derivations_projection, derivations_ranger21
+from . import derivations, derivations_projection, derivations_ranger21, derivations_short
 from .check import Check, words
 from .problems import CONV_SHAPES, MIXED_SHAPES, mild, wild, with_losses
 
@@ -24,6 +24,7 @@ def checks() -> Iterator[Check]:
     yield from models()
     yield from projections()
     yield from rangers()
+    yield from short()
 
 
 def switches() -> Iterator[Check]:
@@ -154,4 +155,41 @@ def decaying() -> Iterator[Check]:
             words(settings),
             quiet,
             partial(derivations.nero, **settings),
+        )
+
+
+def short() -> Iterator[Check]:
+    """Adai, PNM, Rprop and Adam-mini, which one package has; Adam-mini's blocks on both axes."""
+    several = mild((*MIXED_SHAPES, *CONV_SHAPES))
+    inertia: dict[str, Any] = {"betas": (0.3, 0.96), "eps": 0.05}
+    moments = ("exp_avg", "exp_avg_sq")
+    for decay, decoupled in ((0.0, False), (0.1, False), (0.1, True)):
+        shared = {"weight_decay": decay, "decoupled": decoupled}
+        settings: dict[str, Any] = {**inertia, **shared}
+        run = partial(derivations_short.adai, **settings)
+        rule = isostep.rule("adai", **settings)
+        yield Check(rule, "Xie et al., Algorithm 2", words(settings), several, run, moments)
+        settings = {"betas": (0.85, 0.7), **shared}
+        run = partial(derivations_short.pnm, **settings)
+        rule = isostep.rule("pnm", **settings)
+        yield Check(rule, "Xie et al., Algorithm 1", words(settings), wild(MIXED_SHAPES), run)
+    for etas, sizes in (((0.5, 1.2), (1e-6, 50.0)), ((0.3, 1.9), (0.01, 0.06))):
+        settings = {"etas": etas, "step_sizes": sizes}
+        yield Check(
+            isostep.rule("rprop", **settings),
+            "Igel and Huesken, iRprop-",
+            words(settings),
+            wild(MIXED_SHAPES),
+            partial(derivations_short.rprop, **settings),
+            ("step_size",),
+        )
+    for kind, axis in (("unit", 0), ("unit", -1), ("array", 0)):
+        settings = {**ADAM, "weight_decay": 0.1, "blocks": kind, "unit_axis": axis}
+        yield Check(
+            isostep.rule("adammini", **settings),
+            "Zhang et al., Algorithm 1",
+            words(settings),
+            several,
+            partial(derivations_short.adammini, **settings),
+            ("exp_avg",),
         )

@@ -90,7 +90,7 @@ TORCH_RULES: tuple[Row, ...] = (
 )
 
 
-#: Prodigy wants a learning rate near one.
+#: Prodigy and D-Adapt Adam want a learning rate near one.
 ESTIMATES: tuple[Row, ...] = (
     *(
         (
@@ -99,6 +99,23 @@ ESTIMATES: tuple[Row, ...] = (
             {**OURS, "d0": 0.01, "use_bias_correction": True, "weight_decay": decay},
             partial(
                 optax.contrib.prodigy,
+                betas=BETAS,
+                eps=EPS,
+                estim_lr0=0.01,
+                weight_decay=decay,
+            ),
+            {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "s": "grad_sum"},
+        )
+        for decay in (0.0, 0.1)
+    ),
+    *(
+        (
+            "dadapt_adam",
+            "contrib.dadapt_adamw",
+            {**OURS, "d0": 0.01, "use_bias_correction": True, "weight_decay": decay}
+            | {"decouple": True},
+            partial(
+                optax.contrib.dadapt_adamw,
                 betas=BETAS,
                 eps=EPS,
                 estim_lr0=0.01,

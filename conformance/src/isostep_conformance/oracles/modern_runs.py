@@ -45,7 +45,7 @@ def sophia(problem: Problem, *, gamma: float, update_period: int, **settings: An
     return torch_packages.run(make, scaled, states=kept)
 
 
-class _Model:
+class Model:
     """As much of a torch module as a filter on gradients looks at."""
 
     def __init__(self, params: list[torch.Tensor]) -> None:
@@ -64,7 +64,7 @@ def grokfast(problem: Problem, *, alpha: float, lamb: float, momentum: float) ->
     averages: list[Any] = [None]
 
     def before(params: list[torch.Tensor]) -> None:
-        averages[0] = filtered(_Model(params), averages[0], alpha=alpha, lamb=lamb)
+        averages[0] = filtered(Model(params), averages[0], alpha=alpha, lamb=lamb)
 
     make = partial(torch.optim.SGD, lr=1.0, momentum=momentum, foreach=False)
     return torch_optim.run(make, problem, before=before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .problems import Problem, Record, transposed
+from .problems import Floats, Problem, Record, transposed
 
 Make = Callable[[Callable[[Any], Any]], optax.GradientTransformation]
 
@@ -38,6 +38,21 @@ def run(make: Make, problem: Problem, states: Mapping[str, str] | None = None) -
             }
             record.add(params, kept)
         return record
+
+
+def given(values: Sequence[Sequence[Floats]]) -> optax.GradientTransformation:
+    """A transformation that puts these arrays, one sequence for each step, in the place of the updates."""
+
+    def update(updates: Any, count: Any, params: Any = None) -> tuple[Any, Any]:
+        tables = [jnp.asarray(np.stack(steps)) for steps in zip(*values, strict=True)]
+        return [table[count] for table in tables], count + 1
+
+    return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
+
+
+def sm3(lr: Callable[[Any], Any], *, momentum: float, eps: float) -> optax.GradientTransformation:
+    """optax's SM3 by its part, because the alias has a fixed eps and takes no schedule."""
+    return optax.chain(optax.scale_by_sm3(momentum, eps=eps), optax.scale_by_learning_rate(lr))
 
 
 def run_transposed(make: Make, problem: Problem) -> Record:

@@ -17,18 +17,26 @@ from . import torch_optim
 from .problems import Problem, Record
 
 
+def bare(*packages: str) -> None:
+    """A package, and packages inside it, without what their own ``__init__`` would import."""
+    if packages[0] in sys.modules:
+        return
+    spec = importlib.util.find_spec(packages[0])
+    if spec is None:
+        message = f"{packages[0]} is not installed; pip install --no-deps {packages[0]}"
+        raise ModuleNotFoundError(message)
+    for name in packages:
+        inner = name.split(".")[1:]
+        module = types.ModuleType(name)
+        module.__path__ = ["/".join((p, *inner)) for p in spec.submodule_search_locations or ()]
+        sys.modules[name] = module
+
+
 def optimizer_class(module: str, name: str) -> Any:
     """A package's class. timm's optimizers are imported without its models, which need torchvision."""
     if module.startswith("timm.") and "timm" not in sys.modules:
-        spec = importlib.util.find_spec("timm")
-        if spec is None:
-            message = "timm is not installed; pip install --no-deps timm"
-            raise ModuleNotFoundError(message)
-        bare = {n: types.ModuleType(n) for n in ("timm", "timm.models", "timm.optim")}
-        bare["timm"].__path__ = list(spec.submodule_search_locations or ())
-        bare["timm.optim"].__path__ = [f"{place}/optim" for place in bare["timm"].__path__]
-        bare["timm.models"].group_parameters = None  # type: ignore[attr-defined]
-        sys.modules.update(bare)
+        bare("timm", "timm.models", "timm.optim")
+        sys.modules["timm.models"].group_parameters = None  # type: ignore[attr-defined]
     return getattr(importlib.import_module(module), name)
 
 
