@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
-from numba import njit
 
-from isostep.lower.numba_support import loader
-
-_word = loader("float64", 0, 1)  # eight bytes, read as they are
+from isostep.lower.kernels import SUPPORT
+from isostep.lower.objects import functions
 
 #: CPython's object header is two words; the next field of a NumPy array is its data pointer (part of the ABI:
 #: the C macro PyArray_DATA reads it there).
 _DATA = 2 * 8
 
-
-@njit("void(int64[::1], float64[::1])", cache=False)
-def _read(objects: np.ndarray, out: np.ndarray) -> None:
-    for k in range(objects.shape[0]):
-        out[k] = _word(objects[k] + 16, 0)
+(_follow,) = functions(
+    "headers",
+    Path(__file__).with_name("headers.py").read_text() + SUPPORT.read_text(),
+    ["follow"],
+    3,
+    partial(importlib.import_module, "isostep.lower.headers"),
+)
 
 
 def _by_header(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    objects = np.fromiter(map(id, arrays), np.int64, len(arrays))
-    out = np.empty(len(arrays))
-    _read(objects, out)
-    return out.view(np.int64)
+    found = np.fromiter(map(id, arrays), np.int64, len(arrays))
+    _follow(found.ctypes.data, len(found), _DATA)
+    return found
 
 
 def _by_interface(arrays: Sequence[np.ndarray]) -> np.ndarray:
