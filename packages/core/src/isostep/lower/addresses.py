@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from ctypes import c_int64
 from functools import partial
 from pathlib import Path
 
@@ -17,20 +18,6 @@ from isostep.lower.objects import functions
 #: the C macro PyArray_DATA reads it there).
 _DATA = 2 * 8
 
-(_follow,) = functions(
-    "headers",
-    Path(__file__).with_name("headers.py").read_text() + SUPPORT.read_text(),
-    ["follow"],
-    3,
-    partial(importlib.import_module, "isostep.lower.headers"),
-)
-
-
-def _by_header(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    found = np.fromiter(map(id, arrays), np.int64, len(arrays))
-    _follow(found.ctypes.data, len(found), _DATA)
-    return found
-
 
 def _by_interface(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.fromiter((a.ctypes.data for a in arrays), np.int64, len(arrays))
@@ -42,7 +29,20 @@ def _header_is_known() -> bool:
         return False
     base = np.arange(12.0)
     probes = [base, base[3:], base.reshape(3, 4)[::2, 1:], np.zeros((), np.float32), np.zeros(0)]
-    return bool((_by_header(probes) == _by_interface(probes)).all())
+    return all(c_int64.from_address(id(a) + _DATA).value == a.ctypes.data for a in probes)
 
 
-addresses = _by_header if _header_is_known() else _by_interface
+def _by_header() -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+    own, make = Path(__file__).with_name("headers.py"), "isostep.lower.headers"
+    text = own.read_text() + SUPPORT.read_text()
+    (follow,) = functions("headers", text, ["follow"], 3, partial(importlib.import_module, make))
+
+    def addresses(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        found = np.fromiter(map(id, arrays), np.int64, len(arrays))
+        follow(id(found), len(arrays), _DATA)
+        return found
+
+    return addresses
+
+
+addresses = _by_header() if _header_is_known() else _by_interface

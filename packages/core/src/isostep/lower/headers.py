@@ -10,7 +10,11 @@ _put = storer("int64")
 
 
 @njit("void(int64, int64, int64)", **KERNEL)
-def follow(places: int, count: int, offset: int) -> None:
-    """Each of ``count`` addresses, which stand at ``places``, becomes the word that lies ``offset`` bytes after it."""
+def follow(objects: int, count: int, offset: int) -> None:
+    """The ``count`` objects of an int64 array each become the word that lies ``offset`` bytes into the object.
+
+    The array is given as an object too: its data pointer lies there.
+    """
+    places = word(objects + offset, 0)
     for k in range(count):
         _put(places, k, word(word(places, k) + offset, 0))

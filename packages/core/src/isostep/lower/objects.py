@@ -14,7 +14,7 @@ import re
 import threading
 import zipfile
 from collections.abc import Callable, Sequence
-from ctypes import CFUNCTYPE, c_int32, c_int64, c_void_p
+from ctypes import CFUNCTYPE, c_int64, c_void_p
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
