@@ -283,7 +283,10 @@ class Writer:
             "at = end",
         ]
         return [
-            *(f"{n} = word(facts, 3 * array + {k})" for k, n in enumerate(("inner", "count", "base"))),
+            *(
+                f"{n} = word(facts, 3 * array + {k})"
+                for k, n in enumerate(("inner", "count", "base"))
+            ),
             "at = start",
             "if inner > 1:  # runs of one unit",
             "    while at < stop:",

@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import os
 import re
-import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from ctypes import CFUNCTYPE, c_int64, c_void_p
@@ -26,7 +25,6 @@ from isostep.lower.cache import kept
 
 Function = Callable[..., Any]
 
-_LOCK = threading.Lock()
 _ENGINES: list[Any] = []  # own the code of what was loaded
 _NAMES = "outside"  # the file's entry with the names that its code takes from the process
 
@@ -49,13 +47,12 @@ def functions(
     ``text`` is all that they are made from, ``module()`` the module, which is asked for only if they are not kept yet.
     Its functions are declared with ``numba_support.KERNEL``.
     """
-    with _LOCK:
-        digest = hashlib.sha256(f"{text}\n{machine()}".encode()).hexdigest()[:16]
-        stem = "".join(c if c.isalnum() else "_" for c in name)[:60]
-        path = kept(
-            "object", f"{stem}_{digest}.zip", lambda file: _compile(file, module(), names), _whole
-        )
-        return _load(path, arguments)
+    digest = hashlib.sha256(f"{text}\n{machine()}".encode()).hexdigest()[:16]
+    stem = "".join(c if c.isalnum() else "_" for c in name)[:60]
+    file = f"{stem}_{digest}.zip"
+    return _load(
+        kept("object", file, lambda path: _compile(path, module(), names), _whole), arguments
+    )
 
 
 def _whole(path: Path) -> bool:
@@ -63,7 +60,7 @@ def _whole(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, RuntimeError):  # the latter: of what a spoiled header asks for
         return False
 
 
