@@ -39,7 +39,7 @@ RESERVED = (
     "np", "exp", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last", "table", "scalars",
     "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array", "start",
     "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run", "added", "njit",
-    "loader", "storer", "word", "number", "put", "KERNEL",
+    "loader", "storer", "word", "number", "put", "KERNEL", "row",
 )  # fmt: skip
 
 
@@ -204,8 +204,10 @@ class Writer:
         out = [f"{names[n]} = {self._load(slot)}" for slot, n in inputs.items()]
         if last and UPDATE in self.program.outputs and "p" not in inputs:
             out.append(f"p = {self._load('p')}")
-        this, unit = self.layout.passes[stage], "(base + unit + i - at)"
+        this, unit = self.layout.passes[stage], "row"
         if vector_units:
+            # No row is negative. LLVM does not see that, and so takes the loop's sums in the order that it always has.
+            out += ["row = base + unit + i - at", "row = row + last if row < 0 else row"]
             for k, n in enumerate(this.per_unit):
                 out.append(self._scalar(n, _number(_at("units", this.per_unit, unit, k))))
         out += lines(self.program, nodes, names, render)
