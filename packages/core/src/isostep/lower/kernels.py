@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 
-from isostep.lower import numba_support
 from isostep.lower.cache import module
-from isostep.lower.numba_source import source
+from isostep.lower.numba_source import ARGUMENTS, source
+from isostep.lower.objects import Function, functions
 from isostep.program import Program
 
 _LOCK = threading.Lock()
-_LOADED: dict[tuple[int, str], tuple[Program, ModuleType]] = {}
+_LOADED: dict[tuple[int, str], tuple[Program, list[Function]]] = {}
+
+#: what generated text is built from: a part of what is compiled
+SUPPORT = Path(__file__).with_name("numba_support.py")
 
 
-def kernels(program: Program, dtype: str) -> ModuleType:
-    """The module with a program's compiled passes for arrays of ``dtype``."""
+def kernels(program: Program, dtype: str) -> list[Function]:
+    """A program's compiled passes for arrays of ``dtype``, stage by stage."""
     key = (id(program), dtype)
     with _LOCK:
         found = _LOADED.get(key)
         if found is None:  # the program is kept too, so that its id stays its own
-            # Numba's cache does not look into imported modules.
-            support = Path(numba_support.__file__).read_text()
-            text = source(program, dtype)
-            found = _LOADED[key] = (program, module("kernel", program.name, text, support))
+            text, support = source(program, dtype), SUPPORT.read_text()
+            make = partial(module, "kernel", program.name, text, support)
+            stages = [f"stage{k}" for k in range(program.stages)]
+            passes = functions(program.name, text + support, stages, len(ARGUMENTS), make)
+            found = _LOADED[key] = (program, passes)
         return found[1]

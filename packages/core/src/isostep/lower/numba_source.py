@@ -3,11 +3,14 @@
 A stage's function reads, per element, the arrays it needs, computes, adds to partial sums if the stage ends in
 reductions, and stores if it is the last. Everything that is not per element (scalars, values per array, group
 or unit) is computed between the stages with a few NumPy calls (``lower.small``) and handed in as columns.
+All arguments are whole numbers: addresses of tables, whose widths stand in the text, and which chunks to do.
 Operations are those of the rule, in its order, without contraction: the results are NumPy's, bit for bit, up
 to the elementary functions and the order of sums.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from isostep.listing import identifiers, lines
 from isostep.lower.layout import BOOLEAN, Layout
@@ -36,12 +39,15 @@ RESERVED = (
     "np", "exp", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last", "table", "scalars",
     "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array", "start",
     "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run", "added", "njit",
-    "loader", "storer",
+    "loader", "storer", "word", "number", "put", "KERNEL", "row",
 )  # fmt: skip
 
 
-_I, _F = "int64[:, ::1]", "float64[:, ::1]"
-SIGNATURE = f"void({', '.join((_I, 'int64', 'int64', _I, _F, _F, _F, _I, _F, _F))})"
+#: of every stage: addresses of arrays in rows, and of ``chunks`` the first and the one after the last
+ARGUMENTS = (
+    "chunks", "first", "last", "table", "scalars", "columns", "units", "facts", "sums", "unit_sums",
+)  # fmt: skip
+SIGNATURE = f"void({', '.join(['int64'] * len(ARGUMENTS))})"
 
 
 def render(node: Value, text: dict[Value, str]) -> str:
@@ -90,20 +96,24 @@ class Writer:
             *(
                 f"    {n},"
                 for n in (
+                    "KERNEL",
                     "accumulate",
                     *added,
                     "exp",
                     "loader",
                     "maximum",
                     "minimum",
+                    "number",
+                    "put",
                     "sign",
                     "storer",
+                    "word",
                 )
             ),
             *(f"    {n}_{dtype}," for n in ("narrow", "widen") if self.half),
             ")",
             "",
-            "# chunks, first, last, table, scalars, columns, units, facts, sums, unit_sums: compiled on import",
+            "# chunks and all after last are addresses; compiled on import",
             f'SIGNATURE = "{SIGNATURE}"',
             f"dtype = np.{self.compute}",
             *(f"load_{_id(n)} = loader({dtype!r}, {k}, {len(slots)})" for k, n in enumerate(slots)),
@@ -119,24 +129,28 @@ class Writer:
     def stage(self, stage: int) -> list[str]:
         """The function of one pass."""
         out = [
-            '@njit(SIGNATURE, nogil=True, cache=True, error_model="numpy")',
-            f"def stage{stage}(chunks, first, last, table, scalars, columns, units, facts, sums, unit_sums):",
+            "@njit(SIGNATURE, **KERNEL)",
+            f"def stage{stage}({', '.join(ARGUMENTS)}):",
             f'    """{self._summary(stage)}"""',
             "    one = dtype(1)",
             "    for chunk in range(first, last):",
-            "        array, start, stop, kind = chunks[chunk, 0], chunks[chunk, 1], chunks[chunk, 2], chunks[chunk, 3]",
+            *(
+                f"        {n} = word(chunks, 4 * chunk + {k})"
+                for k, n in enumerate(("array", "start", "stop", "kind"))
+            ),
         ]
+        this, slots = self.layout.passes[stage], self.layout.slots
         body = [
             *(
-                self._scalar(n, f"scalars[kind, {k}]")
-                for k, n in enumerate(self.layout.passes[stage].scalars)
+                self._scalar(n, _number(_at("scalars", this.scalars, "kind", k)))
+                for k, n in enumerate(this.scalars)
             ),
             *(
-                self._scalar(n, f"columns[array, {k}]")
-                for k, n in enumerate(self.layout.passes[stage].per_array)
+                self._scalar(n, _number(_at("columns", this.per_array, "array", k)))
+                for k, n in enumerate(this.per_array)
             ),
             *(
-                f"address_{_id(n)} = table[array, {self.layout.slots.index(n)}]"
+                f"address_{_id(n)} = word(table, {len(slots)} * array + {slots.index(n)})"
                 for n in self._touched(stage)
             ),
             *(f"{self._sum(r)} = np.float64(0)" for r in self.layout.passes[stage].sums),
@@ -146,11 +160,10 @@ class Writer:
             body += self._unit_loops(stage)
         else:
             body += self._loop(stage, "start", "stop", self._element(stage))
-        body += [
-            f"sums[chunk, {k}] = {self._sum(r)}"
-            for k, r in enumerate(self.layout.passes[stage].sums)
-        ]
-        body += [f"sums[chunk, {k}] = {s}" for k, s in enumerate(self._seen(stage))]
+        sums, seen = [self._sum(r) for r in this.sums], self._seen(stage)
+        columns = max(sums, seen, key=len)
+        for found in (sums, seen):
+            body += [f"put({_at('sums', columns, 'chunk', k)}, {s})" for k, s in enumerate(found)]
         return out + _indent(body, 2)
 
     def _summary(self, stage: int) -> str:
@@ -191,13 +204,14 @@ class Writer:
         out = [f"{names[n]} = {self._load(slot)}" for slot, n in inputs.items()]
         if last and UPDATE in self.program.outputs and "p" not in inputs:
             out.append(f"p = {self._load('p')}")
+        this, unit = self.layout.passes[stage], "row"
         if vector_units:
-            for k, n in enumerate(self.layout.passes[stage].per_unit):
-                out.append(self._scalar(n, f"units[base + unit + i - at, {k}]"))
+            # No row is negative. LLVM does not see that, and so takes the loop's sums in the order that it always has.
+            out += ["row = base + unit + i - at", "row = row + last if row < 0 else row"]
+            for k, n in enumerate(this.per_unit):
+                out.append(self._scalar(n, _number(_at("units", this.per_unit, unit, k))))
         out += lines(self.program, nodes, names, render)
-        sums = self.layout.passes[stage].sums + (
-            [] if vector_units else self.layout.passes[stage].unit_sums
-        )
+        sums = this.sums + ([] if vector_units else this.unit_sums)
         out += [
             f"{self._sum(r)} = accumulate({self._sum(r)}, {self._text(r.args[0])})" for r in sums
         ]
@@ -206,8 +220,8 @@ class Writer:
             for s, r in zip(self._short(stage), self.layout.figures(stage), strict=True)
         ]
         if vector_units:
-            for k, r in enumerate(self.layout.passes[stage].unit_sums):
-                out.append(f"unit_sums[base + unit + i - at, {k}] += {self._text(r.args[0])}")
+            for k, r in enumerate(this.unit_sums):
+                out.append(_add(_at("unit_sums", this.unit_sums, unit, k), self._text(r.args[0])))
         if last:
             out += [self._store(n, self._text(v)) for n, v in self.program.stored.items()]
             (name, value), *_ = self.program.outputs.items()
@@ -248,16 +262,19 @@ class Writer:
 
     def _unit_loops(self, stage: int) -> list[str]:
         """Loops over runs in which the unit is constant, or (if units alternate) over runs of all units."""
-        axis_values = self.layout.passes[stage].per_unit
+        this, unit = self.layout.passes[stage], "(base + unit)"
         run = [
             "unit = (at // inner) % count",
             "end = min(stop, at + inner - at % inner)",
-            *(self._scalar(n, f"units[base + unit, {k}]") for k, n in enumerate(axis_values)),
-            *(f"{self._sum(r)} = np.float64(0)" for r in self.layout.passes[stage].unit_sums),
+            *(
+                self._scalar(n, _number(_at("units", this.per_unit, unit, k)))
+                for k, n in enumerate(this.per_unit)
+            ),
+            *(f"{self._sum(r)} = np.float64(0)" for r in this.unit_sums),
             *self._loop(stage, "at", "end", self._element(stage)),
             *(
-                f"unit_sums[base + unit, {k}] += {self._sum(r)}"
-                for k, r in enumerate(self.layout.passes[stage].unit_sums)
+                _add(_at("unit_sums", this.unit_sums, unit, k), self._sum(r))
+                for k, r in enumerate(this.unit_sums)
             ),
             "at = end",
         ]
@@ -268,7 +285,10 @@ class Writer:
             "at = end",
         ]
         return [
-            "inner, count, base = facts[array, 0], facts[array, 1], facts[array, 2]",
+            *(
+                f"{n} = word(facts, 3 * array + {k})"
+                for k, n in enumerate(("inner", "count", "base"))
+            ),
             "at = start",
             "if inner > 1:  # runs of one unit",
             "    while at < stop:",
@@ -277,6 +297,19 @@ class Writer:
             "    while at < stop:",
             *_indent(row, 2),
         ]
+
+
+def _at(table: str, columns: Sequence[object], row: str, column: int) -> str:
+    """A place in a table with so many columns (one if there are none), as the arguments of a load."""
+    return f"{table}, {max(len(columns), 1)} * {row} + {column}"
+
+
+def _number(place: str) -> str:
+    return f"number({place})"
+
+
+def _add(place: str, value: str) -> str:
+    return f"put({place}, number({place}) + {value})"
 
 
 def _id(name: str) -> str:

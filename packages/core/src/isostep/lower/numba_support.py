@@ -13,8 +13,12 @@ from llvmlite import ir
 from numba import float32, int32, njit, types, uint16, uint32
 from numba.extending import intrinsic, overload
 
+#: Options of a kernel. It is called by its address (``lower.objects``), so nothing is made that Python could call.
+KERNEL = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
 #: the dtype of the elements in memory, by name; halves are stored as bits
 STORAGE = {
+    "int64": types.int64,
     "float64": types.float64,
     "float32": types.float32,
     "bfloat16": types.uint16,
@@ -23,6 +27,8 @@ STORAGE = {
 
 
 def _scoped(builder: Any, instruction: Any, slot: int, slots: int) -> Any:
+    if not slots:
+        return instruction
     module = builder.module
     domain = module.add_metadata(["isostep"])
     scopes = [module.add_metadata([f"array {k}", domain]) for k in range(slots)]
@@ -38,8 +44,8 @@ def _element(context: Any, builder: Any, dtype: Any, address: Any, index: Any) -
     return builder.gep(base, [index])
 
 
-def loader(dtype: str, slot: int, slots: int) -> Any:
-    """``load(address, i)``: element i of the array in this slot."""
+def loader(dtype: str, slot: int = 0, slots: int = 0) -> Any:
+    """``load(address, i)``: element i of the array in this slot; without slots it may be any array."""
     stored = STORAGE[dtype]
 
     @intrinsic
@@ -53,8 +59,8 @@ def loader(dtype: str, slot: int, slots: int) -> Any:
     return load
 
 
-def storer(dtype: str, slot: int, slots: int) -> Any:
-    """``store(address, i, x)``: element i of the array in this slot becomes x."""
+def storer(dtype: str, slot: int = 0, slots: int = 0) -> Any:
+    """``store(address, i, x)``: element i of the array in this slot becomes x; without slots it may be any array."""
     stored = STORAGE[dtype]
 
     @intrinsic
@@ -67,6 +73,10 @@ def storer(dtype: str, slot: int, slots: int) -> Any:
         return types.void(types.int64, types.int64, stored), codegen
 
     return store
+
+
+#: of the tables that a kernel is given: loads of whole numbers and of float64, stores of float64
+word, number, put = loader("int64"), loader("float64"), storer("float64")
 
 
 @intrinsic

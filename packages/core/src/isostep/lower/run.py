@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from isostep import scalars
+from isostep.lower.addresses import addresses
 from isostep.lower.bins import Bin
 from isostep.lower.kernels import kernels
 from isostep.lower.small import Small
@@ -99,7 +100,7 @@ class _Run:
     ) -> None:
         self.bin, self.table = bin, table
         program = bin.program
-        self.module = kernels(program, bin.dtype)
+        self.passes = kernels(program, bin.dtype)
         self.kinds = [scalars.evaluate(program, h, t) for t, h in hypers]
         known: dict[Value, Any] = {}
         if program.group_inputs:
@@ -142,7 +143,7 @@ class _Run:
             sums,
             unit_sums,
         )
-        _spread_over_threads(getattr(self.module, f"stage{stage}"), chunks, bin.size, arguments)
+        _spread_over_threads(self.passes[stage], chunks, bin.size, arguments)
         if figures:  # nothing waits for these
             self.seen = sums
         for k, r in enumerate(this.sums):
@@ -162,12 +163,16 @@ class _Run:
 
 
 def _spread_over_threads(
-    kernel: Callable[..., None], chunks: np.ndarray, size: int, arguments: Any
+    kernel: Callable[..., None], chunks: np.ndarray, size: int, tables: Sequence[np.ndarray]
 ) -> None:
-    """Contiguous shares of chunks, one a thread; the shares never change a result, only who computes it."""
+    """Contiguous shares of chunks, one a thread; the shares never change a result, only who computes it.
+
+    A kernel is told where the chunks and tables lie, so they are int64 or float64, row by row, as the text has them.
+    """
+    where, *arguments = addresses((chunks, *tables)).tolist()
     count = min(threads(), len(chunks)) if size >= SERIAL else 1
     if count == 1:
-        kernel(chunks, 0, len(chunks), *arguments)
+        kernel(where, 0, len(chunks), *arguments)
         return
     done = np.cumsum(chunks[:, 2] - chunks[:, 1])
     cuts = [
@@ -177,8 +182,8 @@ def _spread_over_threads(
     ]
     pool = _workers(count - 1)
     waiting = [
-        pool.submit(kernel, chunks, cuts[k], cuts[k + 1], *arguments) for k in range(1, count)
+        pool.submit(kernel, where, cuts[k], cuts[k + 1], *arguments) for k in range(1, count)
     ]
-    kernel(chunks, cuts[0], cuts[1], *arguments)
+    kernel(where, cuts[0], cuts[1], *arguments)
     for each in waiting:
         each.result()
