@@ -221,9 +221,10 @@ def test_grouping_does_not_change_bits(fused):
             assert_same(a, b)
 
 
-@pytest.mark.parametrize("rule", REDUCING, ids=repr)
+@pytest.mark.parametrize("rule", REDUCING[1:], ids=repr)
 def test_sums_of_whole_numbers_are_the_reference_s_in_any_order(fused, rule):
-    # Sums and norms of these are exact, or rounded once from exact numbers, so even here the bits must agree.
+    # Sums and norms of these are exact, or rounded once from exact numbers, so even here the bits must agree. Not of
+    # lamb, the first: it adds squares of quotients, in an order that depends on how wide the processor's lanes are.
     rng = np.random.default_rng(3)
     shapes = [(8, 4), (4, 8), (16,), (), (2, 4, 8)]
     params = [rng.integers(-4, 5, s).astype(float) for s in shapes]

@@ -206,8 +206,7 @@ class Writer:
             out.append(f"p = {self._load('p')}")
         this, unit = self.layout.passes[stage], "row"
         if vector_units:
-            # No row is negative. LLVM does not see that, and so takes the loop's sums in the order that it always has.
-            out += ["row = base + unit + i - at", "row = row + last if row < 0 else row"]
+            out.append("row = base + unit + i - at")
             for k, n in enumerate(this.per_unit):
                 out.append(self._scalar(n, _number(_at("units", this.per_unit, unit, k))))
         out += lines(self.program, nodes, names, render)
