@@ -65,6 +65,32 @@ def test_sam_around_optimizers(adaptive, by_hand):
             torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_sam_hands_inputs_on(by_hand):
+    p, q = (torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64)) for _ in range(2))
+    sam, alone = second.SAM(AdaHessian([p], lr=0.1), 0.5), AdaHessian([q], lr=0.1)
+    curvature = torch.tensor([3.0, 0.5], dtype=torch.float64)
+
+    def closure():
+        sam.zero_grad()
+        loss = (p**4).sum()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        if by_hand:
+            closure()
+            sam.first_step()
+            closure()
+            sam.second_step(hessian_diag={p: curvature})
+        else:
+            sam.step(closure, hessian_diag={p: curvature})
+        g = 4 * q.detach() ** 3
+        q.grad = 4 * (q.detach() + 0.5 * g / g.norm()) ** 3
+        alone.step(hessian_diag={q: curvature})
+        torch.testing.assert_close(p, q, rtol=1e-11, atol=1e-11)
+
+
 def bits(net):
     return [p.detach().clone() for p in net.parameters()]
 

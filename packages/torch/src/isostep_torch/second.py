@@ -89,12 +89,13 @@ class SAM:
         if away is not None:
             away.__exit__(None, None, None)
 
-    def second_step(self, scaler: Any = None, zero_grad: bool = False) -> None:
+    def second_step(self, scaler: Any = None, zero_grad: bool = False, **inputs: Any) -> None:
         """Put the weights back and step with the gradients that there are now.
 
         Args:
             scaler: a gradient scaler, whose ``step(optimizer)`` is called instead of the optimizer's.
             zero_grad: zero the gradients afterwards.
+            inputs: what else the optimizer's ``step`` takes, such as AdaHessian's ``hessian_diag``.
 
         Raises:
             StepError: without a first step; nothing has changed then.
@@ -104,14 +105,16 @@ class SAM:
             raise StepError(message)
         self.restore()
         if scaler is None:
-            self.optimizer.step()
+            self.optimizer.step(**inputs)
         else:
-            scaler.step(self.optimizer)
+            scaler.step(self.optimizer, **inputs)
         if zero_grad:
             self.zero_grad()
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, **inputs: Any) -> Any:
         """One step; ``closure`` zeroes the gradients, computes the loss and calls backward. Called twice.
+
+        ``inputs`` go to the optimizer's ``step``, as those of ``second_step`` do.
 
         Returns:
             The first call's loss.
@@ -128,7 +131,7 @@ class SAM:
             self.first_step()
             with torch.enable_grad():
                 closure()
-            self.second_step()
+            self.second_step(**inputs)
         finally:
             self.restore()
         return loss
