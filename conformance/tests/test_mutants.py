@@ -11,7 +11,11 @@ from isostep_conformance.kill import judge
 from isostep_conformance.mutants import mutants
 from isostep_conformance.toll import Fate, Toll
 
-NAMES = sorted({s.name for s in subjects()})
+#: A composition's parts are judged by themselves, too.
+NAMES = [
+    pytest.param(name, marks=pytest.mark.sampled(4 if "+" in name else 2))
+    for name in sorted({s.name for s in subjects()})
+]
 #: A rule of fewer mutants than this in all its settings is no rule, or was not traced.
 FEWEST = 20
 #: Which of the first setting's mutants are made here; `nox -s full` makes all, of every setting.

@@ -37,6 +37,7 @@ LIBRARIES = {
 }
 
 
+@pytest.mark.sampled(2)  # `nox -s oracles` runs all of them
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=pytest.mark.whole if needs else ()) for n, needs in LIBRARIES.items()],

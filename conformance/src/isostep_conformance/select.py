@@ -1,8 +1,8 @@
 """Which units run: the whole matrix, or the fixed sample that continuous integration has time for.
 
 A unit is one path and one case, with all scenarios of the case; contract checks are run on the first case of each
-rule. The sample is the first case of every rule on every path in float32, of compositions on every third path, of one
-subject in three a further case in another dtype on every other path, and a quarter of the contract checks, all chosen
+rule. The sample is the first case of every rule on every path in float32, of every other composition on every other
+path, of one subject in six a further case in another dtype on every other path, and a quarter of the contract checks, all chosen
 by a hash: always the same. A path that stands in for other hardware, or whose twin is run too, takes part of that; it
 and the compositions mostly go without the long run. Where no more than two paths are asked for, none of it is thinned.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from isostep_conformance.cases import DTYPES, Case, Subject, subjects
 from isostep_conformance.contract import CHECKS
@@ -75,8 +76,8 @@ def units(
                 part = path.name in second and not full
                 picked = full or _sampled(subject, dtype, path.name, count, wanted, thin, part)
                 if path.offers(dtype) and picked:
-                    short = part or (thin and not full and _composed(subject))
-                    brief = short and _draw(subject.name) % 6 > 0
+                    composed = thin and not full and _composed(subject)
+                    brief = (part or composed) and _draw(subject.name) % (12 if part else 6) > 0
                     found.append(Unit(path.name, Case(subject, dtype), brief))
     if not found:
         message = "nothing to run: no path that runs here offers any of the chosen rules and dtypes"
@@ -110,8 +111,8 @@ def _sampled(
     if dtype == (FIRST if FIRST in dtypes else dtypes[0]) and subject.index == 0:
         if not (thin and _composed(subject)):
             return True
-        return _draw(subject.name) % 4 == 0 if part else _draw(path, subject.name) % 3 == 0
-    if part or (thin and (_draw("further", subject.name) % 3 or _draw(subject.name, path) % 2)):
+        return subject.name in _some() and _draw(path, subject.name) % (6 if part else 2) == 0
+    if part or (thin and (_draw("further", subject.name) % 6 or _draw(subject.name, path) % 2)):
         return False
     others = [d for d in dtypes if d != FIRST] or [FIRST]
     other = others[_draw(subject.name) % len(others)]
@@ -121,6 +122,13 @@ def _sampled(
 def _composed(subject: Subject) -> bool:
     """Whether it is a composition: its parts are tested by themselves, so the sample may be thinner."""
     return "+" in subject.name
+
+
+@cache
+def _some() -> set[str]:
+    """Every other composition: those of a piece with two rules follow each other, and one of them is taken."""
+    composed = list(dict.fromkeys(s.name for s in subjects() if _composed(s)))
+    return {name for place, name in enumerate(composed) if place % 4 in (0, 3)}
 
 
 def _drawn(unit: Unit, check: str) -> bool:

@@ -124,7 +124,7 @@ NAMES = [*isostep.rules(), *COMPOSED]
 HALVES = ["adamw", "lamb", *COMPOSED]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [*((n, "float64") for n in NAMES), *((n, d) for n in HALVES for d in ("bfloat16", "float16"))],

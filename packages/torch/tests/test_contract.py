@@ -54,6 +54,7 @@ def groups(params):
     return [{"params": params[::2]}, {"params": params[1::2], "lr": 0.005, "maximize": True}]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("name", "path"), [e for e in EVERY if e[1] != "loop"])
 def test_every_path_is_the_loop(name, path):
     """Two groups of mixed dtypes, strided, 0-d and empty parameters; some without a gradient now and then."""

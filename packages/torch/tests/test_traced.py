@@ -206,7 +206,7 @@ def test_capturable_may_be_switched_when_a_state_is_loaded(saved):
 # differentiable
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", RULES)
 def test_differentiable_passes_gradcheck(name):
     """Through two steps, to the first parameters and gradients; where the step is smooth."""

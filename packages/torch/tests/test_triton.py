@@ -195,11 +195,16 @@ def test_functions_of_one_number(name):
     np.testing.assert_array_equal(interpret(f"{name}(x)", x).numpy(), wanted)
 
 
+def rounded_arctan2(x, y):
+    """NumPy's own of float32 is an ulp off on processors for which it has vectors."""
+    return np.arctan2(x.astype(np.float64), y.astype(np.float64)).astype(np.float32)
+
+
 def test_functions_of_two_numbers_propagate_nan():
     x, y = (a.ravel().astype(np.float32) for a in np.meshgrid(ODD[:7], [*ODD[:4], NAN]))
     with np.errstate(all="ignore"):
         for name, wanted in {
-            "maximum": np.maximum, "minimum": np.minimum, "atan2": np.arctan2, "div": np.divide,
+            "maximum": np.maximum, "minimum": np.minimum, "atan2": rounded_arctan2, "div": np.divide,
         }.items():  # fmt: skip
             np.testing.assert_array_equal(interpret(f"{name}(x, y)", x, y).numpy(), wanted(x, y))
 
@@ -277,6 +282,7 @@ def check_width(stage, text, dtype):
 GUESS = ("cvt.rni.ftz.s32.f32", "lg2.approx.ftz.f32", "ex2.approx.ftz.f32")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", fused_rules())
 def test_every_rule_compiles_with_wide_loads_and_exact_arithmetic(name):
     for stage, text in compiled(bound(name), 90):
