@@ -2,9 +2,10 @@
 
 A unit is one path and one case, with all scenarios of the case; contract checks are run on the first case of each
 rule. The sample is the first case of every rule on every path in float32, of every other composition on every other
-path, of one subject in six a further case in another dtype on every other path, and a quarter of the contract checks, all chosen
-by a hash: always the same. A path that stands in for other hardware, or whose twin is run too, takes part of that; it
-and the compositions mostly go without the long run. Where no more than two paths are asked for, none of it is thinned.
+path, of one subject in six a further case in another dtype on every other path, and a quarter of the contract checks,
+all chosen by a hash: always the same. A path that stands in for other hardware, or whose twin is run too, takes part of
+that; it and the compositions mostly go without the long run. Where no more than two paths are asked for, none of it is
+thinned.
 """
 
 from __future__ import annotations
