@@ -12,7 +12,7 @@ from isostep_conformance import cases, hypers, runner, strategies
 from isostep_conformance.cases import Case
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", isostep.rules())
 def test_the_reference_is_within_budget_whatever_the_hyperparameters(name: str) -> None:
     @settings(

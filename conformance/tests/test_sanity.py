@@ -15,6 +15,7 @@ def task(name):
 
 
 @pytest.mark.whole  # not for want of a package: minutes of arithmetic, and once is enough
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", isostep.rules())
 @pytest.mark.parametrize("on", ["rosenbrock", "digits"])
 def test_a_rule_minimises(name, on):
