@@ -29,7 +29,8 @@ def install(session, projects=tuple(FOLDERS), groups=(), extras=EXTRAS):
     """Install projects (editable) and dependency groups in one pip call, so in one solve."""
     editable = [word for name in projects for word in ("-e", FOLDERS[name] + extras.get(name, ""))]
     needed = nox.project.dependency_groups(GROUPS, *groups) if groups else ()
-    session.install(*editable, *needed, "-c", "packages/constraints.txt")
+    # What is never imported, most of torch and JAX, need not be compiled.
+    session.install("--no-compile", *editable, *needed, "-c", "packages/constraints.txt")
 
 
 @nox.session
