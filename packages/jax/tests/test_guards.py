@@ -10,6 +10,7 @@ import isostep
 from isostep.guards import Accumulate, ApplyIfFinite
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("most", [0, 2, 9])
 def test_equals_optax(most):
     rng = np.random.default_rng(0)

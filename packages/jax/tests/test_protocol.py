@@ -206,6 +206,7 @@ EIGHT = """
 """
 
 
+@pytest.mark.whole
 def test_eight_devices():
     code = (
         "import os; os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'\n"

@@ -13,6 +13,8 @@ import isostep
 from isostep_torch import load_optimizer
 from isostep_torch.rounding import key_of, stochastic_
 
+pytestmark = pytest.mark.whole  # not for want of a package: minutes of work, and once is enough
+
 PATHS = [
     {"fused": True},
     {"foreach": True},

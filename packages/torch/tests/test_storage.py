@@ -13,6 +13,8 @@ from isostep.state import StepError
 from isostep.values import REDUCTIONS
 from isostep_torch import SparseAdam, from_rule, load_optimizer
 
+pytestmark = pytest.mark.whole  # not for want of a package: minutes of work, and once is enough
+
 PATHS = [
     {"fused": True},
     {"foreach": True},

@@ -12,6 +12,8 @@ import isostep
 from isostep.state import StepError
 from isostep_torch import from_rule, load_optimizer
 
+pytestmark = pytest.mark.whole  # not for want of a package: minutes of work, and once is enough
+
 CAPTURED = [{"foreach": True}, {"foreach": False}]
 RULES = isostep.rules()
 
