@@ -143,13 +143,19 @@ def kernels() -> Iterator[Check]:
     """TensorFlow 1's rules: its raw operations."""
 
     def check(
-        name: str, op: str, settings: dict[str, Any], slots: Any, scalars: Any, **rest: Any
+        name: str,
+        op: str,
+        settings: dict[str, Any],
+        slots: Any,
+        scalars: Any,
+        problem: Any = wild,
+        **rest: Any,
     ) -> Check:
         run = partial(keras_rules.run_kernel, op, slots=slots, scalars=scalars, **rest)
-        problem = mild(MIXED_SHAPES) if name == "ftrl" else wild(MIXED_SHAPES)
         words = ", ".join(f"{n}={x}" for n, x in settings.items() if n not in ADAM)
+        made = problem(MIXED_SHAPES)
         return Check(
-            isostep.rule(name, **settings), f"tf.raw_ops.{op}", words, problem, run, tuple(slots)
+            isostep.rule(name, **settings), f"tf.raw_ops.{op}", words, made, run, tuple(slots)
         )
 
     yield check(
@@ -202,6 +208,7 @@ def kernels() -> Iterator[Check]:
             ftrl,
             {"accumulator": ("accum", 0.25), "linear": ("linear", 0.0)},
             _ftrl_scalars(shrinkage),
+            problem=mild,
         )
     for momentum in (0.0, 0.875):
         buffer = {"momentum_buffer": ("mom", 0.0)} if momentum else {}

@@ -69,12 +69,12 @@ TORCH_RULES: tuple[Row, ...] = (
         (
             "rmsprop",
             "rmsprop",
-            {"alpha": 0.9, "eps": EPS, "centered": centered, "momentum": momentum, "dialect": name},
+            {"alpha": 0.9, "eps": EPS, "centered": centered, "momentum": momentum, "dialect": dialect},
             partial(
                 optax.rmsprop,
                 decay=0.9,
                 eps=EPS,
-                initial_scale=float(name == "tf1"),
+                initial_scale=first,
                 centered=centered,
                 momentum=momentum or None,
             ),
@@ -83,7 +83,7 @@ TORCH_RULES: tuple[Row, ...] = (
                 **({"grad_avg": "mu"} if centered else {}),
             },
         )
-        for name in ("optax", "tf1")
+        for dialect, first in (("optax", 0.0), ("tf1", 1.0))
         for centered in (False, True)
         for momentum in (0.0, 0.85)
     ),
@@ -91,40 +91,19 @@ TORCH_RULES: tuple[Row, ...] = (
 
 
 #: Prodigy and D-Adapt Adam want a learning rate near one.
-ESTIMATES: tuple[Row, ...] = (
-    *(
-        (
-            "prodigy",
-            "contrib.prodigy",
-            {**OURS, "d0": 0.01, "use_bias_correction": True, "weight_decay": decay},
-            partial(
-                optax.contrib.prodigy,
-                betas=BETAS,
-                eps=EPS,
-                estim_lr0=0.01,
-                weight_decay=decay,
-            ),
-            {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "s": "grad_sum"},
-        )
-        for decay in (0.0, 0.1)
-    ),
-    *(
-        (
-            "dadapt_adam",
-            "contrib.dadapt_adamw",
-            {**OURS, "d0": 0.01, "use_bias_correction": True, "weight_decay": decay}
-            | {"decouple": True},
-            partial(
-                optax.contrib.dadapt_adamw,
-                betas=BETAS,
-                eps=EPS,
-                estim_lr0=0.01,
-                weight_decay=decay,
-            ),
-            {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "s": "grad_sum"},
-        )
-        for decay in (0.0, 0.1)
-    ),
+ESTIMATES: tuple[Row, ...] = tuple(
+    (
+        name,
+        f"contrib.{theirs.__name__}",
+        {**OURS, "d0": 0.01, "use_bias_correction": True, "weight_decay": decay, **more},
+        partial(theirs, betas=BETAS, eps=EPS, estim_lr0=0.01, weight_decay=decay),
+        {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "s": "grad_sum"},
+    )
+    for name, theirs, more in (
+        ("prodigy", optax.contrib.prodigy, {}),
+        ("dadapt_adam", optax.contrib.dadapt_adamw, {"decouple": True}),
+    )
+    for decay in (0.0, 0.1)
 )
 
 
