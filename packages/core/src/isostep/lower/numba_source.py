@@ -204,11 +204,11 @@ class Writer:
         out = [f"{names[n]} = {self._load(slot)}" for slot, n in inputs.items()]
         if last and UPDATE in self.program.outputs and "p" not in inputs:
             out.append(f"p = {self._load('p')}")
-        this, unit = self.layout.passes[stage], "row"
+        this = self.layout.passes[stage]
         if vector_units:
             out.append("row = base + unit + i - at")
             for k, n in enumerate(this.per_unit):
-                out.append(self._scalar(n, _number(_at("units", this.per_unit, unit, k))))
+                out.append(self._scalar(n, _number(_at("units", this.per_unit, "row", k))))
         out += lines(self.program, nodes, names, render)
         sums = this.sums + ([] if vector_units else this.unit_sums)
         out += [
@@ -220,7 +220,7 @@ class Writer:
         ]
         if vector_units:
             for k, r in enumerate(this.unit_sums):
-                out.append(_add(_at("unit_sums", this.unit_sums, unit, k), self._text(r.args[0])))
+                out.append(_add(_at("unit_sums", this.unit_sums, "row", k), self._text(r.args[0])))
         if last:
             out += [self._store(n, self._text(v)) for n, v in self.program.stored.items()]
             (name, value), *_ = self.program.outputs.items()
