@@ -361,6 +361,26 @@ def test_a_parameter_that_has_another_shape_is_refused(options, same_place):
     assert optimizer.state[p]["step"] == 2
 
 
+@pytest.mark.parametrize("options", PATHS, ids=IDS)
+def test_a_parameter_that_leaves_the_device_of_its_state_is_refused(options):
+    """A kernel that went by the last step's addresses would read memory that is not there."""
+    p = torch.nn.Parameter(torch.ones(40))
+    optimizer = load_optimizer("adam")([p], lr=0.1, **options)
+    p.grad = torch.ones(40)
+    for _ in range(2):
+        optimizer.step()
+    elsewhere = torch.nn.Parameter(torch.empty(40, device="meta"))
+    torch.utils.swap_tensors(p, elsewhere)
+    p.grad = torch.empty(40, device="meta")
+    with pytest.raises(RuntimeError, match="meta"):
+        optimizer.step()
+    assert optimizer.state[p]["step"] == 2
+    torch.utils.swap_tensors(p, elsewhere)
+    optimizer.step()
+    assert optimizer.state[p]["step"] == 3
+    torch.testing.assert_close(p.detach(), torch.full((40,), 0.7))
+
+
 def test_an_optimizer_lets_its_parameters_go():
     params = tensors()
     optimizer = load_optimizer("adam")(params, lr=0.1)

@@ -302,7 +302,7 @@ class ArrayBackend(ABC):
                     raise StepError(message)
 
     def _check_given(
-        self, rule: BoundRule, params: Any, given: list[list[Any]], active: list[int]
+        self, rule: BoundRule, params: Any, given: list[list[Any]], active: Sequence[int]
     ) -> None:
         """Gradients and extra inputs (``given``, in the rule's order) must fit their parameters."""
         arrays, named = as_list(params), labels(params)

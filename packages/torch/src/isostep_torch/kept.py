@@ -40,6 +40,8 @@ class Kept:
     state: State
     names: tuple[str, ...]
     plain: bool
+    backend: Any
+    ways: tuple[Any, ...]  # the group's options that chose the backend
     columns: dict[str, list[Any]] = field(init=False)  # what the entries hold, name by name
     counted: list[tuple[torch.Tensor, int]] | None = None  # each count, with one of its parameters
 
@@ -65,7 +67,7 @@ class Kept:
 
         A count is written in place once every parameter has one that was made here.
         """
-        everywhere = not any(map(is_, grads, (None,) * len(grads)))
+        everywhere = type(None) not in set(map(type, grads))
         if everywhere and self.counted is not None:
             for count, i in self.counted:
                 count.fill_(self.state.t[i])

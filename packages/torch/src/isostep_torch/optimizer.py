@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import torch
@@ -234,7 +234,7 @@ class Optimizer(torch.optim.Optimizer):
         params = group["params"]
         grads = [p.grad for p in params]
         present = grads
-        if any(map(is_, grads, (None,) * len(grads))):
+        if type(None) in set(map(type, grads)):
             present = [g for g in grads if g is not None]
             places = [
                 i
@@ -248,7 +248,11 @@ class Optimizer(torch.optim.Optimizer):
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if found_inf is not None and not group["capturable"] and found_inf.item():
             return  # on the CPU: see _step_supports_amp_scaling
-        backend = self._backend_of(group, params)
+        rule = self._rule_of(group, paths.traced(group))
+        kept, ways = self._kept.get(id(group)), paths.ways(group)
+        if kept is None or kept.ways != ways or not kept.unchanged(params, rule.state_names):
+            kept = self._rebuild(rule, group, params, ways)
+        backend = kept.backend
         if hasattr(backend, "grad_scale"):
             backend.grad_scale = scale  # its kernels unscale
         elif scale is not None:
@@ -256,10 +260,6 @@ class Optimizer(torch.optim.Optimizer):
             grads = [None if g is None else g * inverse.to(g.device) for g in grads]
         if group["maximize"]:
             grads = [None if g is None else -g for g in grads]
-        rule = self._rule_of(group, paths.traced(group))
-        kept = self._kept.get(id(group))
-        if kept is None or not kept.unchanged(params, rule.state_names):
-            kept = self._rebuild(rule, group, params, backend)
         given = {
             n: [v.get(p) for p in params] if n in rule.input_names else v for n, v in inputs.items()
         }
@@ -330,8 +330,9 @@ class Optimizer(torch.optim.Optimizer):
         return known[1]
 
     def _rebuild(
-        self, rule: BoundRule, group: dict[str, Any], params: list[Any], backend: Any
+        self, rule: BoundRule, group: dict[str, Any], params: list[Any], ways: tuple[Any, ...]
     ) -> Kept:
+        backend = self._backend_of(group, params)
         self._entries = None
         self._places = {
             p: k for k, p in enumerate(p for g in self.param_groups for p in g["params"])
@@ -365,7 +366,7 @@ class Optimizer(torch.optim.Optimizer):
         state = State(rule.name, counts, arrays, group_t=done, group=shared, sealed=True)
         owns = [self.state[p] for p in params]
         plain = storage.plain(group)
-        kept = Kept(list(params), owns, state, rule.state_names, plain)
+        kept = Kept(list(params), owns, state, rule.state_names, plain, backend, ways)
         self._kept[id(group)] = kept
         return kept
 

@@ -49,6 +49,11 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         raise ValueError(message)
 
 
+def ways(group: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The options that decide on the path, beside where the parameters are."""
+    return tuple(group[n] for n in ("fused", "foreach", "capturable", "differentiable"))
+
+
 def path_of(group: Mapping[str, Any], params: Iterable[torch.Tensor]) -> str:
     """The path that a group takes."""
     params = list(params)

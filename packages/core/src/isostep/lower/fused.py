@@ -34,6 +34,11 @@ def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:
     return len(a) == len(b) and all(map(is_, a, b))
 
 
+def _of(places: Sequence[int], values: list[Any]) -> list[Any]:
+    """The values at these places, which ascend: all of them, most of the time, and then the list itself."""
+    return values if len(places) == len(values) else [values[i] for i in places]
+
+
 class Slot:
     """The arrays of one name in a bin: where they lie, and contiguous stand-ins for those that are strided."""
 
@@ -130,6 +135,10 @@ class Plan:
                     slot.arrays, slot.used, slot.strided = [], [], []
 
 
+class _Elsewhere(Exception):
+    """A parameter's memory has been moved to where kernels cannot read it."""
+
+
 def _keep_only(state: State, plans: Sequence[Plan]) -> None:
     """The plans of this step, and a few others: steps of another kind (each k-th) come again."""
     known: dict[Any, Plan] = state.plan or {}
@@ -204,9 +213,15 @@ class FusedBackend(ArrayBackend):
         check_inputs(rule, inputs)
         given = [aligned(rule, "grads", params, grads)]
         given += [aligned(rule, n, params, inputs[n]) for n in rule.input_names]
-        active = [i for i, g in enumerate(given[0]) if g is not None]
+        active: Sequence[int] = range(len(arrays))
+        if type(None) in set(map(type, given[0])):
+            active = [i for i in active if given[0][i] is not None]
         runs = [[i] for i in active] if rule.sequential else [active] if active else []
-        plans = [self._plan(rule, params, arrays, state, run, given, seen) for run in runs]
+        try:
+            plans = [self._plan(rule, params, arrays, state, run, given, seen) for run in runs]
+        except _Elsewhere:
+            state.plan = None
+            return super().step(rule, params, grads, state, **inputs)
         _keep_only(state, plans)
         with self.quiet():
             group = self.group_values(rule, state, inputs) if runs else dict(state.group)
@@ -220,7 +235,8 @@ class FusedBackend(ArrayBackend):
                     dtype = plans[0].group_dtype.name
                     state.group[n] = self.scalar(float(value), dtype, state.group[n])
         if len(active) == len(arrays):
-            state.t[:] = [t + 1 for t in state.t]
+            one = len(plans) == 1 and len(plans[0].counts) == 1
+            state.t[:] = plans[0].counts * len(arrays) if one else [t + 1 for t in state.t]
         else:
             for i in active:
                 state.t[i] += 1
@@ -257,7 +273,7 @@ class FusedBackend(ArrayBackend):
         params: Any,
         arrays: list[Any],
         state: State,
-        active: list[int],
+        active: Sequence[int],
         given: list[list[Any]],
         seen: Plan | None,
     ) -> Plan:
@@ -265,14 +281,15 @@ class FusedBackend(ArrayBackend):
 
         ``seen``: the plan that parameters and state are already known to be those of.
         """
-        counts = [state.t[i] + 1 for i in active]
-        kinds = {t: k for k, t in enumerate(sorted(set(counts)))}
+        counts = _of(active, state.t)  # of steps before this one
+        kinds = {t + 1: k for k, t in enumerate(sorted(set(counts)))}
         phases = {t: rule.phase(t) for t in kinds}
-        pattern = tuple(kinds[t] for t in counts) if len(kinds) > 1 else ()
-        key = (rule.structure(), tuple(active), pattern, tuple(phases.values()))
+        pattern = tuple(kinds[t + 1] for t in counts) if len(kinds) > 1 else ()
+        places = active if isinstance(active, range) else tuple(active)
+        key = (rule.structure(), places, pattern, tuple(phases.values()))
         known: dict[Any, Plan] = state.plan or {}
         plan, made = known.get(key), False
-        now = [v[i] for v in given for i in active]
+        now = _of(active, given[0]) if len(given) == 1 else [v[i] for v in given for i in active]
         again = plan is not None and plan.was_given(now)
         if plan is not None and not (
             (plan is seen or _same(plan.params, arrays))
@@ -280,11 +297,15 @@ class FusedBackend(ArrayBackend):
             and (again or self._alike(rule, plan, params, given, active, now))
         ):
             plan = None
-        stepped = [arrays[i] for i in active]
+        stepped = _of(active, arrays)
         if plan is None:
             self._check(rule, params, grads=given, state=state)
             parts = self._parts(
-                rule, arrays, active, [kinds[t] for t in counts], [phases[t] for t in counts]
+                rule,
+                arrays,
+                active,
+                [kinds[t + 1] for t in counts],
+                [phases[t + 1] for t in counts],
             )
             dtype = np.dtype(self._dtype_of_group(state.group, stepped))
             states = {n: [own[n] for own in state.arrays] for n in rule.state_names}
@@ -299,10 +320,15 @@ class FusedBackend(ArrayBackend):
         for part in plan.parts:
             names = [n for n in part.bin.layout.slots if made or n not in rule.state_names]
             own = {n: self._arrays_of(rule, n, part.members, arrays, state, given) for n in names}
-            if any(
-                [part.place(n, a, self, again or (n == "p" and not made)) for n, a in own.items()]
-            ):
+            new = [
+                n
+                for n, a in own.items()
+                if part.place(n, a, self, again or (n == "p" and not made))
+            ]
+            if new:
                 moved.append(part)
+            if "p" in new and not made and not self.all_reachable(own["p"]):
+                raise _Elsewhere
         if moved and not made and list(map(self.shape_of, stepped)) != plan.shapes:
             del known[key]  # something of another shape has taken a parameter's place
             return self._plan(rule, params, arrays, state, active, given, None)
@@ -321,7 +347,7 @@ class FusedBackend(ArrayBackend):
         plan: Plan,
         params: Any,
         given: list[list[Any]],
-        active: list[int],
+        active: Sequence[int],
         now: list[Any],
     ) -> bool:
         """Whether gradients and extra inputs have the shapes and dtypes that the plan was made for."""
@@ -351,17 +377,17 @@ class FusedBackend(ArrayBackend):
         given: list[list[Any]],
     ) -> list[np.ndarray]:
         if name == "p":
-            return [arrays[i] for i in members]
+            return _of(members, arrays)
         if name in rule.state_names:
             return [state.arrays[i][name] for i in members]
         source = given[0] if name == "g" else given[1 + rule.input_names.index(name)]
-        return [source[i] for i in members]
+        return _of(members, source)
 
     def _parts(
         self,
         rule: BoundRule,
         arrays: list[Any],
-        active: list[int],
+        active: Sequence[int],
         kinds: list[int],
         phases: list[Any],
     ) -> list[Part]:
