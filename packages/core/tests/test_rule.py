@@ -2,7 +2,8 @@
 
 import gc
 import weakref
-from inspect import Parameter
+from inspect import Parameter, signature
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 import isostep
 from isostep import nm, pieces
-from isostep.domains import DomainError, Flag, Real
+from isostep.domains import Choice, DomainError, Flag, Real
 from isostep.registry import Folder
 from isostep.rule import Piece, Rule, RuleError, compose
 
@@ -381,6 +382,32 @@ def test_functions_get_the_keywords_they_name_and_no_others():
         [1.0],
     )
     assert seen == {"other": 2.0}
+
+
+def phased():
+    """Every part that has kinds of step, with its defaults and with each of the values that decide on them."""
+    known = [isostep.definition(n) for n in isostep.rules()] + [
+        pieces.registry[n] for n in pieces.registry.names()
+    ]
+    for part in known:
+        if part.phase is None:
+            continue
+        deciding = [n for n in signature(part.phase).parameters if n in part.hyper]
+        domains = [part.hyper[n] for n in deciding]
+        values = [
+            d.options if isinstance(d, Choice) else (d.default, *d.cases, 1, 3) for d in domains
+        ]
+        for chosen in product(*values):
+            yield pytest.param(part, dict(zip(deciding, chosen, strict=True)), id=f"{part.name}")
+
+
+@pytest.mark.parametrize(("part", "hyper"), list(phased()))
+def test_the_kind_of_a_step_is_arithmetic_in_t(part, hyper):
+    """A device chooses by it: nothing may ask whether t is this or that."""
+    bound = part.bind(**hyper)
+    rule = bound if isinstance(part, Rule) else compose(bound, isostep.rule("adamw"))
+    found = np.broadcast_to(np.asarray(rule.kind(np.arange(1, 61)), int), 60)
+    assert [rule.kinds()[k] for k in found] == [rule.phase(t) for t in range(1, 61)]
 
 
 def test_pieces_see_the_rule_s_lr_unless_they_have_their_own():

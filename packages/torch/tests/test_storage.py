@@ -24,16 +24,10 @@ PATHS = [
 IDS = ["fused", "foreach", "loop", "capturable"]
 
 
-def needs_one_kind(name, options):
-    if options.get("capturable") and isostep.definition(name).phase is not None:
-        pytest.skip("capturable refuses rules with several kinds of step: see test_traced")
-
-
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("options", PATHS, ids=IDS)
 @pytest.mark.parametrize("name", isostep.rules())
 def test_complex_parameters_are_pairs_of_reals(name, options):
-    needs_one_kind(name, options)
     torch.manual_seed(0)
     complexes = [torch.nn.Parameter(torch.randn(s, dtype=torch.complex128)) for s in [(3, 2), ()]]
     reals = [torch.nn.Parameter(torch.view_as_real(p.detach()).clone()) for p in complexes]
@@ -118,7 +112,6 @@ ELEMENTWISE = [n for n in isostep.rules() if elementwise(n)]
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_only_the_rows_of_a_sparse_gradient_change(name, options):
     """The rows named step as if they were a parameter alone; the others and their state keep their bits."""
-    needs_one_kind(name, options)
     p, dense = table(), torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
     rows = [4, 1]
     alone = torch.nn.Parameter(p.detach()[rows].clone())

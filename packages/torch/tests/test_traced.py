@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import isostep
+from isostep.rule import Piece
 from isostep.state import StepError
 from isostep_torch import from_rule, load_optimizer
 
@@ -58,22 +59,27 @@ def test_an_observed_step_reads_nothing(options):
         assert found["update_norm"] == pytest.approx(moved, rel=1e-12)
 
 
-def several_kinds(name):
-    return isostep.definition(name).phase is not None
+#: What decides on the kind of a step, so that several come within six.
+KINDS = {
+    "k": 2,
+    "update_period": 2,
+    "window": 2,
+    "precondition_frequency": 3,
+    "preconditioner_update_every": 2,
+    "balance_every": 2,
+}
 
 
 @pytest.mark.parametrize("options", CAPTURED, ids=["foreach", "loop"])
 @pytest.mark.parametrize("name", RULES)
 def test_capturable_takes_the_same_steps_and_reads_nothing(name, options):
-    params, optimizer = make(name, {"capturable": True, **options})
-    twins, plain = make(name, {"fused": False, "foreach": False})
+    own = {n: v for n, v in KINDS.items() if n in isostep.definition(name).hyper}
+    ours = isostep.rule(name, **own)
+    assert {ours.phase(t) for t in range(1, 7)} == {ours.phase(t) for t in range(1, 61)}
+    params, optimizer = make(name, {"capturable": True, **options}, **own)
+    twins, plain = make(name, {"fused": False, "foreach": False}, **own)
     rate = torch.tensor(0.05, dtype=torch.float64)
     optimizer.param_groups[0]["lr"] = rate
-    if several_kinds(name):
-        gradients(params, 0)
-        with pytest.raises(StepError, match="capturable needs every step to be of one kind"):
-            optimizer.step(**_inputs(name, params))
-        return
     for k in range(6):
         for each in (params, twins):
             gradients(each, k)
@@ -102,6 +108,45 @@ def _inputs(name, params):
     own = isostep.definition(name)
     given = {p: p.grad.abs() + 0.1 for p in params if p.grad is not None}
     return dict.fromkeys(own.inputs, given) | dict.fromkeys(own.group_inputs, 0.7)
+
+
+@pytest.mark.parametrize("options", CAPTURED, ids=["foreach", "loop"])
+def test_capturable_takes_sums_over_a_group_whose_arrays_are_at_different_kinds_of_step(options):
+    rule = isostep.compose(
+        isostep.pieces.clip_by_global_norm(0.5),
+        isostep.rule("adamw", lr=0.05),
+        isostep.pieces.lookahead(3, 0.7),
+    )
+    runs = []
+    for given in ({"capturable": True, **options}, {"fused": False, "foreach": False}):
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(s, dtype=torch.float64)) for s in [(4, 3), (5,)]]
+        runs.append((params, from_rule(rule, params, **given)))
+    for k in range(8):
+        for params, optimizer in runs:
+            gradients(params, k)
+            if k == 1:
+                params[0].grad = None  # from here on it is a step behind
+            optimizer.step()
+        for a, b in zip(*(params for params, _ in runs), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+def test_capturable_refuses_sums_that_differ_from_one_kind_of_step_to_the_next():
+    doubled = Piece(
+        name="doubled",
+        before=lambda p, g, t, /, *, phase: 2 * g if phase else g,
+        phase=lambda t, /: t % 2,
+    ).bind()
+    rule = isostep.compose(
+        doubled, isostep.pieces.clip_by_global_norm(0.5), isostep.rule("sgd", lr=0.1)
+    )
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = from_rule(rule, [p], capturable=True)
+    p.grad = torch.ones(3)
+    with pytest.raises(StepError, match="sums over the group that are the same in every kind"):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(3))
 
 
 @pytest.mark.parametrize("options", CAPTURED, ids=["foreach", "loop"])

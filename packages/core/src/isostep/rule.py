@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -367,6 +368,20 @@ class BoundRule:
             for c in self.components
             if c.part.phase is not None
         )
+
+    def kinds(self) -> list[tuple[int, ...]]:
+        """Every kind of step that the rule has: what ``phase`` may return."""
+        ranges = [range(c.part.phases) for c in self.components if c.part.phase is not None]
+        return list(product(*ranges))
+
+    def kind(self, t: Any) -> Any:
+        """The place in ``kinds`` of what step t is, for a t that a host need not know: a whole number on a device."""
+        place: Any = 0
+        for c in self.components:
+            if c.part.phase is not None:
+                own = call_part(c.part.phase, t, given=c.own(self.values))
+                place = place * c.part.phases + own
+        return place
 
     def group_init(self) -> dict[str, float]:
         """The group's state before the first step."""

@@ -24,7 +24,7 @@ from isostep.program import trace
 from isostep.rule import BoundRule, RuleError
 from isostep.state import StepError
 from isostep_jax.layout import Segments, views
-from isostep_jax.transform import Init, Transform, TransformState, build, flattened, kinds
+from isostep_jax.transform import Init, Transform, TransformState, build, flattened
 
 Buffers = dict[str, jax.Array]
 
@@ -96,7 +96,7 @@ def _check_rule(rule: BoundRule, leaves: list[Any]) -> None:
                 f"{rule.name}: {part.name} takes arrays of some ranks only, so it has no flat mode"
             )
             raise RuleError(message)
-    programs = [trace(rule, phase, shape) for shape in shapes for phase in kinds(rule)]
+    programs = [trace(rule, phase, shape) for shape in shapes for phase in rule.kinds()]
     if any(p.shape is not None or p.generic for p in programs):
         message = f"{rule.name} looks at the shapes of its arrays, so it has no flat mode; use it without flat()"
         raise RuleError(message)

@@ -8,7 +8,6 @@ traced, so that changing them does not recompile.
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import isostep
 import isostep.scalars as scalars
@@ -175,23 +173,13 @@ def step(tx: Transform) -> Callable[..., tuple[Any, TransformState]]:
     return lambda params, grads, state, **inputs: run(params, grads, state, inputs)
 
 
-def kinds(rule: BoundRule) -> list[tuple[int, ...]]:
-    """Every kind of step that the rule has."""
-    ranges = [range(c.part.phases) for c in rule.components if c.part.phase is not None]
-    return list(itertools.product(*ranges))
-
-
 def _by_phase(rule: BoundRule, t: jax.Array, step: Callable[[tuple[int, ...]], Any]) -> Any:
     """Run the kind of step that t is; with several kinds, each is traced and the device chooses."""
-    parts = [(c, c.part.phase) for c in rule.components if c.part.phase is not None]
-    if not parts:
-        return step(())
-    found = [jnp.asarray(call_part(f, t, given=c.own(rule.values)), jnp.int32) for c, f in parts]
-    index = sum(
-        (x * int(np.prod([c.part.phases for c, _ in parts[k + 1 :]])) for k, x in enumerate(found)),
-        jnp.int32(0),
-    )
-    return jax.lax.switch(index, [lambda kind=kind: step(kind) for kind in kinds(rule)])
+    kinds = rule.kinds()
+    if len(kinds) == 1:
+        return step(kinds[0])
+    index = jnp.asarray(rule.kind(t), jnp.int32)
+    return jax.lax.switch(index, [lambda kind=kind: step(kind) for kind in kinds])
 
 
 class _Leaf(NamedTuple):
@@ -352,6 +340,5 @@ __all__ = [
     "build",
     "constructor",
     "flattened",
-    "kinds",
     "transform",
 ]

@@ -164,7 +164,7 @@ class TorchForeach(TorchLoop):
         return "generic: it works on axes or matrices" if trace(rule).generic else "foreach"
 
     def _run(self, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
-        if trace(rule).generic:
+        if trace(rule).generic or len(items[0].phase) < len(rule.kinds()[0]):
             return super()._run(rule, items, group, t)
         bins: dict[Any, list[Any]] = defaultdict(list)
         for item in items:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -73,6 +75,57 @@ class _Tensors(Interpreter):
             return call(node.op, *operands)
 
 
+def chosen(which: torch.Tensor, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The value of this number; ``which`` is not read."""
+    found = values[0]
+    for k, value in enumerate(values[1:], start=1):
+        found = found if value is found else torch.where(which == k, value, found)
+    return found
+
+
+def one_of_each(run: Any, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
+    """``run`` for every kind of step that the rule has; of what they give, each array takes its own kind's.
+
+    Which kind a step is is known on the device only, so all are computed.
+    """
+    found = []
+    for kind in rule.kinds():
+        alike = [replace(item, phase=kind) for item in items]
+        found.append((alike, run(rule, alike, group, t)))
+    for item, *each in zip(items, *(alike for alike, _ in found), strict=True):
+        which = rule.kind(item.t.long())
+        item.u = nm.overwrite(chosen(which, [x.u.value for x in each]))
+        item.state = {n: chosen(which, [x.state[n] for x in each]) for n in rule.state_names}
+        if rule.observed:
+            item.seen = chosen(which, [x.seen for x in each])
+    which = rule.kind(t.long())
+    return {n: chosen(which, [g[n] for _, g in found]) for n in group}
+
+
+def check_sums(rule: BoundRule) -> None:
+    """Arrays of one group may be at different steps, so that a sum over the group must be one for all kinds of step."""
+    if not _same_sums(tuple(trace(rule, kind) for kind in rule.kinds())):
+        message = (
+            f"{rule.name}: capturable needs sums over the group that are the same in every kind of step; "
+            f"use capturable=False"
+        )
+        raise StepError(message)
+
+
+@cache
+def _same_sums(programs: tuple[Program, ...]) -> bool:
+    """Whether all sum the same expressions over the group."""
+    numbers: dict[Any, int] = {}  # equal expressions have one number
+    found = []
+    for program in programs:
+        own: dict[Value, int] = {}
+        for n in program.live:
+            expression = (n.op, n.attrs, *(own[a] for a in n.args))
+            own[n] = numbers.setdefault(expression, len(numbers))
+        found.append([own[n] for n in program.live if n.op == "sum_group"])
+    return all(sums == found[0] for sums in found)
+
+
 class TracedLoop(TorchLoop):
     """``torch:loop`` by the program; counts may be tensors, which are then advanced in place.
 
@@ -101,19 +154,17 @@ class TracedLoop(TorchLoop):
     def step(
         self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
     ) -> tuple[Any, State]:
-        phased = [c.part.name for c in rule.components if c.part.phase is not None]
-        if phased and any(isinstance(t, torch.Tensor) for t in state.t):
-            message = (
-                f"{rule.name}: capturable needs every step to be of one kind, and {phased[0]} "
-                f"has several; use capturable=False"
-            )
-            raise StepError(message)
+        if len(rule.kinds()) > 1 and any(isinstance(t, torch.Tensor) for t in state.t):
+            check_sums(rule)
         return super().step(rule, params, grads, state, **inputs)
 
     def _at(self, rule: BoundRule, t: Any) -> tuple[Mapping[str, Any], tuple[int, ...]]:
-        return values_at(rule, double(t)), rule.phase(t)
+        known = not isinstance(t, torch.Tensor) or len(rule.kinds()) == 1
+        return values_at(rule, double(t)), rule.phase(t) if known else ()
 
     def _run(self, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
+        if len(items[0].phase) < len(rule.kinds()[0]):
+            return one_of_each(self._run, rule, items, group, t)
         tasks = []
         for item in items:
             program = trace(rule, item.phase, tuple(item.p.shape))

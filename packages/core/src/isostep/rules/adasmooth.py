@@ -30,7 +30,8 @@ from isostep.rule import Rule
 
 def phase(t: int, /, *, window: int) -> int:
     """1 at the first step of a window: what s and n were is not looked at."""
-    return int(window > 0 and t % window == 1 % window)
+    length = max(window, 1)
+    return (window > 0) * (t % length == 1 % length)
 
 
 def update(
