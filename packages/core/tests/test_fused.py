@@ -176,6 +176,50 @@ def test_bits_of_the_reference_on_arrays_of_any_layout(fused, dtype):
         assert_same(view, array)
 
 
+ORDERS = [(1, 0), (2, 0, 1), (0, 2, 3, 1)]
+
+
+@pytest.mark.parametrize("axes", ORDERS, ids=str)
+def test_arrays_whose_axes_lie_in_another_order_are_not_copied(fused, axes, monkeypatch):
+    """A transposed matrix, or a convolution's weight with its channels last, gradient and state like it."""
+    shape = tuple(range(3, 3 + len(axes)))
+
+    def lying(array):
+        there = np.empty([shape[a] for a in axes], array.dtype).transpose(np.argsort(axes))
+        there[...] = array
+        return there
+
+    params, rounds = problem("float64", [shape, (5, 7)])
+    wanted = run(REFERENCE, EXACT[2], [p.copy() for p in params], rounds)
+    copies = []
+    stand_in = fused.stand_in
+    monkeypatch.setattr(fused, "stand_in", lambda a: copies.append(a) or stand_in(a))
+    views = [lying(params[0]), params[1]]
+    state = fused.init(EXACT[2], views)
+    for n, grads in enumerate(rounds):
+        # Every other gradient lies row by row: then it alone is copied, into the parameter's order.
+        fused.step(EXACT[2], views, [grads[0] if n % 2 else lying(grads[0]), grads[1]], state)
+        assert len(copies) == (n + 1) // 2
+    for view, array in zip(views, wanted[0], strict=True):
+        assert_same(view, array)
+    for own, other in zip(state.arrays, wanted[1].arrays, strict=True):
+        for name, array in own.items():
+            assert_same(array, other[name])
+    assert not views[0].flags.c_contiguous
+
+
+def test_a_rule_with_units_looks_at_axes_wherever_they_lie(fused):
+    rule = compose(pieces.adaptive_clip(0.1), isostep.rule("sgd", lr=0.1))
+    params, rounds = problem("float64", [(6, 10), (4, 3, 2)])
+    wanted = run(REFERENCE, rule, [p.copy() for p in params], rounds)
+    turned = [np.asfortranarray(p) for p in params]
+    state = fused.init(rule, turned)
+    for grads in rounds:
+        fused.step(rule, turned, [np.asfortranarray(g) for g in grads], state)
+    for found, array in zip(turned, wanted[0], strict=True):
+        np.testing.assert_allclose(found, array, rtol=1e-13)
+
+
 def test_memory_between_the_elements_of_a_strided_array_is_not_touched(fused):
     memory = np.arange(20.0)
     params = [memory[::2]]

@@ -343,6 +343,27 @@ def test_parameters_that_move_to_other_memory_are_found_again():
     assert all(torch.equal(x, y) for x, y in zip(params, twins, strict=True))
 
 
+@pytest.mark.parametrize("options", PATHS, ids=IDS)
+def test_parameters_may_lie_with_their_channels_last_and_change_that(options):
+    torch.manual_seed(0)
+    start = torch.randn(4, 3, 2, 5, dtype=torch.float64)
+    p, twin = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    p.data = p.data.to(memory_format=torch.channels_last)
+    a, b = (load_optimizer("adamw")([x], lr=0.1, **options) for x in (p, twin))
+    for k in range(6):
+        g = torch.randn_like(start)
+        if k == 3:
+            p.data = p.data.contiguous()  # its state lies as before
+        p.grad = g.clone() if k % 2 else g.to(memory_format=torch.channels_last)
+        twin.grad = g.clone()
+        a.step()
+        b.step()
+        torch.testing.assert_close(p, twin, rtol=1e-13, atol=1e-14)
+        for name in ("exp_avg", "exp_avg_sq"):
+            found, wanted = (o.state[x][name] for o, x in ((a, p), (b, twin)))
+            torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-14)
+
+
 @pytest.mark.parametrize("same_place", [True, False])
 @pytest.mark.parametrize("options", PATHS, ids=IDS)
 def test_a_parameter_that_has_another_shape_is_refused(options, same_place):

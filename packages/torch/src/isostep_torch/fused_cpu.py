@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
-import numpy as np
 import torch
 
 from isostep.lower.cpu import FusedCPU
 from isostep_torch.loop import TorchLoop
+from isostep_torch.memory import Memory
 
 
-class TorchFused(FusedCPU, TorchLoop):
+class TorchFused(Memory, FusedCPU, TorchLoop):
     """One pass per stage over all tensors of the CPU; tensors elsewhere take the generic path so far."""
 
     name = "torch:fused"
-    array_type = torch.Tensor
-    stays_put = False  # `p.data = other` moves a tensor
 
     def reachable(self, array: Any) -> bool:
         return array.device.type == "cpu" and array.layout is torch.strided
@@ -35,9 +33,3 @@ class TorchFused(FusedCPU, TorchLoop):
     def strided(self, arrays: Sequence[Any]) -> list[int]:
         everywhere = all(map(torch.Tensor.is_contiguous, arrays))
         return [] if everywhere else super().strided(arrays)
-
-    def stand_in(self, array: torch.Tensor) -> torch.Tensor:
-        return torch.empty(array.shape, dtype=array.dtype)
-
-    def addresses(self, arrays: Sequence[torch.Tensor]) -> np.ndarray:
-        return np.fromiter(map(torch.Tensor.data_ptr, arrays), np.int64, len(arrays))

@@ -23,6 +23,7 @@ from isostep.rule import BoundRule
 from isostep.state import State, StepError, as_list
 from isostep_torch import triton_modules
 from isostep_torch.loop import TorchLoop
+from isostep_torch.memory import Memory
 from isostep_torch.triton_source import BLOCK
 
 #: a * b + c stays two roundings, so that a result does not depend on how an element's row was compiled.
@@ -91,12 +92,10 @@ def launch(
     function[(blocks,)](*arguments, *more, **given, **OPTIONS)
 
 
-class TorchTriton(DeviceBackend, TorchLoop):
+class TorchTriton(Memory, DeviceBackend, TorchLoop):
     """One launch per stage over all tensors of a device and dtype, one more where the stage sums."""
 
     name = "torch:fused(cuda)"
-    array_type = torch.Tensor
-    stays_put = False  # `p.data = other` moves a tensor
     kind = "cuda"
 
     def __init__(self) -> None:
@@ -110,12 +109,6 @@ class TorchTriton(DeviceBackend, TorchLoop):
 
     def addressable(self, array: torch.Tensor) -> bool:
         return array.device.type == self.kind and array.is_contiguous()
-
-    def stand_in(self, array: torch.Tensor) -> torch.Tensor:
-        return torch.empty(array.shape, dtype=array.dtype, device=array.device)
-
-    def addresses(self, arrays: Sequence[torch.Tensor]) -> np.ndarray:
-        return np.fromiter((a.data_ptr() for a in arrays), np.int64, len(arrays))
 
     def step(
         self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any

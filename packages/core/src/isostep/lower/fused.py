@@ -68,6 +68,26 @@ class Part:
     members: list[int]
     slots: list[Slot]
     table: np.ndarray
+    axes: dict[int, Sequence[int]] = field(default_factory=dict)  # see ``in_memory``
+
+    def in_memory(self, name: str, arrays: list[Any], backend: FusedBackend) -> list[Any]:
+        """The arrays with their axes in the order in which the parameter's lie in memory, where that is another.
+
+        A kernel that knows no units takes elements in any order, if only it is one for all arrays of a parameter: those
+        of a convolution in torch's ``channels_last``, or of a transposed matrix, need not be copied.
+        """
+        if name == "p" and not any(map(self.bin.layout.unit_axes, range(self.bin.layout.stages))):
+            self.axes = {}
+            for i in backend.strided(arrays):
+                strides = backend.strides(arrays[i])
+                axes = sorted(range(len(strides)), key=lambda a: -strides[a])
+                if backend.addressable(backend.turned(arrays[i], axes)):
+                    self.axes[i] = axes
+        found = list(arrays)
+        for i, order in self.axes.items():
+            if len(backend.strides(arrays[i])) == len(order):  # else it is about to be refused
+                found[i] = backend.turned(arrays[i], order)
+        return found
 
     def place(self, name: str, arrays: list[Any], backend: FusedBackend, known: bool) -> bool:
         """Put arrays into a slot; whether any lies elsewhere than before. ``known``: they are the last step's."""
@@ -79,7 +99,7 @@ class Part:
                 return False
         elif known:
             return False
-        slot = self.slots[k] = Slot(arrays, backend)
+        slot = self.slots[k] = Slot(self.in_memory(name, arrays, backend), backend)
         slot.addresses = now
         used = backend.addresses(slot.used) if now is None or slot.strided else now
         moved = not np.array_equal(used, self.table[:, k])
@@ -185,6 +205,15 @@ class FusedBackend(ArrayBackend):
     @abstractmethod
     def addressable(self, array: Any) -> bool:
         """Whether the array's elements lie in memory row by row, so that an address is all a kernel needs."""
+
+    def strides(self, array: Any) -> Sequence[int]:
+        """How far apart neighbours along each axis lie."""
+        found: Sequence[int] = array.strides
+        return found
+
+    def turned(self, array: Any, axes: Sequence[int]) -> Any:
+        """The same memory with the axes in this order."""
+        return array.transpose(axes)
 
     @abstractmethod
     def stand_in(self, array: Any) -> Any:
@@ -320,6 +349,7 @@ class FusedBackend(ArrayBackend):
         for part in plan.parts:
             names = [n for n in part.bin.layout.slots if made or n not in rule.state_names]
             own = {n: self._arrays_of(rule, n, part.members, arrays, state, given) for n in names}
+            axes = part.axes
             new = [
                 n
                 for n, a in own.items()
@@ -327,6 +357,9 @@ class FusedBackend(ArrayBackend):
             ]
             if new:
                 moved.append(part)
+            if part.axes != axes and not made:  # its state lies in another order
+                del known[key]
+                return self._plan(rule, params, arrays, state, active, given, None)
             if "p" in new and not made and not self.all_reachable(own["p"]):
                 raise _Elsewhere
         if moved and not made and list(map(self.shape_of, stepped)) != plan.shapes:
