@@ -144,7 +144,10 @@ def test_zero_from_zero_is_held_to_the_bound_of_what_cancelled() -> None:
     exactly = Expected.of(num(0.0), np.zeros(1), [np.zeros(1)], F32)
     assert exactly.ratios(np.array([contracted]))[0] > 64
 
-    for left, held in ((2**-56, True), (contracted, False)):  # what float64 leaves is zero too; no more is
+    for left, held in (
+        (2**-56, True),
+        (contracted, False),
+    ):  # what float64 leaves is zero too; no more is
         nearly = Num(np.array([left]), found.e, found.f)
         left_over = Expected.of(nearly, np.zeros(1), [np.array([left])], F32)
         assert bool(left_over.ratios(np.zeros(1))[0] < 8) == held

@@ -291,7 +291,7 @@ class Bounded(Plain):
         fy = np.asarray(np.broadcast_to(y.f, y.v.shape).any(axis=-2))
         flag = fx[..., :, None] | fy[..., None, :]
         v = np.asarray(x.v @ y.v)
-        e = ax @ ey + ex @ ay + own
+        e = (ax + ex) @ ey + ex @ ay + own
         if (size >= self.form.largest).any():
             flag = flag | self._overflows_on_the_way(x.v, y.v, v)
         return Num(in_range(v, self.form), np.where(np.isfinite(v), e, 0), flag)

@@ -31,7 +31,8 @@ FACTOR = 64.0
 MARGIN = 3.0
 #: What a sum of n terms may add, in units of sqrt(n) ulp.
 SUM_ULPS = 0.25
-#: The part of an element's own error bound that is always allowed, and the bound (in ulps) beyond which it is none.
+#: The part of an element's own error bound that is always allowed, and the bound (in ulps) beyond which it is none;
+#: in float64 that is half of the digits, if they are more.
 OWN_PART = 0.125
 MOST_OWN = 1e6
 #: The part of its own error bound below which a value is zero. It need not be 0.0: in float64, terms that cancel leave
@@ -41,8 +42,12 @@ NOTHING = 1e-3
 #: other sum of two numbers is within rounding of zero.
 MOST_EXEMPT = 0.05
 MOST_EXEMPT_DENORMAL = 0.15
+#: And that of gradients near overflow, one of which may take a whole array along, where four draws are no better.
+MOST_EXEMPT_HUGE = 0.10
 #: The same for free runs: an element exempt once stays so, and drift brings more to their thresholds.
 MOST_EXEMPT_FREE = 0.30
+#: A free run in half precision ends before more is exempt than that, but after so many steps at the earliest.
+FEWEST_FREE = 3
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Expected:
             allowed = np.maximum(
                 np.minimum(worst, np.maximum(own, 1)) if bounded else worst, max(1.0, sum_ulps)
             )
-            usable = (own <= MOST_OWN) | (scale <= NOTHING * bound)
+            usable = (own <= max(MOST_OWN, form.eps**-0.5)) | (scale <= NOTHING * bound)
             allowed = np.maximum(allowed, np.where(usable, own * OWN_PART, 0))
             # Storing in half precision may overflow where the truth does not, by less than its rounding.
             edge = np.abs(np.abs(truth.v) - form.largest) <= 2 * spacing * allowed

@@ -38,9 +38,7 @@ _STEPS = {
 }
 
 
-def judge(
-    subject: Subject, only: Iterable[Key] | None = None, *, every: int = 1
-) -> Iterator[Fate]:
+def judge(subject: Subject, only: Iterable[Key] | None = None, *, every: int = 1) -> Iterator[Fate]:
     """The fate of every mutant of a subject, of those that ``only`` names, or of each ``every``-th."""
     wanted = None if only is None else set(only)
     tried = list(_shots(subject))

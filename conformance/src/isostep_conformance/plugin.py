@@ -104,7 +104,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             cases.append(unit.case.id)
     first = {case: k for k, case in reversed(list(enumerate(cases)))}
     chosen = [items[place] for place in places]
-    for place, k in zip(places, sorted(range(len(cases)), key=lambda k: first[cases[k]]), strict=True):
+    for place, k in zip(
+        places, sorted(range(len(cases)), key=lambda k: first[cases[k]]), strict=True
+    ):
         items[place] = chosen[k]
 
 

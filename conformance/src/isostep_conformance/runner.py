@@ -77,15 +77,15 @@ def _forced(backend: Any, found: Run, tally: Tally, context: str) -> None:
 
 def _free(backend: Any, found: Run, tally: Tally, context: str) -> None:
     params, state = load(backend, found.shots[0].before)
-    for k, shot in enumerate(found.shots):
+    for k, (shot, target) in enumerate(zip(found.shots, found.free, strict=False)):
         if k in found.script.jumps:
             done = found.script.jumps[k]
             state = replace(state, t=[done] * len(params), group_t=done)
         grads, inputs = feed(backend, shot)
         label = f"{context}, step {k} (t = {shot.before.state.group_t + 1}), free-running"
         params, state = backend.step(found.rule, params, grads, state, **inputs)
-        tally.count(found.free[k].elements, found.free[k].exempt, free=True)
-        compare(tally, found.free[k], unload(backend, params, state), shot, label)
+        tally.count(target.elements, target.exempt, free=True)
+        compare(tally, target, unload(backend, params, state), shot, label)
 
 
 def compare(tally: Tally, target: Target, got: Snapshot, shot: Shot, label: str) -> None:

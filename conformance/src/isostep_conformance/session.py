@@ -16,6 +16,7 @@ from isostep_conformance.budget import (
     MOST_EXEMPT,
     MOST_EXEMPT_DENORMAL,
     MOST_EXEMPT_FREE,
+    MOST_EXEMPT_HUGE,
     Tally,
 )
 from isostep_conformance.cases import Case
@@ -206,7 +207,7 @@ def _speaks_of_any(gap: Gap, paths: set[str]) -> bool:
 
 
 def _overexempt(tally: Tally, case: Case, scenario: str) -> list[str]:
-    limit = MOST_EXEMPT_DENORMAL if scenario == "denormals" else MOST_EXEMPT
+    limit = {"denormals": MOST_EXEMPT_DENORMAL, "huge": MOST_EXEMPT_HUGE}.get(scenario, MOST_EXEMPT)
     found = []
     for kind, exempt, elements, most in (
         ("teacher-forced", tally.exempt, tally.elements, limit),

@@ -20,7 +20,14 @@ from isostep.state import State
 from isostep.values import BASES, DECOMPOSITIONS
 from isostep_conformance import exact
 from isostep_conformance.bounds import Bounded, Num, Plain, Shaking
-from isostep_conformance.budget import MOST_EXEMPT, MOST_EXEMPT_FREE, SUM_ULPS, Expected
+from isostep_conformance.budget import (
+    FEWEST_FREE,
+    MOST_EXEMPT,
+    MOST_EXEMPT_DENORMAL,
+    MOST_EXEMPT_FREE,
+    SUM_ULPS,
+    Expected,
+)
 from isostep_conformance.cases import Case
 from isostep_conformance.formats import Format, ulp, widen
 from isostep_conformance.scenarios import Script
@@ -29,6 +36,8 @@ from isostep_conformance.scenarios import Script
 FREE = ("run",)
 #: How often the gradients of a run may be drawn.
 DRAWS = 4
+#: Steps ahead whose drift is allowed: what the plain rule drifts by is one draw.
+LUCK = 2
 #: How often a decomposition or product is shaken to see how far off an honest one may be.
 SHAKES = 6
 #: What sums over an array or an axis of it.
@@ -153,16 +162,27 @@ class Run:
     def free(self) -> list[Target]:
         """What is expected after each step of a backend that goes on from its own state; only of long runs.
 
-        Not of rules with a state that each library chooses: two right runs part there.
+        In half precision drift may bring most of a run to thresholds, from where on it tells little: it ends there.
+        """
+        found = self.whole
+        if self.case.form is self.case.form.compute or _exempt(found) <= MOST_EXEMPT_FREE:
+            return found
+        told = [k for k in range(len(found) + 1) if _exempt(found[:k]) <= MOST_EXEMPT_FREE]
+        return found[: max(told)] if max(told) >= FEWEST_FREE else found
+
+    @cached_property
+    def whole(self) -> list[Target]:
+        """The same to the last step.
+
+        None of rules with a state that each library chooses: two right runs part there.
         """
         if self.scenario not in FREE or any(_chooses(shot) for shot in self.shots):
             return []
         found, carried = [], None
-        drift: dict[str, float] = {}
         for shot in self.shots:
             target, carried = _free(shot, carried)
-            found.append(_with_drift(target, drift))
-        return found
+            found.append(target)
+        return _with_drift(found)
 
 
 @lru_cache(maxsize=64)
@@ -170,8 +190,9 @@ def run(case: Case, scenario: str) -> Run:
     """The run of one scenario; cached, because every path needs the same.
 
     In half precision a square that is lost in rounding can leave a whole array at its threshold, from where a free run
-    tells nothing; and of huge gradients a whole array may or may not overflow. Then other gradients are drawn,
-    ``DRAWS`` times at most, and the best of them are kept; what is still exempt is counted as ever.
+    tells nothing; of huge gradients a whole array may or may not overflow, and of tiny ones a product may or may not be
+    zero. Then other gradients are drawn, ``DRAWS`` times at most, and the best of them are kept; what is still exempt is
+    counted as ever.
     """
     rule = case.rule(scenario)
     drawn: list[Run] = []
@@ -184,11 +205,17 @@ def run(case: Case, scenario: str) -> Run:
 
 
 def _untold(found: Run) -> float:
-    """The part of a run's elements that is exempt, where that is too much; only of runs that may be drawn again."""
-    if found.scenario == "huge":
-        part, most = _exempt([shot.forced for shot in found.shots]), MOST_EXEMPT
+    """The part of a run's elements that is exempt, where that is too much; only of runs that may be drawn again.
+
+    A run that leaves its format's range tells least of all.
+    """
+    extreme = {"huge": MOST_EXEMPT, "denormals": MOST_EXEMPT_DENORMAL}
+    if found.scenario in extreme:
+        part, most = _exempt([shot.forced for shot in found.shots]), extreme[found.scenario]
     elif found.case.form is not found.case.form.compute:
-        part, most = _exempt(found.free), MOST_EXEMPT_FREE
+        if found.scenario in FREE and not all(np.isfinite(_largest(s.after)) for s in found.shots):
+            return np.inf
+        part, most = _exempt(found.whole), MOST_EXEMPT_FREE
     else:
         return 0.0
     return part if part > most else 0.0
@@ -309,14 +336,29 @@ def _free(shot: Shot, carried: Any) -> tuple[Target, Any]:
     return target, (stored, kept, peaks, shaken)
 
 
-def _with_drift(target: Target, drift: dict[str, float]) -> Target:
-    """Allow what the plain rule has drifted in any array of this name, so far: arrays and steps share their luck."""
-    every = [*target.arrays, target.group]
-    for one in every:
-        for n, e in one.items():
-            drift[n] = max(drift.get(n, 0.0), e.worst)
-    *arrays, group = ({n: e.at_least(drift[n]) for n, e in one.items()} for one in every)
-    return Target(arrays, group)
+def _with_drift(targets: list[Target]) -> list[Target]:
+    """Allow what the plain rule has drifted in any array of this name, so far and in the ``LUCK`` steps from here.
+
+    Arrays and steps share their luck: where a number that all share was nearly right in the plain rule, the next
+    steps show how far off it may be.
+    """
+    own: list[dict[str, float]] = []
+    for target in targets:
+        worst: dict[str, float] = {}
+        for one in (*target.arrays, target.group):
+            for n, e in one.items():
+                worst[n] = max(worst.get(n, 0.0), e.worst)
+        own.append(worst)
+    found = []
+    for k, target in enumerate(targets):
+        seen = own[: k + 1 + LUCK]
+        drift = {n: max(worst[n] for worst in seen) for n in own[k]}
+        *arrays, group = (
+            {n: e.at_least(drift[n]) for n, e in one.items()}
+            for one in (*target.arrays, target.group)
+        )
+        found.append(Target(arrays, group))
+    return found
 
 
 def _stored(x: Num, plain: np.ndarray, form: Format, peak: Any) -> Num:

@@ -69,7 +69,13 @@ TORCH_RULES: tuple[Row, ...] = (
         (
             "rmsprop",
             "rmsprop",
-            {"alpha": 0.9, "eps": EPS, "centered": centered, "momentum": momentum, "dialect": dialect},
+            {
+                "alpha": 0.9,
+                "eps": EPS,
+                "centered": centered,
+                "momentum": momentum,
+                "dialect": dialect,
+            },
             partial(
                 optax.rmsprop,
                 decay=0.9,

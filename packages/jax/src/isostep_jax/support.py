@@ -17,6 +17,14 @@ def gaps() -> list[Any]:
         },
         {
             "word": "notyet",
+            "reason": "https://github.com/openxla/xla/issues/22858; what is divided by a huge norm is a denormal",
+            "path": "jax:*",
+            "rule": "normalize_gradient+*",
+            "check": "huge",
+            "partly": True,
+        },
+        {
+            "word": "notyet",
             "reason": "XLA folds sqrt(x * x) to |x|, seen on arrays of one element: finite where the square overflows",
             "path": "jax:*",
             "rule": "*adaptive_clip+*",
@@ -27,7 +35,7 @@ def gaps() -> list[Any]:
             "word": "notyet",
             "reason": "XLA folds sqrt(x * x) to |x|, seen on arrays of one element: finite where the square overflows",
             "path": "jax:*",
-            "rule": ("mars", "clip_by_norm+*"),
+            "rule": ("mars", "clip_by_norm+*", "adamp", "apollo", "lars", "psgd_kron", "ranger21"),
             "check": "huge",
             "partly": True,
         },
@@ -45,8 +53,27 @@ def gaps() -> list[Any]:
             # Isolated: under jit x / 6 has the bits of x * (1 / 6), whether 6 is a constant or an argument.
             "reason": "XLA makes x / n of a scalar n x * (1 / n): the mean of equal numbers is off by a bit",
             "path": "jax:*",
-            "rule": "centralize+adamw",
+            "rule": ("centralize+adamw", "ranger"),
             "check": "exact",
+            "partly": True,
+        },
+        {
+            "word": "notyet",
+            # Isolated: of the same matrix jnp.linalg.eigh is all NaN, numpy's and torch's are not.
+            "reason": "jnp.linalg.eigh adds a matrix to its transpose: NaN from half of the largest number on",
+            "path": "jax:*",
+            "rule": "shampoo",
+            "check": "huge",
+            "partly": True,
+        },
+        {
+            "word": "never",
+            # Isolated: on the device (1 - beta) / -expm1(log(beta)) is 1 - 2**-53, on the host 1.
+            "reason": "a scalar of t is an ulp off on the device, as the contract allows; a sum that cancels shows it",
+            "path": "jax:*",
+            "rule": "apollo",
+            "dtype": "float64",
+            "check": "run",
             "partly": True,
         },
         {

@@ -165,10 +165,11 @@ RULE = Rule(
     measure=measure,
     state=state,
     hyper={
-        "lr": parts.lr(1e-3),
+        "lr": parts.lr(1e-3, cases=(0.1,)),
         "betas": parts.betas(0.9, 0.999),
         "beta0": Real(0.9, low=0, doc="how much of the older momentum is subtracted (flax)"),
-        "eps": parts.eps(1e-8),
+        # Where the root of v is below eps it is eps that keeps the decays of the flax dialect from growing.
+        "eps": parts.eps(1e-8, cases=(0.5,)),
         "weight_decay": Real(1e-4, low=0, cases=(0.1,), doc="stable weight decay"),
         "norm_loss": Real(1e-4, low=0, cases=(0.3,), doc="pull of the units' norms to 1 (authors)"),
         "clipping": Real(0.01, low=0, cases=(0.1,), doc="largest ratio of gradient and parameter"),
