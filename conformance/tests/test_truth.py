@@ -17,7 +17,7 @@ from isostep_conformance.budget import Expected
 from isostep_conformance.cases import Case, of_rule, subject_of
 from isostep_conformance.formats import FORMATS, ulp
 from isostep_conformance.kill import judge
-from isostep_conformance.truth import _stored, run
+from isostep_conformance.truth import Target, _stored, run
 
 F32 = FORMATS["float32"]
 ARITH = Bounded(F32)
@@ -163,5 +163,46 @@ def test_gradients_are_drawn_again_where_a_free_run_would_tell_too_little(
     first = run.__wrapped__(case, "run")
     monkeypatch.undo()
     drawn = run.__wrapped__(case, "run")
-    assert truth._exempt(first.free) > truth.MOST_EXEMPT_FREE >= truth._exempt(drawn.free)
+    assert truth._exempt(first.whole) > truth.MOST_EXEMPT_FREE >= truth._exempt(drawn.whole)
     assert not np.array_equal(first.shots[0].grads[0], drawn.shots[0].grads[0])
+    # Where there is no other, the run is followed as far as it tells enough, and no step further.
+    told = len(first.free)
+    assert truth.FEWEST_FREE <= told < len(first.whole) == len(drawn.free)
+    assert truth._exempt(first.whole[:told]) <= truth.MOST_EXEMPT_FREE
+    assert truth._exempt(first.whole[: told + 1]) > truth.MOST_EXEMPT_FREE
+
+
+def test_a_draw_that_leaves_its_format_is_the_last_to_be_kept() -> None:
+    found = run.__wrapped__(Case(of_rule("adam")[0], "bfloat16"), "run")
+    assert truth._untold(found) == 0
+    found.shots[-1].after.params[0][0] = np.inf
+    assert truth._untold(found) == np.inf
+
+
+def test_two_small_errors_may_meet_in_a_product_of_matrices() -> None:
+    """Beside the diagonal the roots of two matrices may both be off from zero, where first order says nothing."""
+    left, right = (Num(np.zeros((1, 1)), np.full((1, 1), e)) for e in (1e-3, 1e-5))
+    assert ARITH.matmul(left, right).e[0, 0] >= 1e-8
+
+
+@pytest.mark.parametrize(("name", "counts"), [("float64", True), ("float32", False)])
+def test_a_bound_of_two_million_ulps_tells_something_in_float64_only(name: str, counts: bool) -> None:
+    form = FORMATS[name]
+    spacing = float(np.finfo(form.numpy).eps)
+    off = Num(np.array([1.0], form.wide), np.array([2e6 * spacing], form.wide))
+    found = Expected.of(off, np.zeros(1), [np.ones(1)], form)
+    assert (found.unit[0] / spacing > 1e5) == counts
+
+
+def test_what_the_plain_rule_drifts_by_in_the_next_steps_counts() -> None:
+    """A number that all elements share may have been nearly right by luck."""
+    eps = float(np.finfo(np.float32).eps)
+
+    def after(ulps: float) -> Target:
+        off = Expected.of(num(1.0), np.zeros(1), [np.array([1 + ulps * eps])], F32, bounded=False)
+        return Target([{"p": off}], {})
+
+    units = [
+        t.arrays[0]["p"].unit[0] / eps for t in truth._with_drift([*map(after, (1, 2, 5, 9, 3))])
+    ]
+    np.testing.assert_allclose(units, [5, 9, 9, 9, 9], rtol=1e-6)

@@ -191,8 +191,8 @@ def run(case: Case, scenario: str) -> Run:
 
     In half precision a square that is lost in rounding can leave a whole array at its threshold, from where a free run
     tells nothing; of huge gradients a whole array may or may not overflow, and of tiny ones a product may or may not be
-    zero. Then other gradients are drawn, ``DRAWS`` times at most, and the best of them are kept; what is still exempt is
-    counted as ever.
+    zero. Then other gradients are drawn, ``DRAWS`` times at most, and the best of them are kept; what is still exempt
+    is counted as ever.
     """
     rule = case.rule(scenario)
     drawn: list[Run] = []
