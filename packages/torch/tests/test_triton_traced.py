@@ -149,6 +149,7 @@ def test_schedules_take_foreach_and_the_path_says_so():
     backend = TracedInterpreter()
     rule = RULES["adamw"].replace(lr=lambda done: 0.1 / (1 + done))
     assert backend.path(rule) == "foreach: lr is a schedule"
+    assert backend.path(isostep.rule("pnm")) == "foreach: it has several kinds of step"
     params = tensors(0)
     state = on_device(backend, rule, params)
     backend.step(rule, params, tensors(1), state)

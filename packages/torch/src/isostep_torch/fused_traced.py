@@ -146,6 +146,8 @@ class TracedTriton(TorchTriton):
     def _obstacle(self, rule: BoundRule) -> str | None:
         if rule.sequential:
             return "parameters are stepped one after another"
+        if len(rule.kinds()) > 1:
+            return "it has several kinds of step"
         for name, value in scalars.flat(rule.values).items():
             if callable(value) and not isinstance(value, Held):
                 return f"{name} is a schedule"
@@ -158,8 +160,7 @@ class TracedTriton(TorchTriton):
         times: list[Any] = [*state.t, state.group_t]
         here = arrays[0].device if arrays else None
         fits = all(getattr(t, "dtype", None) is torch.float32 and t.device == here for t in times)
-        phased = any(c.part.phase is not None for c in rule.components)
-        if self._obstacle(rule) or phased or not fits or super().path(rule) != "fused":
+        if self._obstacle(rule) or not fits or super().path(rule) != "fused":
             return self._by_foreach(rule, params, grads, state, **inputs)
         # Every array has a count of its own; to the plan they are just different ones.
         inner = State(
