@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import isostep
-from isostep.lower.run import threads
+from isostep.lower.threads import threads
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ import numpy as np
 from peers import PEERS, Contender
 
 import isostep
-from isostep.lower.run import threads
+from isostep.lower.threads import threads
 from isostep.lower.traffic import bytes_moved
 from isostep.program import trace
 

@@ -432,13 +432,13 @@ import hashlib, sys
 import numpy as np
 import isostep
 from isostep import pieces
-from isostep.lower import bins, run
+from isostep.lower import bins, threads
 
-assert run.threads() == int(sys.argv[1])
+assert threads.threads() == int(sys.argv[1])
 backend = isostep.backend("numpy:fused")
 used = []
-submit = run.ThreadPoolExecutor.submit
-run.ThreadPoolExecutor.submit = lambda self, *a, **k: used.append(1) or submit(self, *a, **k)
+submit = threads.ThreadPoolExecutor.submit
+threads.ThreadPoolExecutor.submit = lambda self, *a, **k: used.append(1) or submit(self, *a, **k)
 rng = np.random.default_rng(0)
 shapes = [(3, bins.CHUNK + 7), (bins.CHUNK + 1,), (700, 90), (5, 3)]
 params = [rng.normal(size=s).astype("float32") for s in shapes]

@@ -23,7 +23,7 @@ def taken(step):
     finally:
         tracemalloc.stop()
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as seen:
+    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as seen:
         step()
     return host + sum(max(e.cpu_memory_usage, 0) for e in seen.events())
 

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ctypes import CDLL
 from operator import attrgetter
 from typing import Any
 
 import torch
 
 from isostep.lower.cpu import FusedCPU
+from isostep.lower.openmp import OpenMP
+from isostep.lower.threads import POOL, Team
 from isostep_torch.loop import TorchLoop
 from isostep_torch.memory import Memory
+
+
+def team() -> Team:
+    """torch's own threads, as many as ``torch.get_num_threads()``; Python's where torch's are not OpenMP's."""
+    try:
+        return OpenMP(
+            CDLL(torch._C.__file__), torch.get_num_threads
+        )  # leads to all that torch is linked to
+    except (AttributeError, OSError):
+        return POOL
 
 
 class TorchFused(Memory, FusedCPU, TorchLoop):
     """One pass per stage over all tensors of the CPU; tensors elsewhere take the generic path so far."""
 
     name = "torch:fused"
+    team = team()
 
     def reachable(self, array: Any) -> bool:
         return array.device.type == "cpu" and array.layout is torch.strided

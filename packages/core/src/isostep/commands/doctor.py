@@ -82,7 +82,7 @@ def kernels() -> dict[str, str]:
     if importlib.util.find_spec("numba") is None:
         return dict.fromkeys(("threads", "kernels"), "no fused steps on the CPU without numba")
     from isostep.lower.cache import cache_folder
-    from isostep.lower.run import threads
+    from isostep.lower.threads import threads
 
     return {
         "threads": f"{threads()} for fused steps (ISOSTEP_NUM_THREADS changes it)",

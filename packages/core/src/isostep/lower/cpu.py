@@ -14,10 +14,14 @@ import numpy as np
 from isostep.lower.bins import Bin
 from isostep.lower.fused import FusedBackend, Plan
 from isostep.lower.run import Step
+from isostep.lower.threads import POOL, Team
 
 
 class FusedCPU(FusedBackend):
     """One pass per stage by Numba kernels, on as many threads as pay."""
+
+    #: who runs them
+    team: Team = POOL
 
     def launch(
         self,
@@ -28,7 +32,7 @@ class FusedCPU(FusedBackend):
     ) -> dict[str, Any]:
         typed = {n: plan.group_dtype.type(float(v)) for n, v in group.items()}
         bins = [(part.bin, part.table) for part in plan.parts]
-        step = Step(bins, hypers, group_hyper, typed, plan.group_dtype)
+        step = Step(bins, hypers, group_hyper, typed, plan.group_dtype, self.team)
         new = step.run()
         plan.seen = [
             partial(self._added_up, run.seen, run.bin) for run in step.runs if run.seen is not None

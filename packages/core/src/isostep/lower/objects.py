@@ -14,6 +14,7 @@ import re
 import zipfile
 from collections.abc import Callable, Sequence
 from ctypes import CFUNCTYPE, c_int64, c_void_p
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
@@ -23,9 +24,19 @@ from llvmlite import binding
 
 from isostep.lower.cache import kept
 
-Function = Callable[..., Any]
 
-_ENGINES: list[Any] = []  # own the code of what was loaded
+@dataclass(frozen=True)
+class Function:
+    """A function of whole numbers that lies at ``address``; what is called is ``call``."""
+
+    address: int
+    call: Callable[..., Any]
+
+    def __call__(self, *arguments: int) -> None:
+        self.call(*arguments)
+
+
+_ENGINES: list[Any] = []  # own the code
 _NAMES = "outside"  # the file's entry with the names that its code takes from the process
 
 
@@ -83,20 +94,34 @@ def _load(path: Path, arguments: int) -> list[Function]:
     with zipfile.ZipFile(path) as file:
         entries = {n: file.read(n) for n in file.namelist()}
     outside = entries.pop(_NAMES).decode().split()
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    target = binding.Target.from_default_triple().create_target_machine()
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target)
+    engine = _engine("")
     if any(binding.address_of_symbol(n) is None for n in outside):
         _with_numbas_own()
     for code in entries.values():
         engine.add_object_file(binding.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    _ENGINES.append(engine)
     # Numba's convention: where to put a result and where an exception, of which there are none, then the arguments.
     made = CFUNCTYPE(None, c_void_p, c_void_p, *[c_int64] * arguments)
     places = [(c_int64 * 1)() for _ in range(2)]
-    return [partial(made(engine.get_function_address(n)), *places) for n in entries]
+    found = map(engine.get_function_address, entries)
+    return [Function(at, partial(made(at), *places)) for at in found]
+
+
+def compiled(text: str, name: str) -> int:
+    """The address of a function of a module of LLVM's language."""
+    engine = _engine(text)
+    engine.finalize_object()
+    found: int = engine.get_function_address(name)
+    return found
+
+
+def _engine(text: str) -> Any:
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    target = binding.Target.from_default_triple().create_target_machine()
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(text), target)
+    _ENGINES.append(engine)
+    return engine
 
 
 def _with_numbas_own() -> None:

@@ -6,9 +6,7 @@ their addresses stay the same; a step then costs the passes and a few dozen micr
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,33 +15,12 @@ from isostep import scalars
 from isostep.lower.addresses import addresses
 from isostep.lower.bins import Bin
 from isostep.lower.kernels import kernels
+from isostep.lower.objects import Function
 from isostep.lower.small import Small
+from isostep.lower.threads import POOL, SERIAL, Team
 from isostep.values import Domain, Value
 
-#: Below this many elements in all, waking a second thread costs more than it saves.
-SERIAL = 60_000
-
-
-def threads() -> int:
-    """How many threads a step may use: ``ISOSTEP_NUM_THREADS``, else every core this process may run on."""
-    named = os.environ.get("ISOSTEP_NUM_THREADS")
-    if named:
-        return max(1, int(named))
-    allowed = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
-
-
 _NO_UNITS, _NO_COLUMNS = np.zeros((1, 3), np.int64), np.zeros((1, 1))
-
-_pool: tuple[int, int, ThreadPoolExecutor] | None = None
-
-
-def _workers(count: int) -> ThreadPoolExecutor:
-    """A pool of ``count`` threads of this process (a forked child has none of its parent's)."""
-    global _pool
-    if _pool is None or _pool[:2] != (os.getpid(), count):
-        _pool = (os.getpid(), count, ThreadPoolExecutor(count, thread_name_prefix="isostep"))
-    return _pool[2]
 
 
 class Step:
@@ -56,10 +33,12 @@ class Step:
         group_hyper: tuple[int, Mapping[str, Any]],
         group: dict[str, Any],
         group_dtype: np.dtype,
+        team: Team = POOL,
     ) -> None:
         """``bins`` with their pointer tables; ``hypers[kind]`` = (t, values); ``group`` = the group's state."""
         self.group_dtype = group_dtype
         self.group = group
+        self.team = team
         self.runs = [_Run(b, table, hypers, group_hyper, group, group_dtype) for b, table in bins]
 
     @np.errstate(all="ignore")  # values of the group are NumPy's, whatever the arrays are
@@ -67,7 +46,7 @@ class Step:
         """Do it; the group's new state."""
         for stage in range(max(r.bin.layout.stages for r in self.runs)):
             for r in self.runs:
-                r.launch(stage)
+                r.launch(stage, self.team)
             self._combine(stage)
         first = self.runs[0]
         return {
@@ -122,7 +101,7 @@ class _Run:
         dtype = np.dtype(bool) if isinstance(values[0], bool) else self.bin.compute
         return np.array(values, dtype)[self.bin.kinds]
 
-    def launch(self, stage: int) -> None:
+    def launch(self, stage: int, team: Team) -> None:
         """One pass over the elements of this bin, on as many threads as pay."""
         bin, layout = self.bin, self.bin.layout
         if stage >= layout.stages:
@@ -143,7 +122,7 @@ class _Run:
             sums,
             unit_sums,
         )
-        _spread_over_threads(self.passes[stage], chunks, bin.size, arguments)
+        _spread(team, self.passes[stage], chunks, bin.size, arguments)
         if figures:  # nothing waits for these
             self.seen = sums
         for k, r in enumerate(this.sums):
@@ -162,28 +141,19 @@ class _Run:
         return np.ascontiguousarray(np.stack(found, axis=1))
 
 
-def _spread_over_threads(
-    kernel: Callable[..., None], chunks: np.ndarray, size: int, tables: Sequence[np.ndarray]
+def _spread(
+    team: Team, kernel: Function, chunks: np.ndarray, size: int, tables: Sequence[np.ndarray]
 ) -> None:
-    """Contiguous shares of chunks, one a thread; the shares never change a result, only who computes it.
+    """Contiguous shares of chunks, one a thread, where there is enough to do.
 
     A kernel is told where the chunks and tables lie, so they are int64 or float64, row by row, as the text has them.
     """
-    where, *arguments = addresses((chunks, *tables)).tolist()
-    count = min(threads(), len(chunks)) if size >= SERIAL else 1
+    given = addresses((chunks, *tables)).tolist()
+    count = min(team.count(), len(chunks)) if size >= SERIAL else 1
     if count == 1:
-        kernel(where, 0, len(chunks), *arguments)
+        where, *others = given
+        kernel(where, 0, len(chunks), *others)
         return
     done = np.cumsum(chunks[:, 2] - chunks[:, 1])
-    cuts = [
-        0,
-        *(int(np.searchsorted(done, size * k / count)) for k in range(1, count)),
-        len(chunks),
-    ]
-    pool = _workers(count - 1)
-    waiting = [
-        pool.submit(kernel, where, cuts[k], cuts[k + 1], *arguments) for k in range(1, count)
-    ]
-    kernel(where, cuts[0], cuts[1], *arguments)
-    for each in waiting:
-        each.result()
+    cuts = [int(np.searchsorted(done, size * k / count)) for k in range(1, count)]
+    team.run(kernel, [0, *cuts, len(chunks)], given)
