@@ -11,8 +11,9 @@ if not HERE.exists():
     pytest.skip("the benchmarks are not here: not the whole repository", allow_module_level=True)
 
 
-@pytest.fixture(scope="module")
-def gpu():
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.syspath_prepend(HERE.parent)
     spec = importlib.util.spec_from_file_location("benchmark_gpu", HERE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -26,13 +27,19 @@ def test_the_plan_counts_the_bytes_of_a_step(gpu, capsys):
     # AdamW loads p, g, m, v and stores p, m, v; LAMB loads its four once more for its norms.
     assert f"what=large rule=adamw stages=1 bytes={28 * 104857600}" in lines
     assert f"what=large rule=lamb stages=2 bytes={(16 + 28) * 104857600}" in lines
-    assert lines[-2:] == ["what=captured rule=adamw", "what=captured rule=lamb"]
+    assert f"what=cupy rule=adamw stages=1 bytes={28 * 104857600}" in lines
+    assert {"what=captured rule=adamw", "what=captured rule=lamb", "what=jax rule=lamb"} <= set(
+        lines
+    )
+    assert gpu.main(["--dry-run", "--rules", "adam", "--kinds", "jax small"]) == 0
+    assert capsys.readouterr().out == "what=jax small rule=adam\n"
 
 
 def test_every_fused_rule_is_measured(gpu, capsys):
     assert gpu.main(["--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert all(f"what=large rule={name} " in out for name in gpu.fused())
+    assert all(f"what={kind} rule={n} " in out for n in gpu.fused() for kind in ("large", "cupy"))
+    assert all(kind in gpu.MEASURES for kind in gpu.KINDS)
 
 
 def test_an_unknown_rule_is_an_error(gpu, capsys):
@@ -45,6 +52,31 @@ def test_an_unknown_rule_is_an_error(gpu, capsys):
 def test_without_a_device_it_says_so(gpu, capsys):
     assert gpu.main(["--rules", "adamw"]) == 2
     assert capsys.readouterr().err.startswith("gpu.py: needs a CUDA device, got none")
+
+
+def test_what_fails_is_written_down_and_the_rest_goes_on(gpu, monkeypatch, tmp_path, capsys):
+    import json
+    from types import SimpleNamespace
+
+    device = SimpleNamespace(
+        mem_get_info=lambda: (1, 2), get_device_name=lambda: "A Device", empty_cache=lambda: None,
+        get_device_capability=lambda: (9, 0),
+    )  # fmt: skip
+    there = SimpleNamespace(cuda=device, version=SimpleNamespace(cuda="13.0"))
+
+    def measured(row):
+        if row["rule"] == "lamb":
+            raise MemoryError("out of memory")
+        return {"seconds": {"isostep": 2e-3 if row["what"] == "large" else 4e-3}}
+
+    monkeypatch.setattr(gpu, "measured", measured)
+    rows = gpu.plan(["adamw", "lamb"], ["large", "cupy"])
+    assert gpu.run(there, rows, tmp_path / "it.json") == 2
+    written = json.loads((tmp_path / "it.json").read_text())
+    assert written["machine"]["device"] == "A Device"
+    assert written["rows"][1]["error"] == "MemoryError: out of memory"
+    assert written["rows"][2]["seconds"] == {"isostep": 4e-3, "isostep_torch": 2e-3}
+    assert " 0.50x isostep_torch" in capsys.readouterr().out
 
 
 def test_a_row_is_a_line(gpu):

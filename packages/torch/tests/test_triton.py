@@ -272,6 +272,8 @@ def check_width(stage, text, dtype):
     # The other form has masks. What it loads is what is needed: g ** 0 needs no g.
     masked = re.findall(rf"@%p\d+ ld\.global(?:\.\w+)*\.b{bits}\b", text)
     loaded = len(masked) // lanes
+    if dtype == "float64":  # an element's unit's sums look the same
+        loaded -= sum(g.table == "unit_sums" for g in stage.given.values())
     assert 0 < loaded <= len(stage.inputs)
     stored = {*stage.stores, *(["p"] if stage.update is not None else [])}
     each = lanes * bits // 128
@@ -295,10 +297,15 @@ def test_every_rule_compiles_with_wide_loads_and_exact_arithmetic(name):
         assert not [i for i in instructions if i.startswith(("div.full", "sqrt.approx", "fma"))]
 
 
+
+
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
-def test_other_dtypes_compile_with_wide_loads(dtype):
-    for stage, text in compiled(isostep.rule("adamw", lr=0.1), 90, dtype):
-        check_width(stage, text, dtype)
+@pytest.mark.parametrize("name", fused_rules())
+def test_other_dtypes_compile_with_wide_loads(name, dtype):
+    for stage, text in compiled(bound(name), 90, dtype):
+        if stage.grid == "chunks":
+            check_width(stage, text, dtype)
 
 
 @pytest.mark.parametrize("arch", [80, 100])
@@ -324,11 +331,13 @@ def test_observed_kernels_compile_and_stay_wide(traced):
     check_width(*found, "float32")
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam_hd"])
+@pytest.mark.parametrize("name", fused_rules())
 def test_kernels_of_scalars_compile(name):
-    module = triton_modules.module(kernels(trace(bound(name)), "float32"), traced=True)
-    machine_code(module.numbers, ("times", "hypers", "scalars", "kinds"), 90, LANES=128)
-    if name == "adam_hd":
+    found = kernels(trace(bound(name)), "float32")
+    module = triton_modules.module(found, traced=True)
+    if found.scalars:
+        machine_code(module.numbers, ("times", "hypers", "scalars", "kinds"), 90, LANES=128)
+    if found.shared:
         machine_code(module.shared_numbers, ("times", "hypers", "shared"), 90)
 
 

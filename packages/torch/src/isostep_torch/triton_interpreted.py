@@ -38,7 +38,7 @@ for _name, _function in vars(on_device).items():
         globals()[_name] = FunctionType(
             _function.fn.__code__, globals(), _name, _function.fn.__defaults__
         )
-_formula_of_pow = globals()["pow"]
+_pow_of_float32 = globals()["pow_of_float32"]
 
 
 def _like(data: np.ndarray, dtype: Any, *, scalar: bool = False) -> Any:
@@ -64,7 +64,7 @@ _pow_of_float64 = _in_float64("power")
 
 def pow(x: Any, y: Any) -> Any:
     """x**y with C's special cases."""
-    return _pow_of_float64(x, y) if x.dtype == tl.float64 else _formula_of_pow(x, y)
+    return _pow_of_float64(x, y) if x.dtype == tl.float64 else _pow_of_float32(x, y)
 
 
 def _truth(x: Any) -> Any:

@@ -207,8 +207,15 @@ def atan2(y, x):
 def pow(x, y):
     """x**y with C's special cases."""
     if x.dtype == tl.float64:
-        return libdevice.pow(x, y)
-    # float64 leaves 29 bits to spare, so that the plain formula is exact enough, and half as long as pow's own.
+        found = libdevice.pow(x, y)
+    else:  # not after a return above: Triton would compile it for float64 too
+        found = pow_of_float32(x, y)
+    return found
+
+
+@device
+def pow_of_float32(x, y):
+    """float64 leaves 29 bits to spare, so that the plain formula is exact enough, and half as long as pow's own."""
     a, b = x.to(tl.float64), y.to(tl.float64)
     size = tl.exp(b * tl.log(tl.abs(a)))
     size = tl.where(both(tl.abs(a) == 1, tl.abs(b) == float("inf")), 1.0, size)

@@ -1,0 +1,60 @@
+"""What ``gpu.py`` measures: rules, sizes, and the bytes that a step of a rule must move."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import isostep
+from isostep.domains import REQUIRED
+from isostep.lower.device import kernels
+from isostep.lower.layout import layout
+from isostep.lower.traffic import bytes_moved
+from isostep.program import trace
+
+LARGE = (4, 26_214_400)  # 104,857,600 elements
+SMALL = (1000, 1000)
+STEPS, ROUNDS = 10, 7
+#: Rules whose captured step must equal the eager one: elementwise, with sums, with state of the group.
+CAPTURED = ("adamw", "lamb", "sgd_hd")
+#: Rules that are measured beside optax's.
+JAX, JAX_SMALL = ("adam", "adamw", "lion", "lamb"), ("adam",)
+#: Kinds of rows, in the order in which they are measured: where time is short, what comes first is there.
+KINDS = ("copy", "large", "small", "captured", "cupy", "jax", "jax small")
+
+
+def bound(name: str) -> isostep.BoundRule:
+    """A rule with a small number for each hyperparameter that it requires."""
+    hyper = isostep.definition(name).hyper
+    return isostep.rule(name, **{n: 1e-3 for n, d in hyper.items() if d.default is REQUIRED})
+
+
+def fused() -> list[str]:
+    """The rules that have kernels for arrays of any rank."""
+    every = {n: bound(n) for n in isostep.rules()}
+    return [
+        n
+        for n, r in every.items()
+        if not layout(trace(r), "float32").obstacle and r.rule.ndim is None
+    ]
+
+
+def plan(rules: list[str], kinds: list[str]) -> list[dict[str, Any]]:
+    """What is measured, in order: whole kinds of rows, framework by framework."""
+    every: dict[str, list[dict[str, Any]]] = {"copy": [{"what": "copy"}]}
+    for what in ("large", "cupy"):
+        every[what] = [{"what": what, "rule": n} | moved(n) for n in rules]
+    every["small"] = [{"what": "small", "rule": n} for n in rules]
+    every["captured"] = [{"what": "captured", "rule": n} for n in CAPTURED if n in rules]
+    every["jax"] = [{"what": "jax", "rule": n} for n in JAX if n in rules]
+    every["jax small"] = [{"what": "jax small", "rule": n} for n in JAX_SMALL if n in rules]
+    return [row for kind in KINDS if kind in kinds for row in every[kind]]
+
+
+def moved(name: str) -> dict[str, int]:
+    """How often a large step goes over the elements, and the bytes that it must move."""
+    rule = bound(name)
+    per_element = bytes_moved(trace(rule)) or 0
+    return {
+        "stages": len(kernels(trace(rule), "float32").stages),
+        "bytes": per_element * LARGE[0] * LARGE[1],
+    }
