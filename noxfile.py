@@ -6,6 +6,7 @@ needs is a dependency group of pyproject.toml. Words after `--` go to the sessio
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -22,6 +23,8 @@ POINTS = [nox.project.load_toml(toml)["project"].get("entry-points", {}) for tom
 BACKENDS = [name for points in POINTS for name in points.get("isostep.backends", {})]
 GROUPS = nox.project.load_toml("pyproject.toml")
 SPREAD = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
+#: What tests and conformance need, in pure Python, and a machine with torch, JAX and CuPy may lack.
+CARRIED = {"array-api-compat", "array-api-strict", "iniconfig", "optax", "absl-py", "packaging", "pluggy", "pytest", "Pygments"}
 EXTRAS = {"core": "[fused,halves,files,cli,plot,train]", "torch": "[fused,halves]"}
 
 
@@ -124,6 +127,16 @@ def typecheck(session):
     """The one type checker, over every package's sources."""
     install(session, groups=["typecheck"])
     session.run("mypy", *session.posargs)
+
+
+@nox.session(venv_params=[])
+def carry(session):
+    """Wheels in dist/ for a machine with a GPU on which nothing else can be installed; there, `.ci/gpu`."""
+    shutil.rmtree("dist", ignore_errors=True)
+    to = ["--no-deps", "--wheel-dir", "dist"]
+    session.run("python", "-m", "pip", "wheel", *to, *(f"./{folder}" for folder in FOLDERS.values()))
+    pure = [line for line in Path("packages/constraints.txt").read_text().splitlines() if line.partition("==")[0] in CARRIED]
+    session.run("python", "-m", "pip", "wheel", *to, *pure)
 
 
 @nox.session
