@@ -24,7 +24,10 @@ BACKENDS = [name for points in POINTS for name in points.get("isostep.backends",
 GROUPS = nox.project.load_toml("pyproject.toml")
 SPREAD = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
 #: What tests and conformance need, in pure Python, and a machine with torch, JAX and CuPy may lack.
-CARRIED = {"array-api-compat", "array-api-strict", "iniconfig", "optax", "absl-py", "packaging", "pluggy", "pytest", "Pygments"}
+CARRIED = {
+    "array-api-compat", "array-api-strict", "optax", "absl-py", "pytest", "iniconfig", "packaging", "pluggy",
+    "Pygments",
+}  # fmt: skip
 EXTRAS = {"core": "[fused,halves,files,cli,plot,train]", "torch": "[fused,halves]"}
 
 
@@ -135,7 +138,8 @@ def carry(session):
     shutil.rmtree("dist", ignore_errors=True)
     to = ["--no-deps", "--wheel-dir", "dist"]
     session.run("python", "-m", "pip", "wheel", *to, *(f"./{folder}" for folder in FOLDERS.values()))
-    pure = [line for line in Path("packages/constraints.txt").read_text().splitlines() if line.partition("==")[0] in CARRIED]
+    pinned = Path("packages/constraints.txt").read_text().splitlines()
+    pure = [line for line in pinned if line.partition("==")[0] in CARRIED]
     session.run("python", "-m", "pip", "wheel", *to, *pure)
 
 

@@ -1,10 +1,12 @@
 """Adam on many small leaves in JAX: leaf by leaf, grouped and flat, against optax.
 
-    python benchmarks/jax_leaves.py [LEAVES SIZE [train] [model] [optax] [grouped] [flat] [leaf]]
+    python benchmarks/jax_leaves.py [LEAVES SIZE [train | members] [model] [optax] [grouped] [flat] [stacked] [leaf]]
 
 First call (compilation included) and best step of each, with donation: the update alone, and, for ``train``,
-model, gradient and update of a deep network in one jit; ``model`` is its value and gradient without any update, the
-floor of a training step. Leaves are square. Wall time and this process's CPU time, since machines are shared.
+model, gradient and update of a deep network in one jit, for ``members`` of many networks of one layer each;
+``model`` is its value and gradient without any update, the floor of a training step. ``stacked`` is flat mode whose
+model takes ``flat.stacked``, by ``scan`` or ``vmap``; the others' takes leaf by leaf. Leaves are square. Wall time
+and this process's CPU time, since machines are shared.
 """
 
 from __future__ import annotations
@@ -24,12 +26,28 @@ import isostep_jax
 STEPS = 60
 
 
-def loss(params: list[jax.Array]) -> jax.Array:
+def deep(params: Any) -> jax.Array:
     """A network with one small matrix per layer."""
     x = jnp.ones((8, params[0].shape[0]))
-    for p in params:
-        x = jnp.tanh(x @ p)
+    if isinstance(params, list):
+        for p in params:
+            x = layer(x, p)
+    else:
+        x, _ = jax.lax.scan(lambda x, p: (layer(x, p), None), x, params)
     return jnp.sum(x * x)
+
+
+def members(params: Any) -> jax.Array:
+    """Networks of one small matrix each."""
+    x = jnp.ones((8, params[0].shape[0]))
+    if isinstance(params, list):
+        return sum(jnp.sum(layer(x, p) ** 2) for p in params)
+    return jnp.sum(jax.vmap(lambda p: layer(x, p))(params) ** 2)
+
+
+def layer(x: jax.Array, p: jax.Array) -> jax.Array:
+    """One layer."""
+    return jnp.tanh(x @ p)
 
 
 def timed(name: str, step: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -64,9 +82,14 @@ def main() -> None:
         "leaf": (plain, list, list),
         "grouped": (isostep_jax.adam(1e-3, grouped=True), list, list),
         "flat": (flat, flat.flatten, flat.unflatten),
+        "stacked": (flat, flat.flatten, flat.stacked),
     }
+    loss = members if "members" in sys.argv else deep
+    training = bool({"train", "members"} & set(sys.argv))
+    if not training:
+        del ways["stacked"]  # an update does not ask how a model sees its parameters
     chosen = [name for name in ways if name in sys.argv] or list(ways)
-    if "train" in sys.argv and ("model" in sys.argv or len(chosen) == len(ways)):
+    if training and ("model" in sys.argv or len(chosen) == len(ways)):
         # What it returns takes the place of its arguments, so that it is timed as the others are.
         alone = jax.jit(lambda p, _: (p, jax.grad(loss)(p)), donate_argnums=(0, 1))
         timed("model train", alone, ([jnp.array(p) for p in params], grads))
@@ -83,7 +106,7 @@ def main() -> None:
             updates, s = tx.update(jax.grad(lambda q: loss(back(q)))(p), s, p)
             return optax.apply_updates(p, updates), s
 
-        if "train" not in sys.argv:
+        if not training:
             own = into([jnp.array(p) for p in params])
             timed(name, update, (into(grads), own, tx.init(own)))
         else:

@@ -192,6 +192,71 @@ def test_views_of_one_shape_share_what_is_compiled_and_can_be_differentiated_bot
     np.testing.assert_array_equal(flat.unflatten(broken)[3], params[3])
 
 
+def parts():
+    """Layers with members in them, and what is no stack: another structure, shape or dtype, a tuple, nothing."""
+    random = np.random.default_rng(5)
+    draw = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)  # noqa: E731
+
+    def layer():
+        return {"w": draw(3, 2), "b": draw(2).astype(jnp.bfloat16), "heads": [draw(2), draw(2)]}
+
+    return {
+        "embed": draw(4, 3),
+        "layers": [layer() for _ in range(5)],
+        "pair": (draw(2), draw(2)),
+        "odd": [draw(2), draw(3)],
+        "mixed": [draw(2), draw(2).astype(jnp.bfloat16)],
+        "one": [draw(2, 2)],
+        "none": [None, None],
+        "scalar": draw(),
+    }
+
+
+def test_lists_of_equal_subtrees_are_stacks():
+    params = parts()
+    flat = isostep_jax.flat(isostep_jax.adam(0.1), params)
+    found = flat.stacked(flat.flatten(params))
+    layers = jax.tree.map(lambda *each: jnp.stack(each), *params["layers"])
+    layers["heads"] = jnp.stack(layers["heads"], axis=1)  # the layers', then the heads'
+    wanted = params | {"layers": layers, "one": params["one"][0][None]}
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    assert found["layers"]["heads"].shape == (5, 2, 2)
+
+
+def test_gradients_through_stacks_are_those_through_leaves():
+    params = parts()
+    flat = isostep_jax.flat(isostep_jax.adam(0.1), params)
+    buffers = flat.flatten(params)
+
+    def by_leaf(b):
+        p = flat.unflatten(b)
+        x = p["embed"]
+        for layer in p["layers"]:
+            x = jnp.tanh(x @ layer["w"] + layer["b"] * layer["heads"][0]) @ layer["w"].T
+        return jnp.sum(x**2) * p["scalar"] + jnp.sum(p["pair"][1])
+
+    def by_stack(b):
+        p = flat.stacked(b)
+
+        def one(x, layer):
+            return jnp.tanh(x @ layer["w"] + layer["b"] * layer["heads"][0]) @ layer["w"].T, None
+
+        x, _ = jax.lax.scan(one, p["embed"], p["layers"])
+        return jnp.sum(x**2) * p["scalar"] + jnp.sum(p["pair"][1])
+
+    wanted, found = (jax.jit(jax.grad(f))(buffers) for f in (by_leaf, by_stack))
+    assert found.keys() == buffers.keys()
+    for name in buffers:
+        np.testing.assert_allclose(
+            found[name].astype(jnp.float32), wanted[name].astype(jnp.float32), rtol=1e-5, atol=1e-6
+        )
+    many = {n: jnp.stack([b, b + 1]) for n, b in buffers.items()}
+    np.testing.assert_array_equal(
+        jax.vmap(flat.stacked)(many)["layers"]["w"][0], flat.stacked(buffers)["layers"]["w"]
+    )
+
+
 def test_errors_of_flat_mode():
     flat = isostep_jax.flat(isostep_jax.sgd(0.5), {"a": jnp.ones(3)})
     with pytest.raises(isostep.StepError, match="sgd: flatten needs the structure of params"):

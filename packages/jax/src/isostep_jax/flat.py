@@ -9,7 +9,9 @@
 
 An update then costs what one array costs, however many leaves there are; views cost a copy each, and on a CPU a
 compiled kernel for each shape. What the model does with its leaves stays: many small products are as slow as they
-were. A leaf that is sharded over several devices keeps a buffer, and its sharding, of its own.
+were. So a model of many equal parts takes ``flat.stacked(b)`` instead: there a list of equal subtrees (of layers, of
+members) is one subtree, whose leaves have an axis more in front, for ``lax.scan`` or ``vmap``; that is one view,
+however many there are. A leaf that is sharded over several devices keeps a buffer, and its sharding, of its own.
 """
 
 from __future__ import annotations
@@ -24,18 +26,20 @@ from isostep.program import trace
 from isostep.rule import BoundRule, RuleError
 from isostep.state import StepError
 from isostep_jax.layout import Segments, views
+from isostep_jax.stacked import Leaf, stacked
 from isostep_jax.transform import Init, Transform, TransformState, build, flattened
 
 Buffers = dict[str, jax.Array]
 
 
 class FlatTransform(NamedTuple):
-    """An optax-style pair whose parameters are buffers by name, and the way from a tree to them and back."""
+    """An optax-style pair whose parameters are buffers by name, and the ways from a tree to them and back."""
 
     init: Callable[[Buffers], TransformState]
     update: Callable[..., tuple[Buffers, TransformState]]
     flatten: Callable[[Any], Buffers]
     unflatten: Callable[[Buffers], Any]
+    stacked: Callable[[Buffers], Any]
 
 
 def flat(tx: Transform, params: Any) -> FlatTransform:
@@ -76,7 +80,9 @@ def flat(tx: Transform, params: Any) -> FlatTransform:
         return jax.tree.unflatten(tree, [found[i] for i in range(len(leaves))])
 
     made = build(Init(rule), [segments.get(n) for n in sorted(places)])
-    return FlatTransform(made.init, made.update, flatten, unflatten)
+    where = {i: n for n, own in places.items() for i in own}
+    lie = [Leaf(where[i], tuple(p.shape), where[i] not in segments) for i, p in enumerate(leaves)]
+    return FlatTransform(made.init, made.update, flatten, unflatten, stacked(tree, lie))
 
 
 def _joined(values: Sequence[jax.Array], together: bool) -> jax.Array:
