@@ -12,7 +12,7 @@ from isostep_torch import paths
 pytest.importorskip("triton", reason="needs triton, which runs the kernels")
 
 from isostep.state import StepError
-from isostep_torch.fused_cuda import TorchInterpreter, TritonDevice
+from isostep_torch.fused_cuda import TorchInterpreter, TorchTriton, TritonDevice
 from isostep_torch.fused_traced import TracedInterpreter
 
 ON = {
@@ -41,6 +41,17 @@ def test_tensors_of_several_devices_take_foreach():
     assert choice("cuda:0", "cpu")[0] == "torch:foreach"
     with pytest.raises(ValueError, match="of one CUDA device with triton installed; use foreach"):
         choice("cuda:0", "cuda:1", fused=True)
+
+
+def test_kernels_take_tensors_of_one_device():
+    there = [
+        SimpleNamespace(device=torch.device(d), layout=torch.strided) for d in ("cuda:0", "cuda:1")
+    ]
+    takes = TorchTriton().all_reachable
+    assert takes([there[0], there[0]])
+    assert takes([])
+    assert not takes(there)
+    assert not takes([there[0], ON["cpu"]])
 
 
 def test_without_triton_the_path_says_so(monkeypatch):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,7 @@ import triton.language as tl
 from isostep.lower.device import Kernel, Kernels
 from isostep.lower.executor import Device, DeviceBackend, Launch
 from isostep.lower.fused import Plan
-from isostep.rule import BoundRule
-from isostep.state import State, StepError, as_list
+from isostep.state import StepError
 from isostep_torch import triton_modules
 from isostep_torch.loop import TorchLoop
 from isostep_torch.memory import Memory
@@ -110,12 +110,9 @@ class TorchTriton(Memory, DeviceBackend, TorchLoop):
     def addressable(self, array: torch.Tensor) -> bool:
         return array.device.type == self.kind and array.is_contiguous()
 
-    def step(
-        self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
-    ) -> tuple[Any, State]:
-        if len({a.device for a in as_list(params)}) > 1:
-            return TorchLoop.step(self, rule, params, grads, state, **inputs)
-        return super().step(rule, params, grads, state, **inputs)
+    def all_reachable(self, arrays: Sequence[Any]) -> bool:
+        """Whether all are, on one device; those of several take the generic path."""
+        return len(set(map(attrgetter("device"), arrays))) < 2 and super().all_reachable(arrays)
 
     def launch(
         self,

@@ -85,7 +85,7 @@ def kernels() -> dict[str, str]:
     from isostep.lower.threads import threads
 
     return {
-        "threads": f"{threads()} for fused steps (ISOSTEP_NUM_THREADS changes it)",
+        "threads": f"{threads()} for fused steps, torch's own for torch's (ISOSTEP_NUM_THREADS changes it)",
         "kernels": f"kept in {cache_folder()} (ISOSTEP_CACHE_DIR changes it)",
     }
 

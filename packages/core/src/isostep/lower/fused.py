@@ -360,7 +360,7 @@ class FusedBackend(ArrayBackend):
             if part.axes != axes and not made:  # its state lies in another order
                 del known[key]
                 return self._plan(rule, params, arrays, state, active, given, None)
-            if "p" in new and not made and not self.all_reachable(own["p"]):
+            if "p" in new and not made and not self.all_reachable(stepped):
                 raise _Elsewhere
         if moved and not made and list(map(self.shape_of, stepped)) != plan.shapes:
             del known[key]  # something of another shape has taken a parameter's place
