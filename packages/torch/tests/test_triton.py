@@ -23,7 +23,7 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from isostep_torch import triton_interpreted, triton_modules  # noqa: E402
 from isostep_torch.fused_cuda import OPTIONS  # noqa: E402
-from isostep_torch.triton_source import BLOCK, arguments, show  # noqa: E402
+from isostep_torch.triton_source import THREADS, arguments, block, show  # noqa: E402
 from isostep_torch.triton_words import CALLS, HELPERS  # noqa: E402
 
 BACKEND = isostep.backend("torch:triton(interpreter)")
@@ -260,7 +260,7 @@ def compiled(rule, arch, dtype="float32", traced=False):
     module = triton_modules.module(k, traced=traced)
     for stage in k.stages:
         names = arguments(stage, traced=traced)
-        yield stage, machine_code(getattr(module, stage.name), names, arch, BLOCK=BLOCK)
+        yield stage, machine_code(getattr(module, stage.name), names, arch, BLOCK=block(dtype))
 
 
 def check_width(stage, text, dtype):
@@ -268,7 +268,7 @@ def check_width(stage, text, dtype):
     bits = {"float64": 64, "float32": 32}.get(dtype, 16)
     wide = max(bits, 32)  # halves travel in pairs
     found = Counter(re.findall(rf"(ld|st)\.global(?:\.\w+)*\.v{128 // wide}\.b{wide}\b", text))
-    lanes = BLOCK // (32 * OPTIONS["num_warps"])
+    lanes = block(dtype) // THREADS
     # The other form has masks. What it loads is what is needed: g ** 0 needs no g.
     masked = re.findall(rf"@%p\d+ ld\.global(?:\.\w+)*\.b{bits}\b", text)
     loaded = len(masked) // lanes

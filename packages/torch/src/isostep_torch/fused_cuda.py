@@ -24,10 +24,10 @@ from isostep.state import StepError
 from isostep_torch import triton_modules
 from isostep_torch.loop import TorchLoop
 from isostep_torch.memory import Memory
-from isostep_torch.triton_source import BLOCK
+from isostep_torch.triton_source import THREADS, block
 
 #: a * b + c stays two roundings, so that a result does not depend on how an element's row was compiled.
-OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
+OPTIONS: dict[str, Any] = {"num_warps": THREADS // 32, "enable_fp_fusion": False}
 #: Rows of partial sums that a block of ``reduce`` holds at a time.
 ROWS = 256
 
@@ -73,16 +73,21 @@ class TritonDevice(Device):
         common = triton_modules.common(interpreted=self.interpreted)
         group = {"DTYPE": getattr(tl, kernels.group_dtype)}
         return {
-            **{k.name: partial(stage, getattr(own, k.name), k) for k in kernels.stages},
+            **{
+                k.name: partial(stage, getattr(own, k.name), k, block(kernels.dtype))
+                for k in kernels.stages
+            },
             "reduce": partial(launch, common.reduce, {"BLOCK": ROWS}),
             "commit": partial(launch, common.commit, group),
         }
 
 
-def stage(function: Any, kernel: Kernel, blocks: int, arguments: Sequence[Any], *more: Any) -> None:
-    """One block per row, so that a kernel need not know how many there are."""
+def stage(
+    function: Any, kernel: Kernel, size: int, blocks: int, arguments: Sequence[Any], *more: Any
+) -> None:
+    """One block per row, so that a kernel need not know how many there are; ``size`` elements at a time."""
     count = kernel.arguments.index("count")
-    function[(blocks,)](*arguments[:count], *arguments[count + 1 :], *more, BLOCK=BLOCK, **OPTIONS)
+    function[(blocks,)](*arguments[:count], *arguments[count + 1 :], *more, BLOCK=size, **OPTIONS)
 
 
 def launch(

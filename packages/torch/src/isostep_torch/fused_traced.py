@@ -35,6 +35,7 @@ from isostep_torch.fused_cuda import (
 )
 from isostep_torch.traced import Held
 from isostep_torch.triton_numbers import hyper_names
+from isostep_torch.triton_source import block
 
 #: Counts that a block of the small kernels takes.
 LANES = 128
@@ -50,10 +51,10 @@ class _Device(TritonDevice):
     def compile(self, kernels: Kernels) -> Mapping[str, Launch]:
         own = triton_modules.module(kernels, interpreted=self.interpreted, traced=True)
         common = triton_modules.common(interpreted=self.interpreted)
-        group = {"DTYPE": getattr(tl, kernels.group_dtype)}
+        group, size = {"DTYPE": getattr(tl, kernels.group_dtype)}, block(kernels.dtype)
         return {
             **{
-                k.name: partial(self._with_amp, partial(stage, getattr(own, k.name), k))
+                k.name: partial(self._with_amp, partial(stage, getattr(own, k.name), k, size))
                 for k in kernels.stages
             },
             "reduce": partial(launch, common.reduce, {"BLOCK": ROWS}),

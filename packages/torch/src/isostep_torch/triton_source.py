@@ -15,8 +15,17 @@ from isostep.values import Value
 from isostep_torch.triton_numbers import Numbers
 from isostep_torch.triton_words import CALLS, FACT_NAMES, HELPERS, Words, identifier, indent
 
-#: Elements that a block holds at a time: eight for each of its 128 threads.
-BLOCK = 1024
+#: Threads of a block.
+THREADS = 128
+
+
+def block(dtype: str) -> int:
+    """Elements that a block holds at a time: 16 bytes of each array for each thread.
+
+    More would take more registers, so that fewer blocks are under way while others wait for memory: with 32 bytes
+    AdamW of float32 takes 128 registers a thread, with 16 it takes 63, and twice as many threads are there.
+    """
+    return THREADS * 16 // {"float64": 8, "float32": 4}.get(dtype, 2)
 
 
 def source(kernels: Kernels, *, traced: bool = False) -> str:
