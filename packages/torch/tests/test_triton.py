@@ -185,6 +185,17 @@ def test_powers_have_cs_special_cases(dtype):
         np.testing.assert_array_equal(interpret("pow(x, y)", x, y).numpy(), wanted)
 
 
+@pytest.mark.parametrize("exponent", [1.0, 0.5, 2.5, -0.5, 0.0])
+def test_powers_of_one_exponent_for_all_have_them_too(exponent):
+    x = np.array([*ODD, 3e38, 1.7, 1e-45], np.float32)
+    with np.errstate(all="ignore"):
+        wanted = np.power(x.astype(np.float64), np.full(len(x), exponent)).astype(np.float32)
+    found = interpret(f"pow(x, tl.full((), {exponent}, tl.float32))", x).numpy()
+    np.testing.assert_array_equal(found, wanted)
+    number = ~np.isnan(wanted)  # a NaN's sign says nothing
+    np.testing.assert_array_equal(np.signbit(found[number]), np.signbit(wanted[number]))
+
+
 @pytest.mark.parametrize(
     "name", ["cbrt", "cos", "exp", "expm1", "floor", "log", "log1p", "sign", "sin", "sqrt", "tanh"]
 )

@@ -37,7 +37,7 @@ TEXT = {
     "or": "({} || {})",
     "not": "(!{})",
     "abs": "fabs({})",
-    "pow": "pow({}, {})",
+    "pow": "power({}, {})",
     "isfinite": "is_finite({})",
     "isnan": "is_nan({})",
 }
@@ -48,7 +48,7 @@ _WORDS = """
     protected public register return short signed sizeof static struct switch template this throw true try typedef
     typename union unsigned using virtual void volatile while and or not xor bitand bitor compl
     int64 real group_real stored float16 bfloat16 widen narrow infinity not_a_number is_nan is_finite sign maximum
-    minimum sqrt cbrt exp expm1 log log1p sin cos tanh floor fabs pow atan2 LANES Pack Share load store quotient
+    minimum sqrt cbrt exp expm1 log log1p sin cos tanh floor fabs pow power atan2 LANES Pack Share load store quotient
     unit_of element_of array_at lanes_left sum_of_block sum_of_lanes share_units reduce commit to_bits from_bits asm
     host
     threadIdx blockIdx blockDim gridDim row array start stop kind wide i n lane first share unit length r

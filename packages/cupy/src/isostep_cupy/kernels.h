@@ -63,6 +63,14 @@ template <class T> __device__ __forceinline__ T sign(T x) { return x > 0 ? T(1) 
 template <class T> __device__ __forceinline__ T maximum(T x, T y) { return x >= y || x != x ? x : y; }
 template <class T> __device__ __forceinline__ T minimum(T x, T y) { return x <= y || x != x ? x : y; }
 
+// The exponents that most rules with one have by default, a tenth of the work. All threads go the same way.
+__device__ __forceinline__ double power(double x, double y) { return pow(x, y); }
+__device__ __forceinline__ float power(float x, float y) {
+    if (y == 1.0f) return x;
+    if (y == 0.5f) return sqrt(x == 0.0f || x == -(float)infinity() ? fabs(x) : x);
+    return pow(x, y);
+}
+
 // As many neighbours as fit 16 bytes are loaded, computed and stored together.
 constexpr int LANES = 16 / sizeof(stored);
 union Pack { uint4 word; stored lane[LANES]; };
