@@ -215,7 +215,7 @@ def pow(x, y):
 
 @device
 def pow_of_float32(x, y):
-    """A tenth of the work where one exponent is all elements', and 1 or 1/2, as is the default of those that have one."""
+    """A tenth of the work where all elements have one exponent, 1 or 1/2: the default of most rules that have any."""
     if len(y.shape) == 0:
         if y == 1:
             found = x
