@@ -91,10 +91,15 @@ def _integer(x: Any) -> int:
     return int(x.handle.data.reshape(())) if isinstance(x, tl.tensor) else int(x)
 
 
-def total(x: Any, axis: int, keep: bool = False) -> Any:
+def total(x: Any, axis: int) -> Any:
     """The sum along an axis."""
-    found = np.sum(x.handle.data, axis=axis, keepdims=keep)
+    found = np.sum(x.handle.data, axis=axis)
     return _like(np.atleast_1d(found), x.dtype, scalar=np.ndim(found) == 0)
+
+
+def kept_total(x: Any, axis: int) -> Any:
+    """The same, the axis kept."""
+    return _like(np.sum(x.handle.data, axis=axis, keepdims=True), x.dtype)
 
 
 def widen(x: Any) -> Any:

@@ -200,7 +200,7 @@ class _Pass:
             *indent(inner),
             *(
                 f"tl.store(unit_sums + {len(self.kernels.unit_sums)} * unit + {k}, "
-                f"total({self._sum(r)}, AXIS, True), mask=mine)"
+                f"kept_total({self._sum(r)}, AXIS), mask=mine)"
                 for r, k in kernel.unit_sums.items()
             ),
         ]

@@ -59,9 +59,15 @@ def _add(x, y):
 
 
 @device
-def total(x, axis: tl.constexpr, keep: tl.constexpr = False):
+def total(x, axis: tl.constexpr):
     """The sum along an axis, as a tree whose shape is that of the block."""
-    return tl.reduce(x, axis, _add, keep_dims=keep)
+    return tl.reduce(x, axis, _add)
+
+
+@device
+def kept_total(x, axis: tl.constexpr):
+    """The same, the axis kept."""
+    return tl.reduce(x, axis, _add, keep_dims=True)
 
 
 @device

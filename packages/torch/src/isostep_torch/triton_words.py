@@ -24,7 +24,7 @@ TEXT |= {f: f"{f}({', '.join(['{}'] * MAPS[f].arity)})" for f in CALLS}
 #: Operations in which Triton gives a Python number the type of the other operand.
 INFIX = frozenset(("add", "sub", "mul", "lt", "le", "gt", "ge", "eq", "ne"))
 HELPERS = (
-    "item", "pointer", "widen", "narrow", "total", "quotient", "unit_of", "both", "either"
+    "item", "pointer", "widen", "narrow", "total", "kept_total", "quotient", "unit_of", "both", "either"
 )  # fmt: skip
 FACT_NAMES = dict(zip(FACT_COLUMNS, ("size", "ndim", "inner", "units", "base"), strict=True))
 #: What a kernel's own text uses, so that no value of a rule's may be called so.
