@@ -27,6 +27,7 @@ TEXT = {
     "abs": "np.abs({})",
     "sign": "sign({}, one)",
     "atan2": "np.arctan2({}, {})",
+    "pow": "power({}, {})",
     **{
         f: f"np.{f}({{}})"
         for f in ("sqrt", "cbrt", "expm1", "log", "log1p", "sin", "cos", "tanh", "floor")
@@ -39,7 +40,7 @@ RESERVED = (
     "np", "exp", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last", "table", "scalars",
     "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array", "start",
     "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run", "added", "njit",
-    "loader", "storer", "word", "number", "put", "KERNEL", "row",
+    "loader", "storer", "word", "number", "power", "put", "KERNEL", "row",
 )  # fmt: skip
 
 
@@ -104,6 +105,7 @@ class Writer:
                     "maximum",
                     "minimum",
                     "number",
+                    "power",
                     "put",
                     "sign",
                     "storer",

@@ -263,3 +263,17 @@ def _exp(x: Any) -> Any:
         return _exp64(x)
 
     return single if x == types.float32 else double
+
+
+@njit
+def power(x: Any, y: Any) -> Any:
+    """x**y; where y is 1 or 1/2 without the C library's function, which takes one number at a time.
+
+    y is the same for all elements, so that the loop over them is compiled twice: with this condition and without.
+    """
+    if (y == 1) | (y == 0.5):
+        root = np.sqrt(np.abs(x) if (x == 0) | (x == -np.inf) else x)
+        found = x if y == 1 else root
+    else:
+        found = x**y
+    return found
