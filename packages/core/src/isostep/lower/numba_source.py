@@ -30,14 +30,15 @@ TEXT = {
     "pow": "power({}, {})",
     **{
         f: f"np.{f}({{}})"
-        for f in ("sqrt", "cbrt", "expm1", "log", "log1p", "sin", "cos", "tanh", "floor")
+        for f in ("sqrt", "expm1", "log", "sin", "cos", "tanh", "floor")
     },
     **{f: f"np.{f}({{}})" for f in ("isfinite", "isnan")},
 }
 #: Elements of a run whose sums an observed rule's kernel adds up in the dtype of the arithmetic.
 SHORT = 1024
 RESERVED = (
-    "np", "exp", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last", "table", "scalars",
+    "np", "exp", "log1p", "cbrt", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last", "table",
+    "scalars",
     "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array", "start",
     "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run", "added", "njit",
     "loader", "storer", "word", "number", "power", "put", "KERNEL", "row",
@@ -100,8 +101,10 @@ class Writer:
                     "KERNEL",
                     "accumulate",
                     *added,
+                    "cbrt",
                     "exp",
                     "loader",
+                    "log1p",
                     "maximum",
                     "minimum",
                     "number",

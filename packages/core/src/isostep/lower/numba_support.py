@@ -197,6 +197,10 @@ def _power_of_two(n: Any) -> Any:
     return _float64((_bits64(n + _WHOLE) + 1023) << 52)
 
 
+#: The bits of the root of 1/2: above it, up to twice as much, is 2**0 times something.
+_HALF_ROOT = 0x3FE6A09E667F3BCD
+#: What two thirds of float64's bias add to a third of an exponent, less what makes the guess as often too small.
+_GUESS = 682 * 2**20 - 35_500
 #: The same of float32: ln 2 in a part of nine bits, so that its multiples are exact, and the rest.
 _WHOLE32 = np.float32(1.5 * 2.0**23)
 _LN2_32 = (np.float32(0.693359375), np.float32(-2.12194440e-4))
@@ -265,7 +269,73 @@ def _exp(x: Any) -> Any:
     return single if x == types.float32 else double
 
 
-@njit
+@njit(error_model="numpy")
+def _log1p32(x: Any) -> Any:
+    """log(1 + x) = n ln 2 + 2 artanh(f / (2 + f)), where 1 + x = 2**n (1 + f) with f within [-0.3, 0.42]; in float64.
+
+    Where n is 0, f is x itself, so that nothing of a small x is lost. The series ends at 3e-12.
+    """
+    w = np.float64(x)
+    u = 1.0 + w
+    n = (_bits64(u) - _HALF_ROOT) >> 52
+    f = w if n == 0 else _float64(_bits64(u) - (n << 52)) - 1.0
+    s = f / (2.0 + f)
+    z = s * s
+    p = 1.0 / 9.0 + z * (1.0 / 11.0 + z * (1.0 / 13.0 + z * (1.0 / 15.0)))
+    p = 1.0 / 3.0 + z * (1.0 / 5.0 + z * (1.0 / 7.0 + z * p))
+    r = 2.0 * s + 2.0 * s * z * p
+    found = r if n == 0 else n * 0.6931471805599453 + r
+    found = found if u > 0.0 else (-np.inf if u == 0.0 else np.nan)
+    return float32(found if u < np.inf else w)
+
+
+@njit(error_model="numpy")
+def _cbrt32(x: Any) -> Any:
+    """Two of Halley's steps, in float64, from a guess with a third of the exponent, which is off by 3 % at most."""
+    w = np.float64(x)
+    a = np.abs(w)
+    t = _float64((((_bits64(a) >> 32) * 0x55555556 >> 32) + _GUESS) << 32)
+    c = t * t * t
+    t = t * (c + 2.0 * a) / (2.0 * c + a)
+    c = t * t * t
+    t = t * (c + 2.0 * a) / (2.0 * c + a)
+    t = t if (a > 0.0) & (a < np.inf) else a
+    return float32(np.copysign(t, w))
+
+
+def log1p(x: Any) -> Any:
+    """log(1 + x); of float32 without a library call. NumPy's where not compiled."""
+    return np.log1p(x)
+
+
+def cbrt(x: Any) -> Any:
+    """The cube root; of float32 without a library call. NumPy's where not compiled."""
+    return np.cbrt(x)
+
+
+@overload(log1p, inline="always")
+def _log1p(x: Any) -> Any:
+    def single(x: Any) -> Any:
+        return _log1p32(x)
+
+    def double(x: Any) -> Any:
+        return np.log1p(x)
+
+    return single if x == types.float32 else double
+
+
+@overload(cbrt, inline="always")
+def _cbrt(x: Any) -> Any:
+    def single(x: Any) -> Any:
+        return _cbrt32(x)
+
+    def double(x: Any) -> Any:
+        return np.cbrt(x)
+
+    return single if x == types.float32 else double
+
+
+@njit(error_model="numpy")
 def power(x: Any, y: Any) -> Any:
     """x**y; where y is 1 or 1/2 without the C library's function, which takes one number at a time.
 
