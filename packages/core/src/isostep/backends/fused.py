@@ -13,7 +13,7 @@ from isostep.lower.cpu import FusedCPU
 
 
 class NumpyFused(FusedCPU, NumpyReference):
-    """The Numba kernels on NumPy arrays; bit for bit the reference, but for exp, log1p, cbrt, powers and the order of sums."""
+    """Numba kernels on NumPy arrays: the reference's bits, but for exp, log1p, cbrt, powers and the order of sums."""
 
     name = "numpy:fused"
 
