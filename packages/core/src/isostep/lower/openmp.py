@@ -35,20 +35,17 @@ class OpenMP:
         self._process = os.getpid()
 
     def count(self) -> int:
-        return (named() or self._count()) if self._there() else POOL.count()
+        return named() or self._count()
 
     def run(self, kernel: Function, cuts: Sequence[int], arguments: Sequence[int]) -> None:
-        if not self._there():
+        if os.getpid() != self._process:
+            # OpenMP's threads are not in a forked child, and its runtime there does not know that.
             POOL.run(kernel, cuts, arguments)
             return
         shares = len(cuts) - 1
         entry = _entry(self._number, self._size, len(arguments))
         data = np.array([shares, kernel.address, *arguments, *cuts], np.int64)
         self._parallel(entry, data.ctypes.data, shares, 0)
-
-    def _there(self) -> bool:
-        """OpenMP's threads are not in a forked child, and its runtime there does not know that."""
-        return os.getpid() == self._process
 
 
 def _address(function: Any) -> int:
