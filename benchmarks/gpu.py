@@ -26,21 +26,10 @@ from typing import Any
 
 from gpu_rows import KINDS, fused, plan
 
-#: Which module measures a kind of rows, and its function there.
-MEASURES = {
-    "copy": ("gpu_torch", "copy"),
-    "large": ("gpu_torch", "steps"),
-    "small": ("gpu_torch", "steps"),
-    "captured": ("gpu_torch", "captured"),
-    "cupy": ("gpu_cupy", "steps"),
-    "jax": ("gpu_jax", "steps"),
-    "jax small": ("gpu_jax", "steps"),
-}
-
 
 def measured(row: dict[str, Any]) -> dict[str, Any]:
     """The figures of a row."""
-    module, function = MEASURES[row["what"]]
+    module, function = KINDS[row["what"]]
     found: dict[str, Any] = getattr(importlib.import_module(module), function)(row)
     return found
 

@@ -18,8 +18,17 @@ STEPS, ROUNDS = 10, 7
 CAPTURED = ("adamw", "lamb", "sgd_hd")
 #: Rules that are measured beside optax's.
 JAX, JAX_SMALL = ("adam", "adamw", "lion", "lamb"), ("adam",)
-#: Kinds of rows, in the order in which they are measured: where time is short, what comes first is there.
-KINDS = ("copy", "large", "small", "captured", "cupy", "jax", "jax small")
+#: Kinds of rows, each with the module that measures it and its function there. They are measured in this order: where
+#: time is short, what comes first is there.
+KINDS = {
+    "copy": ("gpu_torch", "copy"),
+    "large": ("gpu_torch", "steps"),
+    "small": ("gpu_torch", "steps"),
+    "captured": ("gpu_torch", "captured"),
+    "cupy": ("gpu_cupy", "steps"),
+    "jax": ("gpu_jax", "steps"),
+    "jax small": ("gpu_jax", "steps"),
+}
 
 
 def bound(name: str) -> isostep.BoundRule:

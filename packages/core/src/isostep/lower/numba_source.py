@@ -37,11 +37,10 @@ TEXT = {
 #: Elements of a run whose sums an observed rule's kernel adds up in the dtype of the arithmetic.
 SHORT = 1024
 RESERVED = (
-    "np", "exp", "log1p", "cbrt", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last", "table",
-    "scalars",
-    "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array", "start",
-    "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run", "added", "njit",
-    "loader", "storer", "word", "number", "power", "put", "KERNEL", "row",
+    "np", "exp", "log1p", "cbrt", "power", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last",
+    "table", "scalars", "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array",
+    "start", "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run", "added", "njit",
+    "loader", "storer", "word", "number", "put", "KERNEL", "row",
 )  # fmt: skip
 
 

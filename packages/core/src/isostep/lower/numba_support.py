@@ -197,10 +197,6 @@ def _power_of_two(n: Any) -> Any:
     return _float64((_bits64(n + _WHOLE) + 1023) << 52)
 
 
-#: The bits of the root of 1/2: above it, up to twice as much, is 2**0 times something.
-_HALF_ROOT = 0x3FE6A09E667F3BCD
-#: What two thirds of float64's bias add to a third of an exponent, less what makes the guess as often too small.
-_GUESS = 682 * 2**20 - 35_500
 #: The same of float32: ln 2 in a part of nine bits, so that its multiples are exact, and the rest.
 _WHOLE32 = np.float32(1.5 * 2.0**23)
 _LN2_32 = (np.float32(0.693359375), np.float32(-2.12194440e-4))
@@ -258,15 +254,10 @@ def exp(x: Any) -> Any:
     return np.exp(x)
 
 
-@overload(exp, inline="always")
-def _exp(x: Any) -> Any:
-    def single(x: Any) -> Any:
-        return _exp32(x)
-
-    def double(x: Any) -> Any:
-        return _exp64(x)
-
-    return single if x == types.float32 else double
+#: The bits of the root of 1/2: above it, up to twice as much, is 2**0 times something.
+_HALF_ROOT = 0x3FE6A09E667F3BCD
+#: What two thirds of float64's bias add to a third of an exponent, less what makes the guess as often too small.
+_GUESS = 682 * 2**20 - 35_500
 
 
 @njit(error_model="numpy")
@@ -313,26 +304,22 @@ def cbrt(x: Any) -> Any:
     return np.cbrt(x)
 
 
-@overload(log1p, inline="always")
-def _log1p(x: Any) -> Any:
-    def single(x: Any) -> Any:
-        return _log1p32(x)
+def _compiled_as(function: Any, single: Any, double: Any) -> None:
+    """In compiled code ``function`` is ``single`` of float32 and ``double`` of float64."""
 
-    def double(x: Any) -> Any:
-        return np.log1p(x)
+    @overload(function)
+    def choose(x: Any) -> Any:
+        own = single if x == types.float32 else double
 
-    return single if x == types.float32 else double
+        def call(x: Any) -> Any:
+            return own(x)
+
+        return call
 
 
-@overload(cbrt, inline="always")
-def _cbrt(x: Any) -> Any:
-    def single(x: Any) -> Any:
-        return _cbrt32(x)
-
-    def double(x: Any) -> Any:
-        return np.cbrt(x)
-
-    return single if x == types.float32 else double
+_compiled_as(exp, _exp32, _exp64)
+_compiled_as(log1p, _log1p32, np.log1p)
+_compiled_as(cbrt, _cbrt32, np.cbrt)
 
 
 @njit(error_model="numpy")
