@@ -47,9 +47,7 @@ def noise_of(count, seed, step, parameter, array):
         key = mix(np.uint32(seed % 2**32))
         for word in (step, parameter, array):
             key = mix(key + np.uint32(word))
-        i = np.arange(count, dtype=np.uint32)
-        key = mix(key + (i >> np.uint32(20)))
-        return mix(mix((i & np.uint32(2**20 - 1)) + key) + key)
+        return mix(mix(np.arange(count, dtype=np.uint32) + key) + key)
 
 
 def rounded(values, dtype, noise):

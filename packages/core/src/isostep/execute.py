@@ -30,6 +30,7 @@ from isostep.state import (
     check_state,
     labels,
 )
+from isostep.storage import PLAIN
 
 
 class ArrayBackend(ABC):
@@ -255,6 +256,9 @@ class ArrayBackend(ABC):
         check_rule(rule)
         arrays = self._checked_params(rule, params)
         check_state(rule, state, len(arrays))
+        if state.storage != PLAIN:
+            message = f"{rule.name}: this path takes arrays in the parameter's dtype only, got {state.storage}"
+            raise StepError(message)
         self._check_state_arrays(rule, arrays, state)
         check_inputs(rule, inputs)
         all_grads = aligned(rule, "grads", params, grads)

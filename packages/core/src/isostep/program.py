@@ -19,6 +19,7 @@ from isostep.domains import Pair
 from isostep.flow import Group, Item, flow
 from isostep.nm import Overwrite
 from isostep.rule import COUNT, BoundRule, RuleError, call_part
+from isostep.storage import LOST, MASTER, PLAIN, SEED, Storage
 from isostep.values import REDUCTIONS, Domain, Graph, NeedsShape, Value
 
 #: Outputs that are not state arrays. A program has exactly one of them.
@@ -31,7 +32,8 @@ class Program:
 
     ``outputs`` maps ``"u"`` (added to the parameter) or ``"p"`` (overwrites it) and each state name to a
     node; ``group_outputs`` does so for the group's state. A state whose output is its own input is not stored.
-    ``figures`` are the sums of an observed rule (``isostep.sums``), which the last stage collects.
+    ``figures`` are the sums of an observed rule (``isostep.sums``), which the last stage collects. ``noise`` are the
+    seed and t where arrays are rounded stochastically as they are stored.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Program:
     input_names: tuple[str, ...]
     shape: tuple[int, ...] | None = None
     figures: tuple[Value, ...] = ()
+    noise: tuple[Value, ...] = ()
 
     def inputs(self, domain: Domain | None = None) -> dict[str, Value]:
         """The input nodes by name, of one domain or of all."""
@@ -65,9 +68,9 @@ class Program:
 
     @cached_property
     def roots(self) -> tuple[Value, ...]:
-        """All outputs, and what figures are made of."""
+        """All outputs, and what figures and noise are made of."""
         observed = (x for f in self.figures for x in sums.factors(f))
-        return (*self.outputs.values(), *self.group_outputs.values(), *observed)
+        return (*self.outputs.values(), *self.group_outputs.values(), *observed, *self.noise)
 
     @cached_property
     def live(self) -> tuple[Value, ...]:
@@ -137,39 +140,48 @@ _LOCK = threading.Lock()
 
 
 def trace(
-    rule: BoundRule, phase: tuple[int, ...] | None = None, shape: tuple[int, ...] | None = None
+    rule: BoundRule,
+    phase: tuple[int, ...] | None = None,
+    shape: tuple[int, ...] | None = None,
+    kept: Storage = PLAIN,
 ) -> Program:
     """The program of ``rule`` in ``phase`` (that of t = 1 by default). Cached.
 
     ``shape`` is used only by rules that look at it; their programs are one per shape, and without a shape
-    they are traced for a matrix of 4 x 3.
+    they are traced for a matrix of 4 x 3. ``kept``: how the arrays are stored, ``Storage.of`` the parameter's dtype.
     """
     if phase is None:
         phase = rule.phase(1)
-    key: tuple[Any, ...] = (rule.structure(), phase)
+    key: tuple[Any, ...] = (rule.structure(), phase, kept)
     with _LOCK:
         found = _CACHE.get(key) or _CACHE.get((*key, EXAMPLE if shape is None else shape))
     if found is not None:
         return found
     try:
-        program = _trace(rule, phase, None)
+        program = _trace(rule, phase, None, kept)
     except NeedsShape:
         shape = shape if shape is not None else EXAMPLE
         key = (*key, shape)
         with _LOCK:
             if (found := _CACHE.get(key)) is not None:
                 return found
-        program = _trace(rule, phase, shape)
+        program = _trace(rule, phase, shape, kept)
     with _LOCK:
         return _CACHE.setdefault(key, program)
 
 
-def _trace(rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | None) -> Program:
+def _trace(
+    rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | None, kept: Storage
+) -> Program:
     graph = Graph(shape)
+    stored = p = _input(graph, "p", Domain.ELEMENT)
+    beside = _input(graph, kept.beside, Domain.ELEMENT) if kept.beside else None
+    if beside is not None:
+        p = beside if kept.beside == MASTER else stored + beside
     state = {n: _state_input(graph, rule, n) for n in rule.state_names}
     item = Item(
         t=_input(graph, COUNT, Domain.STEP, "array", truth=True),
-        p=_input(graph, "p", Domain.ELEMENT),
+        p=p,
         g=_input(graph, "g", Domain.ELEMENT),
         inputs={n: _input(graph, n, Domain.ELEMENT) for n in rule.input_names},
         state=dict(state),
@@ -183,7 +195,7 @@ def _trace(rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | Non
         total=lambda items, values: graph.apply("sum_group", (values[0],)),
         fit=lambda value, item: value,
     )
-    p, g = item.p, item.g
+    t, g = item.t, item.g
     with _local_names(rule):
         flow(rule, [item], group)
     overwrites = isinstance(item.u, Overwrite)
@@ -191,19 +203,34 @@ def _trace(rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | Non
         PARAMETER if overwrites else UPDATE: item.u.value if overwrites else item.u,
         **item.state,
     }
+    if beside is not None:
+        outputs = _beside(graph, outputs, p, beside)
     outputs = {n: v if isinstance(v, Value) else graph.const(v) for n, v in outputs.items()}
     groups = {n: v if isinstance(v, Value) else graph.const(v) for n, v in group.state.items()}
     figures = _figures(rule, p, g, item) if rule.observed else ()
+    noise = (_input(graph, SEED, Domain.HOST, "array"), t) if kept.stochastic else ()
     return Program(
         name=rule.name,
         nodes=tuple(graph.nodes),
         outputs=outputs,
         group_outputs=groups,
-        state_names=rule.state_names,
+        state_names=(*rule.state_names, *((kept.beside,) if kept.beside else ())),
         input_names=rule.input_names,
         shape=shape,
         figures=figures,
+        noise=noise,
     )
+
+
+def _beside(graph: Graph, outputs: dict[str, Any], p: Value, beside: Value) -> dict[str, Any]:
+    """The outputs of a parameter that has something beside it, which the step brings up to date."""
+    outputs = dict(outputs)
+    whole = p + outputs.pop(UPDATE) if UPDATE in outputs else outputs.pop(PARAMETER)
+    rest = whole = whole if isinstance(whole, Value) else graph.const(whole)
+    if beside.name == LOST:
+        lost = whole - graph.node("stored", (whole,), domain=Domain.ELEMENT)
+        rest = graph.apply("where", (graph.apply("isfinite", (lost,)), lost, 0.0))
+    return {PARAMETER: whole, **outputs, str(beside.name): rest}
 
 
 def _figures(rule: BoundRule, p: Value, g: Value, item: Item) -> tuple[Value, ...]:

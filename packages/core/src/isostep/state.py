@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isostep.rule import BoundRule
+from isostep.storage import PLAIN, Noise, Storage
 
 #: The dtype in which a step is computed, by the parameter's dtype. Half precision computes in float32.
 COMPUTE_DTYPE = {
@@ -39,6 +40,9 @@ class State:
     figures: Any = field(default=None, repr=False, compare=False)  # of an observed rule's last step
     #: whoever made it answers for its arrays being those of the last step, and need not be checked again
     sealed: bool = field(default=False, repr=False, compare=False)
+    #: how the arrays are kept, if not all in the parameter's dtype, and what they are rounded with
+    storage: Storage = field(default=PLAIN, repr=False, compare=False)
+    noise: Noise | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         # A plan knows where arrays lie in memory: in a copy, or in another process, that is wrong. So do figures.
@@ -110,7 +114,7 @@ def check_state(rule: BoundRule, state: Any, count: int, names_too: bool = True)
         raise StepError(message)
     names, found = set(rule.state_names), list(map(tuple, state.arrays)) if names_too else []
     for own in set(found):  # a thousand parameters at a glance
-        if set(own) != names:
+        if set(own) - {state.storage.beside} != names:
             message = (
                 f"{rule.name}: state of params[{found.index(own)}] has {sorted(own)}, expected {sorted(names)}; "
                 "a static hyperparameter has changed: make a new state"

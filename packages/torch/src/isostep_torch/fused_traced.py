@@ -9,6 +9,7 @@ so that a CUDA graph can hold the whole step.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -154,6 +155,9 @@ class TracedTriton(TorchTriton):
                 return f"{name} is a schedule"
         return None
 
+    def takes(self, rule: BoundRule, params: Sequence[Any]) -> bool:
+        return self._obstacle(rule) is None and super().takes(rule, params)
+
     def step(
         self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
     ) -> tuple[Any, State]:
@@ -164,9 +168,8 @@ class TracedTriton(TorchTriton):
         if self._obstacle(rule) or not fits or super().path(rule) != "fused":
             return self._by_foreach(rule, params, grads, state, **inputs)
         # Every array has a count of its own; to the plan they are just different ones.
-        inner = State(
-            state.rule, list(range(len(state.t))), state.arrays, state.group, 0, state.plan
-        )
+        counts = list(range(len(state.t)))
+        inner = replace(state, t=counts, group_t=0, figures=None)
         self._times = times
         super().step(rule, params, grads, inner, **inputs)
         state.plan, state.figures = inner.plan, inner.figures

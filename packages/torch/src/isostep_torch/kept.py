@@ -42,13 +42,18 @@ class Kept:
     plain: bool
     backend: Any
     ways: tuple[Any, ...]  # the group's options that chose the backend
-    columns: dict[str, list[Any]] = field(init=False)  # what the entries hold, name by name
+    kept_otherwise: bool = False  # not plain, and the backend's kernels load and store it as it is
+    opened_plan: Any = None  # the backend's own notes of steps whose tensors were opened
+    #: name -> the entries that have it, and what they hold
+    columns: dict[str, tuple[list[dict[str, Any]], list[Any]]] = field(init=False)
     counted: list[tuple[torch.Tensor, int]] | None = None  # each count, with one of its parameters
 
     def __post_init__(self) -> None:
-        arrays = self.state.arrays
-        self.columns = {"step": [own["step"] for own in self.owns]}
-        self.columns |= {n: [own[n] for own in arrays] for n in self.names}
+        arrays, beside = self.state.arrays, {n for own in self.state.arrays for n in own}
+        self.columns = {"step": (self.owns, [own["step"] for own in self.owns])}
+        for n in sorted({*self.names} | beside):
+            having = [i for i, own in enumerate(arrays) if n in own]
+            self.columns[n] = [self.owns[i] for i in having], [arrays[i][n] for i in having]
 
     def unchanged(self, params: Sequence[Any], names: tuple[str, ...]) -> bool:
         """Whether these are still the parameters, and their entries hold what they did."""
@@ -56,8 +61,8 @@ class Kept:
             return False
         try:
             return all(
-                all(map(is_, map(itemgetter(n), self.owns), column))
-                for n, column in self.columns.items()
+                all(map(is_, map(itemgetter(n), owns), column))
+                for n, (owns, column) in self.columns.items()
             )
         except KeyError:
             return False
@@ -73,7 +78,7 @@ class Kept:
                 count.fill_(self.state.t[i])
             return
         made = {t: torch.tensor(float(t)) for t in set(self.state.t)}
-        column = self.columns["step"]
+        column = self.columns["step"][1]
         for i, (p, g, t) in enumerate(zip(self.params, grads, self.state.t, strict=True)):
             if g is not None:
                 self.owns[i]["step"] = column[i] = steps[p] = made[t]

@@ -19,6 +19,7 @@ import torch
 from isostep import averaging, telemetry
 from isostep.rule import BoundRule, Rule
 from isostep.state import State
+from isostep.storage import Noise
 from isostep_torch import checkpoint, paths, storage
 from isostep_torch.kept import Entries, Kept
 from isostep_torch.loop import TorchLoop
@@ -265,38 +266,53 @@ class Optimizer(torch.optim.Optimizer):
         }
         if group["capturable"]:
             backend.found_inf = found_inf
-        if kept.plain and not sparse:
+        stored = kept.plain or self._takes(rule, kept, params, grads, given)
+        if stored and not sparse:
+            if kept.state.noise is not None:
+                kept.state.noise.seed = group["rounding_seed"]
             backend.step(rule, params, grads, kept.state, **given)
         else:
             if sparse:
                 storage.check_rows(rule)
-            self._step_opened(group, rule, backend, kept.state, params, grads, given)
+            self._step_opened(group, rule, kept, params, grads, given)
         if not group["capturable"]:
             kept.publish_counts(grads, self._steps)
         if kept.state.group:
             group[SHARED] = {"step": kept.state.group_t, **kept.state.group}
 
+    def _takes(
+        self,
+        rule: BoundRule,
+        kept: Kept,
+        params: list[Any],
+        grads: list[Any],
+        inputs: dict[str, Any],
+    ) -> bool:
+        """Whether the kernels take this step's tensors as they are stored."""
+        if not (kept.kept_otherwise and kept.backend.takes(rule, params)):
+            return False
+        given = [grads, *(inputs[n] for n in rule.input_names if n in inputs)]
+        return all(storage.same_dtypes(params, some) for some in given)
+
     def _step_opened(
         self,
         group: dict[str, Any],
         rule: BoundRule,
-        backend: Any,
-        state: State,
+        kept: Kept,
         params: list[Any],
         grads: list[Any],
         inputs: dict[str, Any],
     ) -> None:
         """A step of tensors that are not stored as rules see them; see ``isostep_torch.storage``."""
-        active = [i for i, g in enumerate(grads) if g is not None]
+        state, active = kept.state, [i for i, g in enumerate(grads) if g is not None]
         opened = []
         for i in active:
             p = params[i]
             extra = {n: self.state[p][n] for n in storage.extra_names(group, p)}
             own = {n: inputs[n][i] for n in rule.input_names if n in inputs}
             noise = (group["rounding_seed"], state.t[i] + 1, self._places[p])
-            opened.append(
-                storage.open_tensors(group, p, grads[i], own, state.arrays[i], extra, noise)
-            )
+            arrays = {n: state.arrays[i][n] for n in rule.state_names}
+            opened.append(storage.open_tensors(group, p, grads[i], own, arrays, extra, noise))
         given = inputs | {n: [o.inputs[n] for o in opened] for n in rule.input_names if n in inputs}
         inner = State(
             state.rule,
@@ -304,14 +320,14 @@ class Optimizer(torch.optim.Optimizer):
             [o.arrays for o in opened],
             state.group,
             state.group_t,
-            state.plan,
+            kept.opened_plan,
         )
-        backend.step(rule, [o.p for o in opened], [o.g for o in opened], inner, **given)
+        kept.backend.step(rule, [o.p for o in opened], [o.g for o in opened], inner, **given)
         for o in opened:
             o.close()
         for i, t in zip(active, inner.t, strict=True):
             state.t[i] = t
-        state.group_t, state.plan = inner.group_t, inner.plan
+        state.group_t, kept.opened_plan = inner.group_t, inner.plan
         found = inner.figures
         state.figures = None if found is None else found.spread(active, params)
 
@@ -351,7 +367,7 @@ class Optimizer(torch.optim.Optimizer):
             if group["capturable"] and own["step"] is not self._steps.get(p):
                 # A count of its own, which is advanced in place.
                 own["step"] = own["step"].to(p.device, torch.float32, copy=True)
-            arrays.append({n: own[n] for n in rule.state_names})
+            arrays.append({n: own[n] for n in names})
             counts.append(own["step"] if group["capturable"] else int(own["step"]))
             self._steps[p] = own["step"]
         if SHARED not in group and rule.group_names:
@@ -365,8 +381,13 @@ class Optimizer(torch.optim.Optimizer):
             done = int(done)
         state = State(rule.name, counts, arrays, group_t=done, group=shared, sealed=True)
         owns = [self.state[p] for p in params]
-        plain = storage.plain(group)
-        kept = Kept(list(params), owns, state, rule.state_names, plain, backend, ways)
+        plain, how = storage.plain(group), storage.kept(group)
+        otherwise = not plain and hasattr(backend, "takes") and storage.as_kept(how, params, arrays)
+        if otherwise:
+            state.storage = how
+            if how.stochastic:
+                state.noise = Noise(group["rounding_seed"], [self._places[p] for p in params])
+        kept = Kept(list(params), owns, state, rule.state_names, plain, backend, ways, otherwise)
         self._kept[id(group)] = kept
         return kept
 

@@ -50,8 +50,11 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def ways(group: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The options that decide on the path, beside where the parameters are."""
-    return tuple(group[n] for n in ("fused", "foreach", "capturable", "differentiable"))
+    """The options that decide on path and storage, beside where the parameters are."""
+    return (
+        *(group[n] for n in ("fused", "foreach", "capturable", "differentiable")),
+        storage.kept(group),
+    )
 
 
 def path_of(group: Mapping[str, Any], params: Iterable[torch.Tensor]) -> str:

@@ -7,8 +7,8 @@ same bits on every path and device, run after run. With 32-bit arithmetic modulo
 
 (the bijection "lowbias32" of C. Wellons' search for integer hashes, 2018), element i of an array has the noise
 
-    key = mix(mix(mix(mix(mix(seed) + step) + parameter) + array) + i // 2**20)
-    noise = mix(mix(i % 2**20 + key) + key)
+    key = mix(mix(mix(mix(seed) + step) + parameter) + array)
+    noise = mix(mix(i + key) + key + i // 2**32)
 
 and the lowest bits of it, as many as rounding drops, are added to the float32's bits before these are cut off.
 Exact values stay as they are; NaN, infinity and what lies beyond the largest finite number round to nearest.
@@ -20,11 +20,15 @@ from typing import Any
 
 import torch
 
-#: Elements that share a key, so that the temporaries of a large array stay small.
+#: Elements that are rounded at a time, so that the temporaries of a large array stay small.
 BLOCK = 1 << 20
 _ODD = (0x7FEB352D, 0x846CA68B - (1 << 32))  # as int32
 #: What rounding drops of a float32's 23 bits, and the largest finite number.
 _DROPPED = {torch.bfloat16: 16, torch.float16: 13}
+
+
+def _as_int32(number: int) -> int:
+    return (number + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
@@ -40,13 +44,11 @@ def mix(x: torch.Tensor) -> torch.Tensor:
 
 def key_of(seed: int, step: Any, parameter: int, array: int, device: torch.device) -> torch.Tensor:
     """The key of one array in one step, a 0-d tensor; ``step`` is a number or a 0-d tensor."""
-
-    def small(number: int) -> int:
-        return (number + (1 << 31)) % (1 << 32) - (1 << 31)
-
-    key = mix(torch.full((), small(seed), dtype=torch.int32, device=device))
+    key = mix(torch.full((), _as_int32(seed), dtype=torch.int32, device=device))
     for word in (step, parameter, array):
-        key = mix(key + (word.to(torch.int32) if isinstance(word, torch.Tensor) else small(word)))
+        key = mix(
+            key + (word.to(torch.int32) if isinstance(word, torch.Tensor) else _as_int32(word))
+        )
     return key
 
 
@@ -58,15 +60,16 @@ def stochastic_(target: torch.Tensor, value: torch.Tensor, key: torch.Tensor) ->
         target.copy_(made)
         return
     out, given = target.view(-1), value.contiguous().view(-1)
-    for block, start in enumerate(range(0, out.numel(), BLOCK)):
+    for start in range(0, out.numel(), BLOCK):
         part = slice(start, min(start + BLOCK, out.numel()))
-        _block(out[part], given[part], mix(key + block))
+        _block(out[part], given[part], key, start)
 
 
-def _block(out: torch.Tensor, x: torch.Tensor, key: torch.Tensor) -> None:
-    element = torch.arange(len(x), dtype=torch.int32, device=x.device)
+def _block(out: torch.Tensor, x: torch.Tensor, key: torch.Tensor, start: int) -> None:
+    # BLOCK divides 2**32, so that all elements of a block have the same upper half.
+    element = torch.arange(len(x), dtype=torch.int32, device=x.device).add_(_as_int32(start))
     dropped = (1 << _DROPPED[out.dtype]) - 1
-    noise = mix(mix(element + key) + key).bitwise_and_(dropped)
+    noise = mix(mix(element + key) + key + (start >> 32)).bitwise_and_(dropped)
     rounded = ((x.view(torch.int32) + noise) & ~dropped).view(torch.float32)
     if out.dtype is torch.float16:  # below the normal numbers the spacing is 2**-24 everywhere
         units = x.abs() * 2.0**24

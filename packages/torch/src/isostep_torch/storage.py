@@ -7,11 +7,13 @@ the step, layer by layer, and closed after it. No rule and no path knows; every 
 - complex: a tensor of shape s is the real tensor of shape (*s, 2)
 - low precision: half-precision parameters, and state in a dtype of its own, are stepped in the compute dtype and
   stored with the rounding that was asked for
+
+Fused kernels take low precision as it is stored (``kept``): they widen what they load and round what they store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch
 from isostep.program import Program, trace
 from isostep.rule import BoundRule
 from isostep.state import StepError
+from isostep.storage import LOST, MASTER, PLAIN, Storage
 from isostep.values import FACTS, REDUCTIONS
 from isostep_torch.rounding import key_of, stochastic_
 
@@ -33,8 +36,6 @@ OPTIONS: dict[str, Any] = {
 }
 HALVES = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float64, torch.float32, *HALVES)
-#: State of the options: a float32 copy, and what the parameter's dtype could not hold of it.
-MASTER, LOST = "master_weight", "kahan_compensation"
 
 Tensors = dict[str, torch.Tensor]
 Close = Callable[[Tensors], None]
@@ -64,8 +65,36 @@ def real(tensor: torch.Tensor) -> torch.Tensor:
 
 def plain(group: Mapping[str, Any]) -> bool:
     """Whether this group's tensors are stored as rules see them (sparse gradients aside)."""
-    low = any(group[n] for n in ("state_dtype", "stochastic_rounding", "kahan", "master_weights"))
-    return not low and not any(p.is_complex() for p in group["params"])
+    return kept(group) == PLAIN and not any(p.is_complex() for p in group["params"])
+
+
+def kept(group: Mapping[str, Any]) -> Storage:
+    """How this group's options have arrays stored."""
+    dtype = group["state_dtype"]
+    beside = [n for n, on in ((MASTER, "master_weights"), (LOST, "kahan")) if group[on]]
+    return Storage(
+        None if dtype is None else _name(dtype),
+        beside[0] if beside else None,
+        bool(group["stochastic_rounding"]),
+    )
+
+
+def as_kept(storage: Storage, params: Sequence[torch.Tensor], arrays: Sequence[Tensors]) -> bool:
+    """Whether real parameters have state of the dtypes that ``storage`` says."""
+    for p, own in zip(params, arrays, strict=True):
+        mine, dtype = storage.of(_name(p.dtype)), _name(p.dtype)
+        if p.is_complex() or any(_name(a.dtype) != mine.dtype_of(n, dtype) for n, a in own.items()):
+            return False
+    return True
+
+
+def same_dtypes(params: Sequence[torch.Tensor], given: Sequence[torch.Tensor | None]) -> bool:
+    """Whether what is given for parameters has their dtypes."""
+    return all(a is None or a.dtype is p.dtype for p, a in zip(params, given, strict=True))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def dtype_of_state(group: Mapping[str, Any], p: torch.Tensor) -> torch.dtype:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from isostep.lower.device import FACT_COLUMNS, Given, Kernel, Kernels, is_bool
 from isostep.lower.device import kernels as kernels_of
 from isostep.program import Program
+from isostep.storage import HALVES
 from isostep.sums import factors
 from isostep.values import Value
 from isostep_torch.triton_numbers import Numbers
@@ -113,9 +114,9 @@ class _Pass:
                 "else:  # short units, several at a time",
                 f"    {call.format('True, 8')}",
             ]
-        slots = len(self.kernels.slots)
+        width = self.kernels.layout.width
         return [
-            f"aligned = item(table, {slots + 1} * array + {slots})",
+            f"aligned = item(table, {width + 1} * array + {width})",
             "if (aligned != 0) & ((stop - start) % BLOCK == 0):",
             f"    {call.format('True')}",
             "else:",
@@ -124,16 +125,16 @@ class _Pass:
 
     def _summary(self) -> str:
         sums = [*self.kernel.sums, *self.kernel.unit_sums]
-        stored = [*self.kernel.stores, *(["p"] if self.kernel.update is not None else [])]
+        stored = ", ".join(self._stored())
         ends = [
             *(["sums " + ", ".join(self.names[r] for r in sums)] if sums else []),
-            *(["stores " + ", ".join(stored)] if stored else []),
+            *([f"stores {stored}"] if stored else []),
         ]
         return f"Pass {self.kernel.stage + 1} of {len(self.kernels.stages)}: {'; '.join(ends)}."
 
     def _uniform(self) -> list[str]:
         """What is the same for all elements of a row."""
-        kernel, columns = self.kernel, len(self.kernels.slots) + 1
+        kernel, layout = self.kernel, self.kernels.layout
         wanted = {*kernel.inputs, *kernel.stores}
         whole = "False" if self.over_units else "WHOLE"
         return [
@@ -141,17 +142,33 @@ class _Pass:
             *(
                 f"{self.names[n]} = {self._given(n, g)}"
                 for n, g in kernel.given.items()
-                if g.table != "unit_sums"
+                if g.table != "unit_sums" and n not in layout.only_noise
             ),
             *self.words.lines(kernel.group),
             *self.words.lines(kernel.array),
             *self._group_outputs(),
             *(
-                f"{identifier(s)}_at = pointer(table, {columns} * array + {k}, tl.{self.kernels.dtype}, {whole})"
+                f"{identifier(s)}_at = pointer(table, {layout.width + 1} * array + {k}, "
+                f"tl.{layout.dtype_of(s)}, {whole})"
                 for k, s in enumerate(self.kernels.slots)
                 if s in wanted
             ),
+            *(f"{identifier(s)}_key = {key}" for s, key in self._keys().items()),
         ]
+
+    def _keys(self) -> dict[str, str]:
+        """The keys of the noise with which this pass's arrays are rounded."""
+        layout, given = self.kernels.layout, self.kernel.given
+        noisy = {s: k for s in self._stored() if (k := layout.noisy(s)) is not None}
+        rows = f"{len(self.kernels.scalars)} * kind"
+        words = [
+            *(f"item(scalars, {rows} + {given[n].column})" for n in layout.program.noise if noisy),
+            f"item(table, {layout.width + 1} * array + {layout.width - 1})",
+        ]
+        return {s: f"key_of({', '.join(words)}, {k})" for s, k in noisy.items()}
+
+    def _stored(self) -> list[str]:
+        return [*self.kernel.stores, *(["p"] if self.kernel.update is not None else [])]
 
     def _over_elements(self) -> list[str]:
         body = [
@@ -261,7 +278,7 @@ class _Pass:
         for slot, node in self.kernel.inputs.items():
             text = f"tl.load({identifier(slot)}_at + i, mask=inside, other=0)"
             name = "p" if node is None else self.names[node]
-            out.append(f"{name} = {f'widen({text})' if self.words.half else text}")
+            out.append(f"{name} = {self._loaded(slot, text)}")
             if slot == "g" and self.traced:
                 out.append(f"{name} = {name} * item(amp, 0).to(tl.{self.kernels.compute})")
         out += self.words.lines(self.kernel.element)
@@ -279,12 +296,27 @@ class _Pass:
             node = self.kernel.inputs["p"]
             p = "p" if node is None else self.names[node]
             values["p"] = f"{p} + {self.words.value(self.kernel.update, None)}"
-        if self.words.half:
-            values = {s: f"narrow({v}, tl.{self.kernels.dtype})" for s, v in values.items()}
+        values = {s: self._to_store(s, v) for s, v in values.items()}
         mask = "inside"
         if self._may_be_left_out() and self.kernel.figures:  # sums are wanted all the same
             mask = "both(inside, item(amp, 1) == 0)"
         return [f"tl.store({identifier(s)}_at + i, {v}, mask={mask})" for s, v in values.items()]
+
+    def _loaded(self, slot: str, text: str) -> str:
+        """What is loaded from a slot, in the dtype of the arithmetic."""
+        dtype = self.kernels.layout.dtype_of(slot)
+        if dtype in HALVES:
+            return f"widen({text})"
+        return text if dtype == self.kernels.compute else f"{text}.to(tl.{self.kernels.compute})"
+
+    def _to_store(self, slot: str, text: str) -> str:
+        """A value as a slot's arrays hold it."""
+        dtype = self.kernels.layout.dtype_of(slot)
+        if self.kernels.layout.noisy(slot) is not None:
+            return f"rounded({text}, {identifier(slot)}_key, i, tl.{dtype})"
+        if dtype in HALVES:
+            return f"narrow({text}, tl.{dtype})"
+        return text if dtype == self.kernels.compute else f"({text}).to(tl.{dtype})"
 
     def _sum(self, node: Value) -> str:
         return f"_sum_{self.names[node]}"  # no value of the rule's begins with _

@@ -54,6 +54,44 @@ def narrow(x, dtype: tl.constexpr):
 
 
 @device
+def mix(x):
+    """The bijection of ``isostep_torch.rounding`` on uint32."""
+    x = (x ^ (x >> 16)) * 0x7FEB352D
+    x = (x ^ (x >> 15)) * 0x846CA68B
+    return x ^ (x >> 16)
+
+
+@device
+def key_of(seed, step, parameter, ARRAY: tl.constexpr):
+    """The key of one array in one step."""
+    key = mix(seed.to(tl.int64).to(tl.uint32))
+    key = mix(key + step.to(tl.int64).to(tl.uint32))
+    key = mix(key + parameter.to(tl.uint32))
+    return mix(key + ARRAY)
+
+
+@device
+def rounded(x, key, i, dtype: tl.constexpr):
+    """float32 as half precision, up or down by the noise of element i; see ``isostep_torch.rounding``."""
+    noise = mix(mix(i.to(tl.uint32) + key) + key + (i >> 32).to(tl.uint32))
+    bits = x.to(tl.uint32, bitcast=True)
+    if dtype == tl.bfloat16:
+        near = ((bits + (noise & 0xFFFF)) & 0xFFFF0000).to(tl.float32, bitcast=True)
+        near = tl.where(tl.abs(x) <= 3.3895313892515355e38, near, x)
+    else:
+        noise = noise & 0x1FFF
+        near = ((bits + noise) & 0xFFFFE000).to(tl.float32, bitcast=True)
+        units = tl.where(tl.abs(x) < 0.00006103515625, tl.abs(x) * 16777216.0, 0.0)  # of 2**-24
+        whole = tl.floor(units)
+        up = ((units - whole) * 8192.0).to(tl.int32) > 8191 - noise.to(tl.int32)
+        small = ((whole + up.to(tl.float32)) * 5.9604644775390625e-08).to(tl.uint32, bitcast=True)
+        small = (small | (bits & 0x80000000)).to(tl.float32, bitcast=True)
+        near = tl.where(tl.abs(x) < 0.00006103515625, small, near)
+        near = tl.where(tl.abs(x) <= 65504.0, near, x)
+    return narrow(near, dtype)
+
+
+@device
 def _add(x, y):
     return x + y
 

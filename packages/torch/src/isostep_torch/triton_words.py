@@ -24,7 +24,8 @@ TEXT |= {f: f"{f}({', '.join(['{}'] * MAPS[f].arity)})" for f in CALLS}
 #: Operations in which Triton gives a Python number the type of the other operand.
 INFIX = frozenset(("add", "sub", "mul", "lt", "le", "gt", "ge", "eq", "ne"))
 HELPERS = (
-    "item", "pointer", "widen", "narrow", "total", "kept_total", "quotient", "unit_of", "both", "either"
+    "item", "pointer", "widen", "narrow", "key_of", "rounded", "total", "kept_total", "quotient", "unit_of", "both",
+    "either",
 )  # fmt: skip
 FACT_NAMES = dict(zip(FACT_COLUMNS, ("size", "ndim", "inner", "units", "base"), strict=True))
 #: What a kernel's own text uses, so that no value of a rule's may be called so.
@@ -39,8 +40,7 @@ class Words:
 
     def __init__(self, kernels: Kernels) -> None:
         self.kernels = kernels
-        self.half = kernels.compute != kernels.dtype
-        touch = (f"{identifier(n)}_at" for n in kernels.slots)
+        touch = (f"{identifier(n)}{end}" for n in kernels.slots for end in ("_at", "_key"))
         self.names = identifiers(kernels.program, (*RESERVED, *touch))
 
     def lines(self, nodes: list[Value]) -> list[str]:
@@ -64,6 +64,8 @@ class Words:
             return ""  # its users write it, each in a type of its own
         if node.op in FACTS:
             return self._fact(node)
+        if node.op == "stored":  # the number that the parameter's dtype has for it
+            return f"widen(narrow({self.value(node.args[0], node, text)}, tl.{self.kernels.dtype}))"
         literal = node.op in INFIX and any(a.op != "const" for a in node.args)
         words = [
             number(a.attrs[0]) if a.op == "const" and literal else self.value(a, node, text)

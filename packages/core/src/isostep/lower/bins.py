@@ -11,9 +11,12 @@ from isostep.lower.layout import Layout, layout
 from isostep.lower.small import Facts
 from isostep.program import Program
 from isostep.state import COMPUTE_DTYPE
+from isostep.storage import PLAIN, Storage
 
 #: Elements of one chunk: large enough to hide the loop's start, small enough to share 1M elements evenly.
 CHUNK = 32768
+#: Bytes of an element.
+WIDTH = {"float64": 8, "float32": 4}
 
 
 @dataclass(eq=False)
@@ -24,10 +27,17 @@ class Bin:
     dtype: str
     shapes: tuple[tuple[int, ...], ...]
     kinds: np.ndarray
+    storage: Storage = PLAIN
 
     @cached_property
     def layout(self) -> Layout:
-        return layout(self.program, self.dtype)
+        return layout(self.program, self.dtype, self.storage)
+
+    @cached_property
+    def ordered(self) -> bool:
+        """Whether it matters in which order a kernel takes the elements of an array."""
+        units = any(map(self.layout.unit_axes, range(self.layout.stages)))
+        return units or bool(self.program.noise)
 
     @cached_property
     def compute(self) -> np.dtype:
@@ -65,9 +75,10 @@ class Bin:
 
     @cached_property
     def bytes(self) -> np.ndarray:
-        """How much memory each array takes."""
-        width = {"float64": 8, "float32": 4}.get(self.dtype, 2)
-        return np.array([int(np.prod(s, dtype=np.int64)) * width for s in self.shapes], np.int64)
+        """How much memory each array takes, slot by slot."""
+        widths = [WIDTH.get(self.layout.dtype_of(n), 2) for n in self.layout.slots]
+        sizes = [int(np.prod(s, dtype=np.int64)) for s in self.shapes]
+        return np.outer(np.array(sizes, np.int64), np.array(widths, np.int64))
 
     @cached_property
     def size(self) -> int:

@@ -27,8 +27,10 @@ are one-dimensional buffers, written here with their rows and columns; all integ
 ==============  =========  =====================================  ===============================================
 argument        dtype      shape                                  what it holds
 ==============  =========  =====================================  ===============================================
-``table``       int64      [arrays, slots + 1]                    addresses, by ``Kernels.slots``; last column: 1 if
-                                                                  all of this array's are multiples of 16
+``table``       int64      [arrays, Layout.width + 1]             addresses, by ``Kernels.slots`` (0 in those that this
+                                                                  dtype has not); then, where there is noise, the
+                                                                  parameter's number; last column: 1 if all of this
+                                                                  array's addresses are multiples of 16
 ``facts``       int64      [arrays, 5]                            ``FACT_COLUMNS``: size, ndim, inner, count, base;
                                                                   unit u of the array is row base + u of unit_sums
 ``chunks``      int64      [count, 4]                             array, start, stop, kind
@@ -59,8 +61,9 @@ somebody asks. Its products, and their sums over the elements that one thread ta
 Rounding is fixed here and not in the writers. ``compute`` is the dtype of all arithmetic on arrays, ``group_dtype``
 that of values of the group (``of_group``: domain GROUP, or a scalar of scope "group"); float64 tables are rounded
 once to that of the node that is read from them; a value of the group is rounded to ``compute`` where a value that
-is not of the group uses it. Halves widen at the load and round once, to nearest even, at the store. Sums are added
-up in float64. No fast arithmetic: denormals are kept, NaN propagates, a * b + c may be contracted.
+is not of the group uses it. Arrays of another dtype (``Layout.dtype_of`` a slot) are converted at the load and round
+once, to nearest even or with noise (``Layout.noisy``), at the store. Sums are added up in float64. No fast
+arithmetic: denormals are kept, NaN propagates, a * b + c may be contracted.
 """
 
 from __future__ import annotations
@@ -73,6 +76,7 @@ from typing import NamedTuple
 from isostep.lower.layout import BOOLEAN, Layout, layout
 from isostep.program import UPDATE, Program, ancestors
 from isostep.state import COMPUTE_DTYPE
+from isostep.storage import PLAIN, Storage
 from isostep.values import FACTS, REDUCTIONS, Domain, Value
 
 ARGUMENTS = (
@@ -181,6 +185,7 @@ class Kernels:
     program: Program
     dtype: str
     group_dtype: str
+    storage: Storage = PLAIN
 
     @property
     def compute(self) -> str:
@@ -188,7 +193,7 @@ class Kernels:
 
     @cached_property
     def layout(self) -> Layout:
-        return layout(self.program, self.dtype)
+        return layout(self.program, self.dtype, self.storage)
 
     @property
     def slots(self) -> list[str]:
@@ -320,6 +325,8 @@ class Kernels:
 
 
 @cache
-def kernels(program: Program, dtype: str, group_dtype: str | None = None) -> Kernels:
+def kernels(
+    program: Program, dtype: str, group_dtype: str | None = None, storage: Storage = PLAIN
+) -> Kernels:
     """The kernels of a program; the group's dtype is the compute dtype unless arrays of several dtypes share it."""
-    return Kernels(program, dtype, group_dtype or COMPUTE_DTYPE[dtype])
+    return Kernels(program, dtype, group_dtype or COMPUTE_DTYPE[dtype], storage)

@@ -133,7 +133,7 @@ class Runner:
     def __init__(self, on: Device, parts: Sequence[Part], group_dtype: str, kinds: int) -> None:
         self.device = on
         self.bins = [part.bin for part in parts]
-        self.kernels = [kernels(b.program, b.dtype, group_dtype) for b in self.bins]
+        self.kernels = [kernels(b.program, b.dtype, group_dtype, b.storage) for b in self.bins]
         compiled = [on.compile(k) for k in self.kernels]
         self.tables = _Tables(on, self.bins, self.kernels, kinds)
         self.launches: list[tuple[Launch, int, list[Any]]] = []
@@ -210,7 +210,7 @@ class Runner:
 
     def upload_addresses(self, tables: Sequence[np.ndarray], group: np.ndarray) -> None:
         """Where arrays lie, and where the group's state does."""
-        self.tables.write("table", _with_alignment(np.concatenate(tables)))
+        self.tables.write("table", _with_alignment(np.concatenate(tables), len(self.kernels[0].slots)))
         self.tables.write("group", group)
 
     def launch(self) -> None:
@@ -238,7 +238,7 @@ class _Tables:
         self.kept: dict[str, np.ndarray] = {}
         self.buffers: dict[str, Any] = {}
         sizes = {
-            "table": self.arrays * (len(kernels[0].slots) + 1),
+            "table": self.arrays * (kernels[0].layout.width + 1),
             "facts": self.arrays * len(device.FACT_COLUMNS),
             "group": len(kernels[0].group_names),
             "group_new": len(kernels[0].group_names),
@@ -339,7 +339,7 @@ def _rows(bin: Bin, axis: int | None, grid: str, first: int) -> np.ndarray:
     return np.array(found, np.int64).reshape(-1, 4)
 
 
-def _with_alignment(table: np.ndarray) -> np.ndarray:
+def _with_alignment(table: np.ndarray, slots: int) -> np.ndarray:
     """The table of addresses with a last column: whether all of a row's are multiples of 16."""
-    aligned = (table % 16 == 0).all(axis=1, keepdims=True)
+    aligned = (table[:, :slots] % 16 == 0).all(axis=1, keepdims=True)
     return np.concatenate([table, aligned], axis=1)

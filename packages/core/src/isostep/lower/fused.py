@@ -25,6 +25,7 @@ from isostep.lower.overlap import overlap
 from isostep.program import trace
 from isostep.rule import BoundRule
 from isostep.state import State, StepError, aligned, as_list, check_inputs, check_rule, check_state
+from isostep.storage import SEED
 
 #: How many plans a state keeps beside those of its last step.
 OTHER_PLANS = 3
@@ -73,10 +74,10 @@ class Part:
     def in_memory(self, name: str, arrays: list[Any], backend: FusedBackend) -> list[Any]:
         """The arrays with their axes in the order in which the parameter's lie in memory, where that is another.
 
-        A kernel that knows no units takes elements in any order, if only it is one for all arrays of a parameter: those
-        of a convolution in torch's ``channels_last``, or of a transposed matrix, need not be copied.
+        A kernel that knows no units and adds no noise takes elements in any order, if only it is one for all arrays of
+        a parameter: those of a convolution in torch's ``channels_last``, or of a transposed matrix, need not be copied.
         """
-        if name == "p" and not any(map(self.bin.layout.unit_axes, range(self.bin.layout.stages))):
+        if name == "p" and not self.bin.ordered:
             self.axes = {}
             for i in backend.strided(arrays):
                 strides = backend.strides(arrays[i])
@@ -109,8 +110,7 @@ class Part:
     def shares_memory(self) -> bool:
         written = [k for k, n in enumerate(self.bin.layout.slots) if n in self.bin.layout.written]
         read = [k for k in range(len(self.slots)) if k not in written]
-        sizes = np.broadcast_to(self.bin.bytes[:, None], self.table.shape)
-        pick = lambda ks: (self.table[:, ks].ravel(), sizes[:, ks].ravel())  # noqa: E731
+        pick = lambda ks: (self.table[:, ks].ravel(), self.bin.bytes[:, ks].ravel())  # noqa: E731
         return overlap(*pick(written), *pick(read))
 
 
@@ -149,7 +149,7 @@ class Plan:
         """Hold on to no gradient: it is freed when its owner wants it to be."""
         for part in self.parts:
             for name, slot in zip(part.bin.layout.slots, part.slots, strict=True):
-                if name != "p" and name not in part.bin.program.state_names:
+                if name != "p" and name not in part.bin.layout.state_names:
                     if slot.strided:  # it will be copied from again
                         self.given = []
                     slot.arrays, slot.used, slot.strided = [], [], []
@@ -223,6 +223,10 @@ class FusedBackend(ArrayBackend):
     def addresses(self, arrays: Sequence[Any]) -> np.ndarray:
         """The address of the first element of each array, as int64."""
 
+    def takes(self, rule: BoundRule, params: Sequence[Any]) -> bool:
+        """Whether a step of these is fused, so that their state may be kept in other dtypes (``State.storage``)."""
+        return layout(trace(rule), "float32").obstacle is None and self.all_reachable(params)
+
     def path(self, rule: BoundRule) -> str:
         obstacle = layout(trace(rule), "float32").obstacle
         return f"generic: {obstacle}" if obstacle else "fused"
@@ -255,7 +259,7 @@ class FusedBackend(ArrayBackend):
         with self.quiet():
             group = self.group_values(rule, state, inputs) if runs else dict(state.group)
         state.group |= {n: group[n] for n in rule.group_input_names}
-        now = (state.group_t + 1, self._at(rule, state.group_t + 1)[0])
+        now = (state.group_t + 1, self._numbers(rule, state, state.group_t + 1))
         with self.quiet():
             for plan in plans:
                 group |= self._step(rule, plan, state, group, now)
@@ -289,12 +293,18 @@ class FusedBackend(ArrayBackend):
         for part in plan.parts:
             for slot in part.slots:
                 slot.fetch()
-        new = self.launch(plan, [(t, self._at(rule, t)[0]) for t in plan.counts], now, group)
+        hypers = [(t, self._numbers(rule, state, t)) for t in plan.counts]
+        new = self.launch(plan, hypers, now, group)
         for part in plan.parts:
             for name in part.bin.layout.written:
                 part.slots[part.bin.layout.slots.index(name)].store()
         plan.let_go()
         return new
+
+    def _numbers(self, rule: BoundRule, state: State, t: int) -> Mapping[str, Any]:
+        """What step t's scalars are made of: hyperparameters, and the seed of the noise."""
+        found = self._at(rule, t)[0]
+        return found if state.noise is None else {**found, SEED: state.noise.seed}
 
     def _plan(
         self,
@@ -333,6 +343,7 @@ class FusedBackend(ArrayBackend):
                 rule,
                 arrays,
                 active,
+                state,
                 [kinds[t + 1] for t in counts],
                 [phases[t + 1] for t in counts],
             )
@@ -347,7 +358,8 @@ class FusedBackend(ArrayBackend):
             return plan  # nothing is anywhere else
         moved = []
         for part in plan.parts:
-            names = [n for n in part.bin.layout.slots if made or n not in rule.state_names]
+            given_names = ("p", "g", *rule.input_names)
+            names = part.bin.layout.filled if made else given_names
             own = {n: self._arrays_of(rule, n, part.members, arrays, state, given) for n in names}
             axes = part.axes
             new = [
@@ -392,10 +404,12 @@ class FusedBackend(ArrayBackend):
         arrays = self._checked_params(rule, params)
         self._check_given(rule, params, grads, [i for i, g in enumerate(grads[0]) if g is not None])
         for i, (p, own) in enumerate(zip(arrays, state.arrays, strict=True)):
+            kept = state.storage.of(self.dtype(p))
             for n, a in own.items():
-                if a.shape != p.shape or a.dtype != p.dtype or not self.writable(a):
+                dtype = kept.dtype_of(n, self.dtype(p))
+                if a.shape != p.shape or self.dtype(a) != dtype or not self.writable(a):
                     message = (
-                        f"{rule.name}: state {n} of params[{i}] must be a writable {p.dtype} array of shape {p.shape}, "
+                        f"{rule.name}: state {n} of params[{i}] must be a writable {dtype} array of shape {p.shape}, "
                         f"got {a.dtype} {a.shape}; make a new state"
                     )
                     raise StepError(message)
@@ -411,16 +425,16 @@ class FusedBackend(ArrayBackend):
     ) -> list[np.ndarray]:
         if name == "p":
             return _of(members, arrays)
-        if name in rule.state_names:
-            return [state.arrays[i][name] for i in members]
-        source = given[0] if name == "g" else given[1 + rule.input_names.index(name)]
-        return _of(members, source)
+        if name == "g" or name in rule.input_names:
+            return _of(members, given[0 if name == "g" else 1 + rule.input_names.index(name)])
+        return [state.arrays[i][name] for i in members]
 
     def _parts(
         self,
         rule: BoundRule,
         arrays: list[Any],
         active: Sequence[int],
+        state: State,
         kinds: list[int],
         phases: list[Any],
     ) -> list[Part]:
@@ -431,10 +445,12 @@ class FusedBackend(ArrayBackend):
         for (phase, dtype), places in by_program.items():
             members = [active[w] for w in places]
             shapes = tuple(tuple(arrays[i].shape) for i in members)
-            bin = Bin(
-                trace(rule, phase), dtype, shapes, np.array([kinds[w] for w in places], np.int64)
-            )
+            program = trace(rule, phase, kept=state.storage.of(dtype))
+            numbers = np.array([kinds[w] for w in places], np.int64)
+            bin = Bin(program, dtype, shapes, numbers, state.storage)
             count = len(bin.layout.slots)
-            table = np.zeros((len(members), count), np.int64)
+            table = np.zeros((len(members), bin.layout.width), np.int64)
+            if state.noise is not None:
+                table[:, -1] = [state.noise.places[i] for i in members]
             parts.append(Part(bin, members, [Slot([], None) for _ in range(count)], table))
         return parts

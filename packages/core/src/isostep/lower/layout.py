@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from isostep.program import Program, ancestors
+from isostep.storage import HALVES, PLAIN, Storage
 from isostep.sums import factors
 from isostep.values import MAPS, Domain, Value
 
@@ -36,16 +37,49 @@ class Layout:
 
     program: Program
     dtype: str
+    storage: Storage = PLAIN
+
+    @cached_property
+    def state_names(self) -> list[str]:
+        """The state arrays, and what is beside them for parameters of any dtype: not all have it."""
+        beside = self.storage.beside
+        names = list(self.program.state_names)
+        return names if beside is None or beside in names else [*names, beside]
 
     @cached_property
     def slots(self) -> list[str]:
         """The arrays in the pointer table: p, g, inputs and state, in this order."""
+        return ["p", "g", *self.program.input_names, *self.state_names]
+
+    @cached_property
+    def filled(self) -> list[str]:
+        """The slots that arrays of this dtype have; the addresses of others are zero."""
         return ["p", "g", *self.program.input_names, *self.program.state_names]
+
+    @property
+    def width(self) -> int:
+        """The columns of the pointer table: a further one has parameters' numbers, where there is noise."""
+        return len(self.slots) + self.storage.stochastic
+
+    def dtype_of(self, slot: str) -> str:
+        """The dtype of the arrays in a slot."""
+        return self.storage.dtype_of(slot, self.dtype) if slot in self.state_names else self.dtype
+
+    def noisy(self, slot: str) -> int | None:
+        """The number of an array that is rounded stochastically: 0 for the parameter, then the state's."""
+        if not self.storage.stochastic or self.dtype_of(slot) not in HALVES:
+            return None
+        return 0 if slot == "p" else 1 + self.state_names.index(slot)
 
     @cached_property
     def written(self) -> list[str]:
         """The slots that the last stage stores to."""
         return ["p", *self.program.stored]
+
+    @cached_property
+    def only_noise(self) -> set[Value]:
+        """The scalars that nothing but noise is made of."""
+        return {*self.program.noise} - {a for n in self.program.live for a in n.args}
 
     @property
     def stages(self) -> int:
@@ -73,7 +107,11 @@ class Layout:
             return sums
         kept = {*self.program.state_names} - {*self.program.stored}  # these stay as they are
         outputs = [v for n, v in self.program.outputs.items() if n not in kept]
-        return outputs + [x for f in self.figures(stage) for x in factors(f)]
+        return [
+            *outputs,
+            *(x for f in self.figures(stage) for x in factors(f)),
+            *self.program.noise,
+        ]
 
     def figures(self, stage: int) -> tuple[Value, ...]:
         """The sums that nothing waits for: the last pass collects them."""
@@ -117,6 +155,6 @@ class Layout:
 
 
 @cache
-def layout(program: Program, dtype: str) -> Layout:
-    """The layout of a program for one dtype; worked out once."""
-    return Layout(program, dtype)
+def layout(program: Program, dtype: str, storage: Storage = PLAIN) -> Layout:
+    """The layout of a program for one dtype and storage; worked out once."""
+    return Layout(program, dtype, storage)

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from isostep.listing import identifiers, lines
-from isostep.lower.layout import BOOLEAN, Layout
+from isostep.lower.layout import BOOLEAN, Layout, Pass, layout
 from isostep.program import UPDATE, Program
 from isostep.state import COMPUTE_DTYPE
+from isostep.storage import HALVES, PLAIN, Storage
 from isostep.sums import factors
 from isostep.values import MAPS, Value
 
@@ -28,10 +29,7 @@ TEXT = {
     "sign": "sign({}, one)",
     "atan2": "np.arctan2({}, {})",
     "pow": "power({}, {})",
-    **{
-        f: f"np.{f}({{}})"
-        for f in ("sqrt", "expm1", "log", "sin", "cos", "tanh", "floor")
-    },
+    **{f: f"np.{f}({{}})" for f in ("sqrt", "expm1", "log", "sin", "cos", "tanh", "floor")},
     **{f: f"np.{f}({{}})" for f in ("isfinite", "isnan")},
 }
 #: Elements of a run whose sums an observed rule's kernel adds up in the dtype of the arithmetic.
@@ -40,7 +38,7 @@ RESERVED = (
     "np", "exp", "log1p", "cbrt", "power", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last",
     "table", "scalars", "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array",
     "start", "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run", "added", "njit",
-    "loader", "storer", "word", "number", "put", "KERNEL", "row",
+    "loader", "storer", "word", "number", "put", "KERNEL", "row", "key_of",
 )  # fmt: skip
 
 
@@ -63,9 +61,9 @@ def render(node: Value, text: dict[Value, str]) -> str:
     return TEXT.get(node.op, MAPS[node.op].text).format(*(text[a] for a in node.args))
 
 
-def source(program: Program, dtype: str) -> str:
-    """The module text of a program's kernels for arrays of ``dtype``."""
-    return Writer(Layout(program, dtype)).module()
+def source(program: Program, dtype: str, storage: Storage = PLAIN) -> str:
+    """The module text of a program's kernels for parameters of ``dtype``."""
+    return Writer(layout(program, dtype, storage)).module()
 
 
 def show(program: Program, dtype: str) -> str:
@@ -80,8 +78,9 @@ class Writer:
         self.layout = layout
         self.program = layout.program
         self.compute = COMPUTE_DTYPE[layout.dtype]
-        self.half = self.compute != layout.dtype
-        touch = (f"{verb}_{_id(n)}" for verb in ("load", "store", "address") for n in layout.slots)
+        self.kinds = {n: layout.dtype_of(n) for n in layout.slots}
+        verbs = ("load", "store", "address", "key")
+        touch = (f"{verb}_{_id(n)}" for verb in verbs for n in layout.slots)
         self.names = identifiers(self.program, (*RESERVED, *touch))
 
     def module(self) -> str:
@@ -114,15 +113,18 @@ class Writer:
                     "word",
                 )
             ),
-            *(f"    {n}_{dtype}," for n in ("narrow", "widen") if self.half),
+            *(f"    {n}," for n in self._conversions()),
             ")",
             "",
             "# chunks and all after last are addresses; compiled on import",
             f'SIGNATURE = "{SIGNATURE}"',
             f"dtype = np.{self.compute}",
-            *(f"load_{_id(n)} = loader({dtype!r}, {k}, {len(slots)})" for k, n in enumerate(slots)),
             *(
-                f"store_{_id(n)} = storer({dtype!r}, {slots.index(n)}, {len(slots)})"
+                f"load_{_id(n)} = loader({self.kinds[n]!r}, {k}, {len(slots)})"
+                for k, n in enumerate(slots)
+            ),
+            *(
+                f"store_{_id(n)} = storer({self.kinds[n]!r}, {slots.index(n)}, {len(slots)})"
                 for n in self.layout.written
             ),
         ]
@@ -148,17 +150,19 @@ class Writer:
             *(
                 self._scalar(n, _number(_at("scalars", this.scalars, "kind", k)))
                 for k, n in enumerate(this.scalars)
+                if n not in self.layout.only_noise
             ),
             *(
                 self._scalar(n, _number(_at("columns", this.per_array, "array", k)))
                 for k, n in enumerate(this.per_array)
             ),
             *(
-                f"address_{_id(n)} = word(table, {len(slots)} * array + {slots.index(n)})"
+                f"address_{_id(n)} = word(table, {self.layout.width} * array + {slots.index(n)})"
                 for n in self._touched(stage)
             ),
             *(f"{self._sum(r)} = np.float64(0)" for r in self.layout.passes[stage].sums),
             *(f"{s} = np.float64(0)" for s in self._seen(stage)),
+            *(self._keys(this) if stage == self.layout.stages - 1 else ()),
         ]
         if self.layout.passes[stage].axis is not None:
             body += self._unit_loops(stage)
@@ -192,12 +196,43 @@ class Writer:
         return [n for n in self.layout.slots if n in {*loads, *stores, *also}]
 
     def _load(self, slot: str) -> str:
-        text = f"load_{_id(slot)}(address_{_id(slot)}, i)"
-        return f"widen_{self.layout.dtype}({text})" if self.half else text
+        text, kind = f"load_{_id(slot)}(address_{_id(slot)}, i)", self.kinds[slot]
+        if kind in HALVES:
+            return f"widen_{kind}({text})"
+        return text if kind == self.compute else f"dtype({text})"
 
     def _store(self, slot: str, value: str) -> str:
-        value = f"narrow_{self.layout.dtype}({value})" if self.half else value
+        kind = self.kinds[slot]
+        if self.layout.noisy(slot) is not None:
+            value = f"round_{kind}({value}, key_{_id(slot)}, i)"
+        elif kind in HALVES:
+            value = f"narrow_{kind}({value})"
+        elif kind != self.compute:
+            value = f"np.{kind}({value})"
         return f"store_{_id(slot)}(address_{_id(slot)}, i, {value})"
+
+    def _conversions(self) -> list[str]:
+        """What is imported to load and store arrays that are not of the dtype of the arithmetic."""
+        halves = sorted({*self.kinds.values()} & {*HALVES})
+        noise = ["key_of", *(f"round_{k}" for k in halves)] if self.program.noise else []
+        return [f"{verb}_{k}" for k in halves for verb in ("narrow", "widen")] + noise
+
+    def _keys(self, this: Pass) -> list[str]:
+        """The keys of the noise with which a chunk's arrays are rounded."""
+        noisy = {n: k for n in self.layout.written if (k := self.layout.noisy(n)) is not None}
+        column = {n: k for k, n in enumerate(this.scalars)}
+        places = [_at("scalars", this.scalars, "kind", column[n]) for n in self.program.noise]
+        seed_and_step = ", ".join(map(_number, places))
+        width = self.layout.width
+        return [
+            f"key_{_id(n)} = key_of({seed_and_step}, word(table, {width} * array + {width - 1}), {k})"
+            for n, k in noisy.items()
+        ]
+
+    def _render(self, node: Value, text: dict[Value, str]) -> str:
+        if node.op == "stored":  # the number that the parameter's dtype has for it
+            return f"widen_{self.layout.dtype}(narrow_{self.layout.dtype}({text[node.args[0]]}))"
+        return render(node, text)
 
     def _element(self, stage: int, vector_units: bool = False) -> list[str]:
         """The body of the loop over elements."""
@@ -213,7 +248,7 @@ class Writer:
             out.append("row = base + unit + i - at")
             for k, n in enumerate(this.per_unit):
                 out.append(self._scalar(n, _number(_at("units", this.per_unit, "row", k))))
-        out += lines(self.program, nodes, names, render)
+        out += lines(self.program, nodes, names, self._render)
         sums = this.sums + ([] if vector_units else this.unit_sums)
         out += [
             f"{self._sum(r)} = accumulate({self._sum(r)}, {self._text(r.args[0])})" for r in sums

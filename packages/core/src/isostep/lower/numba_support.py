@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import float32, int32, njit, types, uint16, uint32
+from numba import float32, int32, int64, njit, types, uint16, uint32
 from numba.extending import intrinsic, overload
 
 #: Options of a kernel. It is called by its address (``lower.objects``), so nothing is made that Python could call.
@@ -95,6 +95,9 @@ def _float(_typing: Any, x: Any) -> Any:
     return types.float32(types.uint32), codegen
 
 
+_MOST_BFLOAT16 = np.float32(float.fromhex("0x1.fep127"))
+
+
 # Halves to float32 and back, ties to even, with integer arithmetic and selects only: it vectorises on every
 # processor, and needs neither F16C nor a runtime library.
 
@@ -134,6 +137,54 @@ def narrow_float16(x: Any) -> Any:
     small = subnormal if a < uint32(0x38800000) else normal
     finite = small if a < uint32(0x477FF000) else uint32(0x7C00)
     return uint16((uint32(0x7E00) if x != x else finite) | sign)
+
+
+# Stochastic rounding; the noise and what is done with it are ``isostep_torch.rounding``'s, see there.
+
+
+@njit
+def mix(x: Any) -> Any:
+    """A bijection of uint32 that leaves no trace of the order of its arguments."""
+    x = uint32(uint32(x ^ (x >> uint32(16))) * uint32(0x7FEB352D))
+    x = uint32(uint32(x ^ (x >> uint32(15))) * uint32(0x846CA68B))
+    return uint32(x ^ (x >> uint32(16)))
+
+
+@njit
+def key_of(seed: Any, step: Any, parameter: Any, array: Any) -> Any:
+    """The key of one array in one step."""
+    key = mix(uint32(int64(seed)))
+    key = mix(uint32(key + uint32(int64(step))))
+    key = mix(uint32(key + uint32(parameter)))
+    return mix(uint32(key + uint32(array)))
+
+
+@njit
+def _noise(key: Any, i: Any) -> Any:
+    return mix(uint32(uint32(mix(uint32(uint32(i) + key)) + key) + uint32(i >> 32)))
+
+
+@njit
+def round_bfloat16(x: Any, key: Any, i: Any) -> Any:
+    """The bits of a bfloat16 next to a float32: the noise added to what is dropped, and that cut off."""
+    b = _bits(x)
+    rounded = uint32(b + (_noise(key, i) & uint32(0xFFFF))) >> uint32(16)
+    return uint16(rounded) if np.abs(x) <= _MOST_BFLOAT16 else narrow_bfloat16(x)
+
+
+@njit
+def round_float16(x: Any, key: Any, i: Any) -> Any:
+    """The bits of a float16 next to a float32; below its normal numbers the spacing is 2**-24 everywhere."""
+    noise = _noise(key, i) & uint32(0x1FFF)
+    normal = _float(uint32(_bits(x) + noise) & uint32(0xFFFFE000))
+    units = np.abs(x) * float32(2.0**24)
+    units = units if units < float32(1024.0) else float32(0.0)
+    whole = np.floor(units)
+    part = np.floor((units - whole) * float32(8192.0))
+    up = float32(1.0) if part > float32(int32(uint32(8191) - noise)) else float32(0.0)
+    small = np.copysign((whole + up) * float32(2.0**-24), x)
+    rounded = small if np.abs(x) < float32(2.0**-14) else normal
+    return narrow_float16(rounded if np.abs(x) <= float32(65504.0) else x)
 
 
 @njit(fastmath={"reassoc", "nsz"})

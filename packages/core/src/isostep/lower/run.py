@@ -79,7 +79,7 @@ class _Run:
     ) -> None:
         self.bin, self.table = bin, table
         program = bin.program
-        self.passes = kernels(program, bin.dtype)
+        self.passes = kernels(program, bin.dtype, bin.storage)
         self.kinds = [scalars.evaluate(program, h, t) for t, h in hypers]
         known: dict[Value, Any] = {}
         if program.group_inputs:
