@@ -257,7 +257,7 @@ class ArrayBackend(ABC):
         arrays = self._checked_params(rule, params)
         check_state(rule, state, len(arrays))
         if state.storage != PLAIN:
-            message = f"{rule.name}: this path takes arrays in the parameter's dtype only, got {state.storage}"
+            message = f"{rule.name}: this path takes arrays as rules see them, got {state.storage}"
             raise StepError(message)
         self._check_state_arrays(rule, arrays, state)
         check_inputs(rule, inputs)

@@ -19,7 +19,7 @@ from isostep.domains import Pair
 from isostep.flow import Group, Item, flow
 from isostep.nm import Overwrite
 from isostep.rule import COUNT, BoundRule, RuleError, call_part
-from isostep.storage import LOST, MASTER, PLAIN, SEED, Storage
+from isostep.storage import FACTOR, LOST, MASTER, PLAIN, SEED, Storage
 from isostep.values import REDUCTIONS, Domain, Graph, NeedsShape, Value
 
 #: Outputs that are not state arrays. A program has exactly one of them.
@@ -178,11 +178,14 @@ def _trace(
     beside = _input(graph, kept.beside, Domain.ELEMENT) if kept.beside else None
     if beside is not None:
         p = beside if kept.beside == MASTER else stored + beside
+    g = _input(graph, "g", Domain.ELEMENT)
+    if kept.scaled:
+        g = g * _input(graph, FACTOR, Domain.HOST, "array")
     state = {n: _state_input(graph, rule, n) for n in rule.state_names}
     item = Item(
         t=_input(graph, COUNT, Domain.STEP, "array", truth=True),
         p=p,
-        g=_input(graph, "g", Domain.ELEMENT),
+        g=g,
         inputs={n: _input(graph, n, Domain.ELEMENT) for n in rule.input_names},
         state=dict(state),
         hyper=_symbols(graph, rule, "array"),
@@ -195,7 +198,7 @@ def _trace(
         total=lambda items, values: graph.apply("sum_group", (values[0],)),
         fit=lambda value, item: value,
     )
-    t, g = item.t, item.g
+    t = item.t
     with _local_names(rule):
         flow(rule, [item], group)
     overwrites = isinstance(item.u, Overwrite)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isostep.rule import BoundRule
-from isostep.storage import PLAIN, Noise, Storage
+from isostep.storage import PLAIN, Handling, Storage
 
 #: The dtype in which a step is computed, by the parameter's dtype. Half precision computes in float32.
 COMPUTE_DTYPE = {
@@ -40,9 +40,9 @@ class State:
     figures: Any = field(default=None, repr=False, compare=False)  # of an observed rule's last step
     #: whoever made it answers for its arrays being those of the last step, and need not be checked again
     sealed: bool = field(default=False, repr=False, compare=False)
-    #: how the arrays are kept, if not all in the parameter's dtype, and what they are rounded with
+    #: how the arrays are kept, if not as rules see them, and the numbers that goes by
     storage: Storage = field(default=PLAIN, repr=False, compare=False)
-    noise: Noise | None = field(default=None, repr=False, compare=False)
+    handling: Handling = field(default_factory=Handling, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         # A plan knows where arrays lie in memory: in a copy, or in another process, that is wrong. So do figures.

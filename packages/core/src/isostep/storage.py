@@ -1,4 +1,4 @@
-"""How the arrays of a step are kept in memory, where that is not all of them in the parameter's dtype.
+"""How the arrays of a step are kept in memory, where that is not just as the rule sees them.
 
 A rule computes with whole numbers of the compute dtype and knows nothing of this. Backends whose kernels load and
 store (``lower.fused``) take a state that is kept otherwise; every other backend refuses it, and a framework that
@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 #: What half-precision parameters can have beside their state: the parameter in the dtype of the arithmetic, with
 #: which steps are taken; and what the parameter's dtype could not hold of it (Kahan), which the next step adds to it.
 MASTER, LOST = "master_weight", "kahan_compensation"
-#: What a kernel that rounds stochastically calls the seed of the noise.
-SEED = "rounding_seed"
+#: What kernels call the seed of the noise, and what gradients are multiplied by.
+SEED, FACTOR = "rounding_seed", "gradient_factor"
 HALVES = ("bfloat16", "float16")
 
 
@@ -22,12 +22,14 @@ HALVES = ("bfloat16", "float16")
 class Storage:
     """The dtype of the state's arrays (None: their parameter's), what is kept beside them, how halves are rounded.
 
-    With ``stochastic`` every half-precision array is stored with the noise of ``isostep_torch.rounding``.
+    With ``stochastic`` every half-precision array is stored with the noise of ``isostep_torch.rounding``; ``scaled``
+    gradients are multiplied by a number as they are loaded.
     """
 
     state: str | None = None
     beside: str | None = None
     stochastic: bool = False
+    scaled: bool = False
 
     def of(self, dtype: str) -> Storage:
         """What of it matters for parameters of this dtype."""
@@ -51,8 +53,9 @@ PLAIN = Storage()
 
 
 @dataclass
-class Noise:
-    """What the noise of stochastic rounding depends on beside step, array and element: a seed, parameters' numbers."""
+class Handling:
+    """The numbers of a step that are not the rule's: of the noise the seed and each parameter's own, and the factor."""
 
-    seed: int
-    places: Sequence[int]
+    seed: int = 0
+    places: Sequence[int] = ()
+    factor: float = 1.0

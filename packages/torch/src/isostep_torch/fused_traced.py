@@ -72,7 +72,7 @@ class _Runner(Runner):
     def __init__(self, device: _Device, plan: Plan, counts: int) -> None:
         super().__init__(device, plan.parts, plan.group_dtype.name, counts)
         self.on, self.counts = device, counts
-        self.names = hyper_names(self.kernels[0].program)
+        self.names = max((hyper_names(k.program) for k in self.kernels), key=len)
         self.hypers = device.buffer(max(len(self.names), 1), "float64")
         self.times = device.buffer(counts + 1, "int64")  # the group's last
         self.known: dict[str, np.ndarray] = {}

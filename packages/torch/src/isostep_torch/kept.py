@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from isostep.state import State
+from isostep.storage import Storage
 
 
 def same(a: Sequence[Any], b: Sequence[Any]) -> bool:
@@ -42,7 +43,9 @@ class Kept:
     plain: bool
     backend: Any
     ways: tuple[Any, ...]  # the group's options that chose the backend
-    kept_otherwise: bool = False  # not plain, and the backend's kernels load and store it as it is
+    storage: Storage | None = (
+        None  # how it is stored, if the backend's kernels may load and store that
+    )
     opened_plan: Any = None  # the backend's own notes of steps whose tensors were opened
     #: name -> the entries that have it, and what they hold
     columns: dict[str, tuple[list[dict[str, Any]], list[Any]]] = field(init=False)

@@ -19,7 +19,7 @@ import torch
 from isostep import averaging, telemetry
 from isostep.rule import BoundRule, Rule
 from isostep.state import State
-from isostep.storage import Noise
+from isostep.storage import PLAIN, Handling, Storage
 from isostep_torch import checkpoint, paths, storage
 from isostep_torch.kept import Entries, Kept
 from isostep_torch.loop import TorchLoop
@@ -254,22 +254,23 @@ class Optimizer(torch.optim.Optimizer):
         if kept is None or kept.ways != ways or not kept.unchanged(params, rule.state_names):
             kept = self._rebuild(rule, group, params, ways)
         backend = kept.backend
-        if hasattr(backend, "grad_scale"):
-            backend.grad_scale = scale  # its kernels unscale
-        elif scale is not None:
-            inverse = scale.double().reciprocal().float()  # as GradScaler.unscale_ takes it
-            grads = [None if g is None else g * inverse.to(g.device) for g in grads]
-        if group["maximize"]:
-            grads = [None if g is None else -g for g in grads]
         given = {
             n: [v.get(p) for p in params] if n in rule.input_names else v for n, v in inputs.items()
         }
         if group["capturable"]:
             backend.found_inf = found_inf
-        stored = kept.plain or self._takes(rule, kept, params, grads, given)
-        if stored and not sparse:
-            if kept.state.noise is not None:
-                kept.state.noise.seed = group["rounding_seed"]
+        if hasattr(backend, "grad_scale"):
+            backend.grad_scale, scale = scale, None  # its kernels unscale
+        scaled, how = scale is not None or group["maximize"], None
+        if not sparse and (scaled or not kept.plain):
+            how = self._as_stored(rule, kept, params, grads, given)
+        if scaled and how is None:
+            grads = _scaled(grads, scale, group["maximize"])
+        if how is not None or (kept.plain and not sparse):
+            kept.state.storage = PLAIN if how is None else replace(how, scaled=scaled)
+            if how is not None:
+                kept.state.handling.seed = group["rounding_seed"]
+                kept.state.handling.factor = _factor(scale, group["maximize"])
             backend.step(rule, params, grads, kept.state, **given)
         else:
             if sparse:
@@ -280,19 +281,20 @@ class Optimizer(torch.optim.Optimizer):
         if kept.state.group:
             group[SHARED] = {"step": kept.state.group_t, **kept.state.group}
 
-    def _takes(
-        self,
+    @staticmethod
+    def _as_stored(
         rule: BoundRule,
         kept: Kept,
         params: list[Any],
         grads: list[Any],
         inputs: dict[str, Any],
-    ) -> bool:
-        """Whether the kernels take this step's tensors as they are stored."""
-        if not (kept.kept_otherwise and kept.backend.takes(rule, params)):
-            return False
+    ) -> Storage | None:
+        """How the tensors of this step are stored, if the kernels take them so; else they have to be opened."""
+        if kept.storage is None or not kept.backend.takes(rule, params):
+            return None
         given = [grads, *(inputs[n] for n in rule.input_names if n in inputs)]
-        return all(storage.same_dtypes(params, some) for some in given)
+        fits = all(storage.same_dtypes(params, some) for some in given)
+        return kept.storage if fits else None
 
     def _step_opened(
         self,
@@ -382,12 +384,10 @@ class Optimizer(torch.optim.Optimizer):
         state = State(rule.name, counts, arrays, group_t=done, group=shared, sealed=True)
         owns = [self.state[p] for p in params]
         plain, how = storage.plain(group), storage.kept(group)
-        otherwise = not plain and hasattr(backend, "takes") and storage.as_kept(how, params, arrays)
-        if otherwise:
-            state.storage = how
-            if how.stochastic:
-                state.noise = Noise(group["rounding_seed"], [self._places[p] for p in params])
-        kept = Kept(list(params), owns, state, rule.state_names, plain, backend, ways, otherwise)
+        fits = hasattr(backend, "takes") and storage.as_kept(how, params, arrays)
+        state.handling = Handling(places=[self._places[p] for p in params])
+        names, own = rule.state_names, how if fits else None
+        kept = Kept(list(params), owns, state, names, plain, backend, ways, own)
         self._kept[id(group)] = kept
         return kept
 
@@ -418,6 +418,22 @@ def _as_torchs(_: Any, packed: dict[str, Any]) -> None:
                     n: v.clone() for n, v in ({"step": own["step"]} | shared).items()
                 }
     packed["state"] = state
+
+
+def _factor(scale: torch.Tensor | None, maximize: bool) -> float:
+    """What gradients are multiplied by; the scale's inverse is taken as ``GradScaler.unscale_`` takes it."""
+    inverse = 1.0 if scale is None else scale.double().reciprocal().float().item()
+    return -inverse if maximize else inverse
+
+
+def _scaled(
+    grads: list[torch.Tensor | None], scale: torch.Tensor | None, maximize: bool
+) -> list[torch.Tensor | None]:
+    """The gradients, multiplied, in new tensors; without a look at the scale, which may be on a device."""
+    if scale is not None:
+        inverse = scale.double().reciprocal().float()
+        grads = [None if g is None else g * inverse.to(g.device) for g in grads]
+    return [None if g is None else -g for g in grads] if maximize else grads
 
 
 def _hyper(value: Any, traced: bool) -> Any:

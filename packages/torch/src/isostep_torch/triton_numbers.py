@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from isostep.lower.device import is_bool
 from isostep.program import Program, ancestors
+from isostep.storage import SEED
 from isostep.values import Domain, Value
 from isostep_torch.triton_words import Words, indent
 
 
 def hyper_names(program: Program) -> list[str]:
-    """The hyperparameters that the scalars of a program are made of: the entries of ``hypers``."""
+    """The hyperparameters that the scalars of a program are made of: the entries of ``hypers``.
+
+    The seed of the noise is the last: a rule's programs for dtypes without noise lack it.
+    """
     inputs = (n for n in program.live if n.op == "input" and n.domain <= Domain.STEP)
-    return sorted({str(n.attrs[0]) for n in inputs} - {"t"})
+    return sorted({str(n.attrs[0]) for n in inputs} - {"t"}, key=lambda n: (n == SEED, n))
 
 
 class Numbers(Words):

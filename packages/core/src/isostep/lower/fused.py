@@ -25,7 +25,7 @@ from isostep.lower.overlap import overlap
 from isostep.program import trace
 from isostep.rule import BoundRule
 from isostep.state import State, StepError, aligned, as_list, check_inputs, check_rule, check_state
-from isostep.storage import SEED
+from isostep.storage import FACTOR, PLAIN, SEED
 
 #: How many plans a state keeps beside those of its last step.
 OTHER_PLANS = 3
@@ -224,7 +224,7 @@ class FusedBackend(ArrayBackend):
         """The address of the first element of each array, as int64."""
 
     def takes(self, rule: BoundRule, params: Sequence[Any]) -> bool:
-        """Whether a step of these is fused, so that their state may be kept in other dtypes (``State.storage``)."""
+        """Whether a step of these is fused, so that arrays may be kept in other ways (``State.storage``)."""
         return layout(trace(rule), "float32").obstacle is None and self.all_reachable(params)
 
     def path(self, rule: BoundRule) -> str:
@@ -302,9 +302,11 @@ class FusedBackend(ArrayBackend):
         return new
 
     def _numbers(self, rule: BoundRule, state: State, t: int) -> Mapping[str, Any]:
-        """What step t's scalars are made of: hyperparameters, and the seed of the noise."""
+        """What step t's scalars are made of: hyperparameters, and what is no rule's."""
         found = self._at(rule, t)[0]
-        return found if state.noise is None else {**found, SEED: state.noise.seed}
+        if state.storage == PLAIN:
+            return found
+        return {**found, SEED: state.handling.seed, FACTOR: state.handling.factor}
 
     def _plan(
         self,
@@ -325,7 +327,7 @@ class FusedBackend(ArrayBackend):
         phases = {t: rule.phase(t) for t in kinds}
         pattern = tuple(kinds[t + 1] for t in counts) if len(kinds) > 1 else ()
         places = active if isinstance(active, range) else tuple(active)
-        key = (rule.structure(), places, pattern, tuple(phases.values()))
+        key = (rule.structure(), places, pattern, tuple(phases.values()), state.storage)
         known: dict[Any, Plan] = state.plan or {}
         plan, made = known.get(key), False
         now = _of(active, given[0]) if len(given) == 1 else [v[i] for v in given for i in active]
@@ -450,7 +452,7 @@ class FusedBackend(ArrayBackend):
             bin = Bin(program, dtype, shapes, numbers, state.storage)
             count = len(bin.layout.slots)
             table = np.zeros((len(members), bin.layout.width), np.int64)
-            if state.noise is not None:
-                table[:, -1] = [state.noise.places[i] for i in members]
+            if state.storage.stochastic:
+                table[:, -1] = [state.handling.places[i] for i in members]
             parts.append(Part(bin, members, [Slot([], None) for _ in range(count)], table))
         return parts
