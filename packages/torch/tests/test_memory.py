@@ -23,19 +23,36 @@ def taken(step):
     finally:
         tracemalloc.stop()
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as seen:
+    with torch.profiler.profile(
+        activities=activities, profile_memory=True, acc_events=True
+    ) as seen:
         step()
     return host + sum(max(e.cpu_memory_usage, 0) for e in seen.events())
 
 
+WAYS = [
+    {},
+    {"maximize": True},
+    *(
+        {way: True, "dtype": torch.bfloat16}
+        for way in ("stochastic_rounding", "kahan", "master_weights")
+    ),
+    {"state_dtype": torch.float32, "maximize": True, "dtype": torch.float16},
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize("name", ["adamw", "lamb", "sgd_hd"])
-def test_a_step_takes_less_than_a_hundredth_of_the_parameters(name):
-    params = [torch.nn.Parameter(torch.ones(1_000_000)) for _ in range(4)]
+def test_a_step_takes_less_than_a_hundredth_of_the_parameters(name, way):
+    way = dict(way)
+    dtype = way.pop("dtype", torch.float32)
+    params = [torch.nn.Parameter(torch.ones(1_000_000, dtype=dtype)) for _ in range(4)]
     for p in params:
         p.grad = torch.ones_like(p)
     bytes_of_parameters = sum(p.nbytes for p in params)
     fused, other = (
-        load_optimizer(name)(params, lr=1e-3, fused=on, foreach=not on) for on in (True, False)
+        load_optimizer(name)(params, lr=1e-3, fused=on, foreach=not on, **way)
+        for on in (True, False)
     )
     for optimizer in (fused, other):
         optimizer.step()  # makes the state

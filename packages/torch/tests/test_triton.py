@@ -14,6 +14,7 @@ from isostep.lower.device import COMMIT, DTYPES, REDUCE, kernels
 from isostep.lower.layout import layout
 from isostep.program import trace
 from isostep.rule import compose
+from isostep.storage import LOST, MASTER, PLAIN, Storage
 
 triton = pytest.importorskip("triton", reason="needs triton, which runs and compiles the kernels")
 
@@ -265,9 +266,9 @@ def machine_code(function, names, arch, **given):
     return made.asm["ptx"]
 
 
-def compiled(rule, arch, dtype="float32", traced=False):
+def compiled(rule, arch, dtype="float32", traced=False, storage=PLAIN):
     """Each stage of a rule, with its PTX."""
-    k = kernels(trace(rule), dtype)
+    k = kernels(trace(rule, kept=storage.of(dtype)), dtype, None, storage)
     module = triton_modules.module(k, traced=traced)
     for stage in k.stages:
         names = arguments(stage, traced=traced)
@@ -308,8 +309,6 @@ def test_every_rule_compiles_with_wide_loads_and_exact_arithmetic(name):
         assert not [i for i in instructions if i.startswith(("div.full", "sqrt.approx", "fma"))]
 
 
-
-
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", fused_rules())
@@ -333,6 +332,30 @@ def test_kernels_over_units_compile():
 def test_kernels_that_guard_and_unscale_compile_and_stay_wide():
     for stage, text in compiled(isostep.rule("adamw", lr=0.1), 90, traced=True):
         check_width(stage, text, "float32")
+
+
+@pytest.mark.parametrize("arch", [80, 90, 100])
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("storage", "loads", "stores"),
+    [  # AdamW: p, g, m, v; bytes an element beside what the plain step moves
+        (Storage(stochastic=True), 0, 0),
+        (Storage(stochastic=True, state="float32", scaled=True), 4, 4),
+        (Storage(beside=LOST), 2, 2),
+        (Storage(beside=MASTER), 2, 4),  # p itself is only stored
+    ],
+    ids=["stochastic", "stochastic-float32", "kahan", "master"],
+)
+def test_kernels_of_other_storage_compile_and_stay_wide(
+    storage, loads, stores, dtype, traced, arch
+):
+    rule = isostep.rule("adamw", lr=0.1)
+    ((_, text),) = compiled(rule, arch, dtype, traced, storage)
+    lanes, found = block(dtype) // THREADS, {}
+    for verb in ("ld", "st"):
+        found[verb] = len(re.findall(rf"\b{verb}\.global(?:\.\w+)*\.v4\.b32\b", text)) * 16 / lanes
+    assert found == {"ld": 8 + loads, "st": 6 + stores}
 
 
 @pytest.mark.parametrize("traced", [False, True])
