@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
+from isostep.lower.bins import WIDTH
+from isostep.lower.layout import layout
+from isostep.program import UPDATE, Program
+from isostep.storage import PLAIN, Storage
 
-from isostep.lower.layout import Layout
-from isostep.program import Program
 
-
-def bytes_moved(program: Program, dtype: str = "float32") -> int | None:
+def bytes_moved(program: Program, dtype: str = "float32", storage: Storage = PLAIN) -> int | None:
     """Bytes per element that a fused step loads and stores, summed over its passes; None for a generic program."""
-    layout = Layout(program, dtype)
-    if layout.obstacle is not None:
+    found = layout(program, dtype, storage)
+    if found.obstacle is not None:
         return None
     loads = [
-        {n.attrs[0] for n in layout.elements(s) if n.op == "input"} for s in range(layout.stages)
+        {n.attrs[0] for n in found.elements(s) if n.op == "input"} for s in range(found.stages)
     ]
-    loads[-1].add("p")
-    return (sum(map(len, loads)) + len(layout.written)) * np.dtype(dtype).itemsize
+    if UPDATE in program.outputs:
+        loads[-1].add("p")
+    touched = [slot for some in (*loads, found.written) for slot in some]
+    return sum(WIDTH.get(found.dtype_of(slot), 2) for slot in touched)
