@@ -36,7 +36,8 @@ def measured(row: dict[str, Any]) -> dict[str, Any]:
 
 def text(row: dict[str, Any], bandwidth: float) -> str:
     """One line of the table."""
-    label = f"{row['what']:9} {row.get('rule', ''):24}"
+    name = ", ".join(row[k] for k in ("rule", "way") if k in row)
+    label = f"{row['what']:9} {name:27}"
     if "error" in row:
         return f"{label} failed: {row['error']}"
     if row["what"] == "copy":

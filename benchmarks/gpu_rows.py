@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from low_precision import WAYS
+
 import isostep
 from isostep.domains import REQUIRED
 from isostep.lower.device import kernels
 from isostep.lower.layout import layout
 from isostep.lower.traffic import bytes_moved
 from isostep.program import trace
+from isostep.storage import PLAIN, Storage
 
 LARGE = (4, 26_214_400)  # 104,857,600 elements
 SMALL = (1000, 1000)
 STEPS, ROUNDS = 10, 7
 #: Rules whose captured step must equal the eager one: elementwise, with sums, with state of the group.
 CAPTURED = ("adamw", "lamb", "sgd_hd")
+#: Rules that are measured in bfloat16, with each way to keep its weights learning.
+LOW = ("adamw",)
 #: Rules that are measured beside optax's.
 JAX, JAX_SMALL = ("adam", "adamw", "lion", "lamb"), ("adam",)
 #: Kinds of rows, each with the module that measures it and its function there. They are measured in this order: where
@@ -25,6 +30,7 @@ KINDS = {
     "large": ("gpu_torch", "steps"),
     "small": ("gpu_torch", "steps"),
     "captured": ("gpu_torch", "captured"),
+    "low": ("gpu_torch", "low"),
     "cupy": ("gpu_cupy", "steps"),
     "jax": ("gpu_jax", "steps"),
     "jax small": ("gpu_jax", "steps"),
@@ -53,17 +59,23 @@ def plan(rules: list[str], kinds: list[str]) -> list[dict[str, Any]]:
     for what in ("large", "cupy"):
         every[what] = [{"what": what, "rule": n} | moved(n) for n in rules]
     every["small"] = [{"what": "small", "rule": n} for n in rules]
+    every["low"] = [
+        {"what": "low", "rule": n, "way": w} | moved(n, "bfloat16", storage)
+        for n in LOW
+        for w, (_, storage) in WAYS.items()
+        if n in rules
+    ]
     every["captured"] = [{"what": "captured", "rule": n} for n in CAPTURED if n in rules]
     every["jax"] = [{"what": "jax", "rule": n} for n in JAX if n in rules]
     every["jax small"] = [{"what": "jax small", "rule": n} for n in JAX_SMALL if n in rules]
     return [row for kind in KINDS if kind in kinds for row in every[kind]]
 
 
-def moved(name: str) -> dict[str, int]:
+def moved(name: str, dtype: str = "float32", storage: Storage = PLAIN) -> dict[str, int]:
     """How often a large step goes over the elements, and the bytes that it must move."""
-    rule = bound(name)
-    per_element = bytes_moved(trace(rule)) or 0
+    program = trace(bound(name), kept=storage.of(dtype))
+    per_element = bytes_moved(program, dtype, storage) or 0
     return {
-        "stages": len(kernels(trace(rule), "float32").stages),
+        "stages": len(kernels(program, dtype, None, storage).stages),
         "bytes": per_element * LARGE[0] * LARGE[1],
     }

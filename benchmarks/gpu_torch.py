@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 from gpu_rows import LARGE, ROUNDS, SMALL, STEPS, bound
+from low_precision import options_of
 
 
-def tensors(count: int, size: int) -> list[Any]:
+def tensors(count: int, size: int, dtype: torch.dtype = torch.float32) -> list[Any]:
     """Parameters with gradients, small enough that no rule runs off."""
-    made = [torch.nn.Parameter(torch.randn(size, device="cuda")) for _ in range(count)]
+    kind = {"device": "cuda", "dtype": dtype}
+    made = [torch.nn.Parameter(torch.randn(size, **kind)) for _ in range(count)]
     for p in made:
-        p.grad = torch.randn(size, device="cuda") * 1e-2
+        p.grad = torch.randn(size, **kind) * 1e-2
     return made
 
 
@@ -96,6 +98,19 @@ def steps(row: dict[str, Any]) -> dict[str, Any]:
     for name, peer in peers(row["rule"], params).items():
         found["seconds"][name] = measure(peer)
         del peer
+    return found
+
+
+def low(row: dict[str, Any]) -> dict[str, Any]:
+    """A step on bfloat16 weights with one of the ways to keep them learning; torch's has none."""
+    params = tensors(*LARGE, torch.bfloat16)
+    optimizer, step = ours(row["rule"], params, **options_of(row["way"]))
+    found = {"path": optimizer.path, "seconds": {"isostep": device_seconds(step)}}
+    del optimizer, step
+    if row["way"] == "plain":
+        for name, peer in peers(row["rule"], params).items():
+            found["seconds"][name] = device_seconds(peer)
+            del peer
     return found
 
 

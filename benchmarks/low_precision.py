@@ -55,18 +55,20 @@ def halves(params: list[np.ndarray], grads: list[np.ndarray]) -> list[Any]:
     return found
 
 
+def options_of(way: str) -> dict[str, Any]:
+    """A way's options, dtypes as torch has them."""
+    import torch
+
+    return {n: getattr(torch, v) if isinstance(v, str) else v for n, v in WAYS[way][0].items()}
+
+
 def ours(way: str) -> Contender:
     """Our AdamW with one of the ways."""
 
     def prepare(params: list[np.ndarray], grads: list[np.ndarray]) -> Callable[[], Any]:
-        import torch
-
         from isostep_torch import AdamW
 
-        options = {
-            n: getattr(torch, v) if isinstance(v, str) else v for n, v in WAYS[way][0].items()
-        }
-        return AdamW(halves(params, grads), lr=1e-3, fused=True, **options).step
+        return AdamW(halves(params, grads), lr=1e-3, fused=True, **options_of(way)).step
 
     return Contender(f"isostep, {way}", prepare)
 

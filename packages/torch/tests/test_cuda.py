@@ -143,9 +143,41 @@ def test_the_current_stream_is_the_one_used():
     assert (p == -1).all()
 
 
-def test_a_step_takes_no_memory():
+WAYS = [{"stochastic_rounding": True}, {"kahan": True}, {"master_weights": True, "maximize": True}]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@each_way
+def test_low_precision_is_stored_as_on_the_cpu(way, capturable):
+    """One store in fifty may round the other way, where the last bit of the arithmetic differs."""
+    pairs = []
+    for place in ("cuda", "cpu"):
+        torch.manual_seed(0)
+        made = [torch.nn.Parameter(torch.randn(s).bfloat16().to(place)) for s in SHAPES]
+        on_device = {"capturable": capturable} if place == "cuda" else {}
+        opt = isostep_torch.from_rule(RULES["adamw"], made, fused=True, **way, **on_device)
+        for k in range(3):
+            torch.manual_seed(k)
+            for p in made:
+                p.grad = torch.randn(p.shape).bfloat16().to(place)
+            opt.step()
+        pairs.append((made, opt))
+    (params, here), (others, there) = pairs
+    for p, q in zip(params, others, strict=True):
+        for n, x in {"p": p, **here.state[p]}.items():
+            y = {"p": q, **there.state[q]}[n]
+            off = (x.detach().cpu() - y.detach()).abs() > 1e-5
+            assert off.sum() <= 1 + x.numel() / 50, n
+
+
+@pytest.mark.parametrize("way", [{}, {"maximize": True}, *WAYS], ids=str)
+def test_a_step_takes_no_memory(way):
     params = parameters([(1024, 1024)] * 20)
-    opt = optimizer(RULES["lamb"], params)
+    if way in WAYS:
+        params = [torch.nn.Parameter(p.detach().bfloat16()) for p in params]
+        for p in params:
+            p.grad = torch.ones_like(p)
+    opt = optimizer(RULES["lamb"], params, **way)
     for _ in range(2):
         opt.step()
     torch.cuda.synchronize()

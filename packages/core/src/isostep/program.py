@@ -177,10 +177,10 @@ def _trace(
     stored = p = _input(graph, "p", Domain.ELEMENT)
     beside = _input(graph, kept.beside, Domain.ELEMENT) if kept.beside else None
     if beside is not None:
-        p = beside if kept.beside == MASTER else stored + beside
+        p = beside if kept.beside == MASTER else graph.apply("add", (stored, beside))
     g = _input(graph, "g", Domain.ELEMENT)
     if kept.scaled:
-        g = g * _input(graph, FACTOR, Domain.HOST, "array")
+        g = graph.apply("mul", (g, _input(graph, FACTOR, Domain.HOST, "array")))
     state = {n: _state_input(graph, rule, n) for n in rule.state_names}
     item = Item(
         t=_input(graph, COUNT, Domain.STEP, "array", truth=True),
@@ -231,7 +231,8 @@ def _beside(graph: Graph, outputs: dict[str, Any], p: Value, beside: Value) -> d
     whole = p + outputs.pop(UPDATE) if UPDATE in outputs else outputs.pop(PARAMETER)
     rest = whole = whole if isinstance(whole, Value) else graph.const(whole)
     if beside.name == LOST:
-        lost = whole - graph.node("stored", (whole,), domain=Domain.ELEMENT)
+        kept = graph.node("stored", (whole,), domain=Domain.ELEMENT)
+        lost = graph.apply("sub", (whole, kept))
         rest = graph.apply("where", (graph.apply("isfinite", (lost,)), lost, 0.0))
     return {PARAMETER: whole, **outputs, str(beside.name): rest}
 
