@@ -174,6 +174,7 @@ def _trace(
     rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | None, kept: Storage
 ) -> Program:
     graph = Graph(shape)
+    t = _input(graph, COUNT, Domain.STEP, "array", truth=True)
     stored = p = _input(graph, "p", Domain.ELEMENT)
     beside = _input(graph, kept.beside, Domain.ELEMENT) if kept.beside else None
     if beside is not None:
@@ -183,7 +184,7 @@ def _trace(
         g = graph.apply("mul", (g, _input(graph, FACTOR, Domain.HOST, "array")))
     state = {n: _state_input(graph, rule, n) for n in rule.state_names}
     item = Item(
-        t=_input(graph, COUNT, Domain.STEP, "array", truth=True),
+        t=t,
         p=p,
         g=g,
         inputs={n: _input(graph, n, Domain.ELEMENT) for n in rule.input_names},
@@ -198,7 +199,6 @@ def _trace(
         total=lambda items, values: graph.apply("sum_group", (values[0],)),
         fit=lambda value, item: value,
     )
-    t = item.t
     with _local_names(rule):
         flow(rule, [item], group)
     overwrites = isinstance(item.u, Overwrite)
