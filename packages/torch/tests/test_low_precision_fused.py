@@ -92,7 +92,7 @@ def agree(ours, theirs, exact):
             assert x.dtype is y.dtype
             assert x.shape == y.shape
             if x.dtype not in HALVES:
-                torch.testing.assert_close(x, y, rtol=3e-6, atol=1e-7)
+                torch.testing.assert_close(x, y, rtol=3e-6, atol=3e-7)  # of numbers near 1
                 continue
             off = (x != y) & ~(x.isnan() & y.isnan())
             assert off.sum() <= (0 if exact else 1 + x.numel() / 50)

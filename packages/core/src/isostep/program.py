@@ -174,6 +174,7 @@ def _trace(
     rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | None, kept: Storage
 ) -> Program:
     graph = Graph(shape)
+    state = {n: _state_input(graph, rule, n) for n in rule.state_names}
     t = _input(graph, COUNT, Domain.STEP, "array", truth=True)
     stored = p = _input(graph, "p", Domain.ELEMENT)
     beside = _input(graph, kept.beside, Domain.ELEMENT) if kept.beside else None
@@ -182,7 +183,6 @@ def _trace(
     g = _input(graph, "g", Domain.ELEMENT)
     if kept.scaled:
         g = graph.apply("mul", (g, _input(graph, FACTOR, Domain.HOST, "array")))
-    state = {n: _state_input(graph, rule, n) for n in rule.state_names}
     item = Item(
         t=t,
         p=p,
