@@ -1,9 +1,12 @@
 """Adam on many small leaves in JAX: leaf by leaf, grouped and flat, against optax.
 
-    python benchmarks/jax_leaves.py [LEAVES SIZE [train | members] [model] [optax] [grouped] [flat] [stacked] [leaf]]
+    python benchmarks/jax_leaves.py [LEAVES SIZE [train | members | ensemble] [WAY ...]]
+
+WAY is ``model``, ``optax``, ``leaf``, ``grouped``, ``flat`` or ``stacked``; without one all are measured.
 
 First call (compilation included) and best step of each, with donation: the update alone, and, for ``train``,
-model, gradient and update of a deep network in one jit, for ``members`` of many networks of one layer each;
+model, gradient and update of a deep network in one jit, for ``members`` of many networks of one layer each on one
+batch, for ``ensemble`` of the same where each has a batch of its own, as bagging has;
 ``model`` is its value and gradient without any update, the floor of a training step. ``stacked`` is flat mode whose
 model takes ``flat.stacked``, by ``scan`` or ``vmap``; the others' takes leaf by leaf. Leaves are square. Wall time
 and this process's CPU time, since machines are shared.
@@ -26,9 +29,8 @@ import isostep_jax
 STEPS = 60
 
 
-def deep(params: Any) -> jax.Array:
+def deep(params: Any, x: jax.Array) -> jax.Array:
     """A network with one small matrix per layer."""
-    x = jnp.ones((8, params[0].shape[0]))
     if isinstance(params, list):
         for p in params:
             x = layer(x, p)
@@ -37,12 +39,18 @@ def deep(params: Any) -> jax.Array:
     return jnp.sum(x * x)
 
 
-def members(params: Any) -> jax.Array:
+def members(params: Any, x: jax.Array) -> jax.Array:
     """Networks of one small matrix each."""
-    x = jnp.ones((8, params[0].shape[0]))
     if isinstance(params, list):
         return sum(jnp.sum(layer(x, p) ** 2) for p in params)
     return jnp.sum(jax.vmap(lambda p: layer(x, p))(params) ** 2)
+
+
+def ensemble(params: Any, x: jax.Array) -> jax.Array:
+    """The same, each on inputs of its own."""
+    if isinstance(params, list):
+        return sum(jnp.sum(layer(x[i], p) ** 2) for i, p in enumerate(params))
+    return jnp.sum(jax.vmap(layer)(x, params) ** 2)
 
 
 def layer(x: jax.Array, p: jax.Array) -> jax.Array:
@@ -84,15 +92,18 @@ def main() -> None:
         "flat": (flat, flat.flatten, flat.unflatten),
         "stacked": (flat, flat.flatten, flat.stacked),
     }
-    loss = members if "members" in sys.argv else deep
-    training = bool({"train", "members"} & set(sys.argv))
+    kinds = {"train": deep, "members": members, "ensemble": ensemble}
+    asked = [k for k in kinds if k in sys.argv]
+    training, loss = bool(asked), kinds[asked[0]] if asked else deep
+    batch = jax.random.normal(jax.random.key(0), (leaves, 8, side))
+    batch = batch if loss is ensemble else batch[0]
     if not training:
         del ways["stacked"]  # an update does not ask how a model sees its parameters
     chosen = [name for name in ways if name in sys.argv] or list(ways)
     if training and ("model" in sys.argv or len(chosen) == len(ways)):
         # What it returns takes the place of its arguments, so that it is timed as the others are.
-        alone = jax.jit(lambda p, _: (p, jax.grad(loss)(p)), donate_argnums=(0, 1))
-        timed("model train", alone, ([jnp.array(p) for p in params], grads))
+        alone = jax.jit(lambda x, p, _: (p, jax.grad(loss)(p, x)), donate_argnums=(1, 2))
+        timed("model train", alone, (batch, [jnp.array(p) for p in params], grads))
     for name in chosen:
         tx, into, back = ways[name]
 
@@ -101,9 +112,9 @@ def main() -> None:
             updates, s = tx.update(g, s, p)
             return optax.apply_updates(p, updates), s
 
-        @partial(jax.jit, donate_argnums=(0, 1))
-        def train(p: Any, s: Any, tx: Any = tx, back: Any = back) -> Any:
-            updates, s = tx.update(jax.grad(lambda q: loss(back(q)))(p), s, p)
+        @partial(jax.jit, donate_argnums=(1, 2))
+        def train(x: Any, p: Any, s: Any, tx: Any = tx, back: Any = back) -> Any:
+            updates, s = tx.update(jax.grad(lambda q: loss(back(q), x))(p), s, p)
             return optax.apply_updates(p, updates), s
 
         if not training:
@@ -111,7 +122,7 @@ def main() -> None:
             timed(name, update, (into(grads), own, tx.init(own)))
         else:
             own = into([jnp.array(p) for p in params])
-            timed(f"{name} train", train, (own, tx.init(own)))
+            timed(f"{name} train", train, (batch, own, tx.init(own)))
 
 
 if __name__ == "__main__":
