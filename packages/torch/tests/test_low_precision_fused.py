@@ -157,6 +157,23 @@ def test_a_rule_without_sums_takes_the_same_bits(way, dtype):
     steps("sgd", way, dtype, {"fused": True}, exact=True)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_figures_are_those_of_what_the_rule_stepped(way):
+    found = []
+    for options in ({"fused": True}, LOOP):
+        params = tensors(isostep.definition("adamw"), torch.bfloat16)
+        optimizer = load_optimizer("adamw")(params, lr=0.1, **WAYS[way], **options)
+        observer = optimizer.observe()
+        for p in params:
+            p.grad = torch.full_like(p, 0.3)
+        optimizer.step()
+        found.append(observer.rows())
+    ours, theirs = found
+    assert ours.keys() == theirs.keys()
+    for n, row in theirs.items():
+        assert ours[n] == pytest.approx(row, rel=1e-4, abs=1e-6, nan_ok=True)
+
+
 # The rounding itself.
 
 
