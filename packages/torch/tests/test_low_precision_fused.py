@@ -183,20 +183,24 @@ def as_tensor(bits, dtype):
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize(("seed", "step"), [(0, 1), (-1, 3), (2**40 + 5, 2**25 + 1)])
-def test_the_kernel_s_rounding_is_that_of_tensors(dtype, seed, step):
+@pytest.mark.parametrize("array", [0, 1, 4, 5])
+def test_the_kernel_s_rounding_is_that_of_tensors(dtype, seed, step, array):
     from numba import njit
 
     from isostep.lower import numba_support
 
     narrow = getattr(numba_support, f"round_{str(dtype)[6:]}")
-    key_of = numba_support.key_of
+    key_of, hash_of, noise_of = (
+        getattr(numba_support, n) for n in ("key_of", "hash_of", "noise_of")
+    )
 
     @njit
     def all_of(x, start):
-        key = key_of(float(seed), float(step), 5, 2)
+        key = key_of(float(seed), float(step), 5)
         out = np.empty(len(x), np.uint16)
         for k in range(len(x)):
-            out[k] = narrow(x[k], key, start + k)
+            noise = noise_of(hash_of(key, start + k), key, array // 2, start + k)
+            out[k] = narrow(x[k], noise >> (16 * (array % 2)))
         return out
 
     torch.manual_seed(0)
@@ -216,13 +220,13 @@ def test_the_kernel_s_rounding_is_that_of_tensors(dtype, seed, step):
     ]
     x = torch.cat([x, torch.tensor([*odd, 2.0**-14, -(2.0**-24), 2.0**-25, 1e-42])])
     wanted = torch.empty_like(x, dtype=dtype)
-    key = rounding.key_of(seed, step, 5, 2, x.device)
-    rounding.stochastic_(wanted, x, key)
+    key = rounding.key_of(seed, step, 5, x.device)
+    rounding.stochastic_(wanted, x, key, array)
     found = as_tensor(all_of(x.numpy(), 0), dtype)
     torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
     assert (torch.signbit(found) == torch.signbit(wanted))[~x.isnan()].all()
     far = (1 << 33) + rounding.BLOCK  # beyond what 32 bits count
-    rounding._block(wanted, x, key, far)
+    rounding._block(wanted, x, key, array, far)
     found = as_tensor(all_of(x.numpy(), far), dtype)
     torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
 

@@ -7,10 +7,11 @@ same bits on every path and device, run after run. With 32-bit arithmetic modulo
 
 (the bijection "lowbias32" of C. Wellons' search for integer hashes, 2018), element i of an array has the noise
 
-    key = mix(mix(mix(mix(seed) + step) + parameter) + array)
-    noise = mix(mix(i + key) + key + i // 2**32)
+    key = mix(mix(mix(seed) + step) + parameter)
+    noise = mix(mix(i + key) + mix(key + array // 2) + i // 2**32) >> 16 * (array % 2)
 
-and the lowest bits of it, as many as rounding drops, are added to the float32's bits before these are cut off.
+and the lowest bits of it, as many as rounding drops (16 at most), are added to the float32's bits before these are cut
+off. So two arrays share a hash, the inner one is the same for all, and a kernel that stores three mixes three times.
 Exact values stay as they are; NaN, infinity and what lies beyond the largest finite number round to nearest.
 """
 
@@ -42,34 +43,35 @@ def mix(x: torch.Tensor) -> torch.Tensor:
     return x.bitwise_xor_(_shifted(x, 16))
 
 
-def key_of(seed: int, step: Any, parameter: int, array: int, device: torch.device) -> torch.Tensor:
-    """The key of one array in one step, a 0-d tensor; ``step`` is a number or a 0-d tensor."""
+def key_of(seed: int, step: Any, parameter: int, device: torch.device) -> torch.Tensor:
+    """The key of one parameter in one step, a 0-d tensor; ``step`` is a number or a 0-d tensor."""
     key = mix(torch.full((), _as_int32(seed), dtype=torch.int32, device=device))
-    for word in (step, parameter, array):
+    for word in (step, parameter):
         key = mix(
             key + (word.to(torch.int32) if isinstance(word, torch.Tensor) else _as_int32(word))
         )
     return key
 
 
-def stochastic_(target: torch.Tensor, value: torch.Tensor, key: torch.Tensor) -> None:
-    """Store float32 ``value`` in half-precision ``target``, rounded stochastically."""
+def stochastic_(target: torch.Tensor, value: torch.Tensor, key: torch.Tensor, array: int) -> None:
+    """Store float32 ``value`` in half-precision ``target``, rounded stochastically; ``array`` numbers the target."""
     if not target.is_contiguous():
         made = torch.empty_like(target, memory_format=torch.contiguous_format)
-        stochastic_(made, value, key)
+        stochastic_(made, value, key, array)
         target.copy_(made)
         return
     out, given = target.view(-1), value.contiguous().view(-1)
     for start in range(0, out.numel(), BLOCK):
         part = slice(start, min(start + BLOCK, out.numel()))
-        _block(out[part], given[part], key, start)
+        _block(out[part], given[part], key, array, start)
 
 
-def _block(out: torch.Tensor, x: torch.Tensor, key: torch.Tensor, start: int) -> None:
+def _block(out: torch.Tensor, x: torch.Tensor, key: torch.Tensor, array: int, start: int) -> None:
     # BLOCK divides 2**32, so that all elements of a block have the same upper half.
     element = torch.arange(len(x), dtype=torch.int32, device=x.device).add_(_as_int32(start))
     dropped = (1 << _DROPPED[out.dtype]) - 1
-    noise = mix(mix(element + key) + key + (start >> 32)).bitwise_and_(dropped)
+    hashed = mix(mix(element + key) + mix(key + array // 2) + (start >> 32))
+    noise = (_shifted(hashed, 16) if array % 2 else hashed).bitwise_and_(dropped)
     rounded = ((x.view(torch.int32) + noise) & ~dropped).view(torch.float32)
     if out.dtype is torch.float16:  # below the normal numbers the spacing is 2**-24 everywhere
         units = x.abs() * 2.0**24

@@ -206,9 +206,8 @@ def _wide(tensors: Tensors, noise: tuple[int, Any, int] | None) -> tuple[Tensors
         if noise is None or target.dtype not in HALVES:
             target.copy_(value)
         else:
-            seed, step, parameter = noise
-            key = key_of(seed, step, parameter, place, target.device)
-            stochastic_(target, value.to(torch.float32), key)
+            key = key_of(*noise, target.device)
+            stochastic_(target, value.to(torch.float32), key, place)
 
     def close(done: Tensors) -> None:
         for place, n in enumerate(("p", *names)):

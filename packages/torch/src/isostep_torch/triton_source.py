@@ -153,19 +153,18 @@ class _Pass:
                 for k, s in enumerate(self.kernels.slots)
                 if s in wanted
             ),
-            *(f"{identifier(s)}_key = {key}" for s, key in self._keys().items()),
+            *self._key(),
         ]
 
-    def _keys(self) -> dict[str, str]:
-        """The keys of the noise with which this pass's arrays are rounded."""
+    def _key(self) -> list[str]:
+        """The key of the noise with which this pass's arrays are rounded."""
         layout, given = self.kernels.layout, self.kernel.given
-        noisy = {s: k for s in self._stored() if (k := layout.noisy(s)) is not None}
-        rows = f"{len(self.kernels.scalars)} * kind"
-        words = [
-            *(f"item(scalars, {rows} + {given[n].column})" for n in layout.program.noise if noisy),
-            f"item(table, {layout.width + 1} * array + {layout.width - 1})",
-        ]
-        return {s: f"key_of({', '.join(words)}, {k})" for s, k in noisy.items()}
+        if not (layout.program.noise and self._stored()):
+            return []
+        row = f"{len(self.kernels.scalars)} * kind"
+        words = [f"item(scalars, {row} + {given[n].column})" for n in layout.program.noise]
+        words.append(f"item(table, {layout.width + 1} * array + {layout.width - 1})")
+        return [f"key = key_of({', '.join(words)})"]
 
     def _stored(self) -> list[str]:
         return [*self.kernel.stores, *(["p"] if self.kernel.update is not None else [])]
@@ -297,10 +296,14 @@ class _Pass:
             p = "p" if node is None else self.names[node]
             values["p"] = f"{p} + {self.words.value(self.kernel.update, None)}"
         values = {s: self._to_store(s, v) for s, v in values.items()}
+        pairs = self.kernels.layout.pairs if values else []
+        noise = ["hashed = hash_of(key, i)"] if pairs else []
+        noise += [f"noise_{k} = noise_of(hashed, key, {k}, i)" for k in pairs]
         mask = "inside"
         if self._may_be_left_out() and self.kernel.figures:  # sums are wanted all the same
             mask = "both(inside, item(amp, 1) == 0)"
-        return [f"tl.store({identifier(s)}_at + i, {v}, mask={mask})" for s, v in values.items()]
+        stores = [f"tl.store({identifier(s)}_at + i, {v}, mask={mask})" for s, v in values.items()]
+        return noise + stores
 
     def _loaded(self, slot: str, text: str) -> str:
         """What is loaded from a slot, in the dtype of the arithmetic."""
@@ -312,8 +315,9 @@ class _Pass:
     def _to_store(self, slot: str, text: str) -> str:
         """A value as a slot's arrays hold it."""
         dtype = self.kernels.layout.dtype_of(slot)
-        if self.kernels.layout.noisy(slot) is not None:
-            return f"rounded({text}, {identifier(slot)}_key, i, tl.{dtype})"
+        if (number := self.kernels.layout.noisy(slot)) is not None:
+            half = f"noise_{number // 2}{' >> 16' if number % 2 else ''}"
+            return f"rounded({text}, {half}, tl.{dtype})"
         if dtype in HALVES:
             return f"narrow({text}, tl.{dtype})"
         return text if dtype == self.kernels.compute else f"({text}).to(tl.{dtype})"

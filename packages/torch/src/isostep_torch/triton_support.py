@@ -62,18 +62,28 @@ def mix(x):
 
 
 @device
-def key_of(seed, step, parameter, ARRAY: tl.constexpr):
-    """The key of one array in one step."""
+def key_of(seed, step, parameter):
+    """The key of one parameter in one step."""
     key = mix(seed.to(tl.int64).to(tl.uint32))
     key = mix(key + step.to(tl.int64).to(tl.uint32))
-    key = mix(key + parameter.to(tl.uint32))
-    return mix(key + ARRAY)
+    return mix(key + parameter.to(tl.uint32))
 
 
 @device
-def rounded(x, key, i, dtype: tl.constexpr):
-    """float32 as half precision, up or down by the noise of element i; see ``isostep_torch.rounding``."""
-    noise = mix(mix(i.to(tl.uint32) + key) + key + (i >> 32).to(tl.uint32))
+def hash_of(key, i):
+    """What the noise of all arrays at element i is made of."""
+    return mix(i.to(tl.uint32) + key)
+
+
+@device
+def noise_of(hashed, key, PAIR: tl.constexpr, i):
+    """The noise of two arrays at element i: the first one's in the lower half."""
+    return mix(hashed + mix(key + PAIR) + (i >> 32).to(tl.uint32))
+
+
+@device
+def rounded(x, noise, dtype: tl.constexpr):
+    """float32 as half precision, up or down by the noise; see ``isostep_torch.rounding``."""
     bits = x.to(tl.uint32, bitcast=True)
     if dtype == tl.bfloat16:
         near = ((bits + (noise & 0xFFFF)) & 0xFFFF0000).to(tl.float32, bitcast=True)

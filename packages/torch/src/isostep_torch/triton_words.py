@@ -24,14 +24,14 @@ TEXT |= {f: f"{f}({', '.join(['{}'] * MAPS[f].arity)})" for f in CALLS}
 #: Operations in which Triton gives a Python number the type of the other operand.
 INFIX = frozenset(("add", "sub", "mul", "lt", "le", "gt", "ge", "eq", "ne"))
 HELPERS = (
-    "item", "pointer", "widen", "narrow", "key_of", "rounded", "total", "kept_total", "quotient", "unit_of", "both",
-    "either",
+    "item", "pointer", "widen", "narrow", "key_of", "hash_of", "noise_of", "rounded", "total", "kept_total", "quotient",
+    "unit_of", "both", "either",
 )  # fmt: skip
 FACT_NAMES = dict(zip(FACT_COLUMNS, ("size", "ndim", "inner", "units", "base"), strict=True))
 #: What a kernel's own text uses, so that no value of a rule's may be called so.
 RESERVED = (*HELPERS, *CALLS, *"""
     tl triton device kernel range float size ndim inner units base row array start stop kind aligned at lane i inside
-    unit length u r mine some few nothing run tile amp times hypers kinds LANES AXIS BLOCK WHOLE ALONG UNITS
+    unit length u r mine key hashed some few nothing run tile amp times hypers kinds LANES AXIS BLOCK WHOLE ALONG UNITS
 """.split(), *ARGUMENTS)  # fmt: skip
 
 
@@ -40,7 +40,8 @@ class Words:
 
     def __init__(self, kernels: Kernels) -> None:
         self.kernels = kernels
-        touch = (f"{identifier(n)}{end}" for n in kernels.slots for end in ("_at", "_key"))
+        touch = [f"{identifier(n)}_at" for n in kernels.slots]
+        touch += [f"noise_{k}" for k in kernels.layout.pairs]
         self.names = identifiers(kernels.program, (*RESERVED, *touch))
 
     def lines(self, nodes: list[Value]) -> list[str]:

@@ -72,14 +72,20 @@ class Layout:
         return 0 if slot == "p" else 1 + self.state_names.index(slot)
 
     @cached_property
+    def pairs(self) -> list[int]:
+        """The pairs of numbers of which some array is stored: 0 and 1, 2 and 3, ...; a pair shares its noise."""
+        return sorted({k // 2 for n in self.written if (k := self.noisy(n)) is not None})
+
+    @cached_property
     def written(self) -> list[str]:
         """The slots that the last stage stores to."""
         return ["p", *self.program.stored]
 
     @cached_property
     def only_noise(self) -> set[Value]:
-        """The scalars that nothing but noise is made of."""
-        return {*self.program.noise} - {a for n in self.program.live for a in n.args}
+        """The scalars that no pass over elements reads but for noise."""
+        read = {a for s in range(self.stages) for n in self.elements(s) for a in n.args}
+        return {*self.program.noise} - read
 
     @property
     def stages(self) -> int:

@@ -38,7 +38,7 @@ RESERVED = (
     "np", "exp", "log1p", "cbrt", "power", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last",
     "table", "scalars", "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array",
     "start", "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run", "added", "njit",
-    "loader", "storer", "word", "number", "put", "KERNEL", "row", "key_of",
+    "loader", "storer", "word", "number", "put", "KERNEL", "row", "key", "key_of", "hashed", "hash_of", "noise_of",
 )  # fmt: skip
 
 
@@ -79,8 +79,8 @@ class Writer:
         self.program = layout.program
         self.compute = COMPUTE_DTYPE[layout.dtype]
         self.kinds = {n: layout.dtype_of(n) for n in layout.slots}
-        verbs = ("load", "store", "address", "key")
-        touch = (f"{verb}_{_id(n)}" for verb in verbs for n in layout.slots)
+        touch = [f"{verb}_{_id(n)}" for verb in ("load", "store", "address") for n in layout.slots]
+        touch += [f"noise_{k}" for k in layout.pairs]
         self.names = identifiers(self.program, (*RESERVED, *touch))
 
     def module(self) -> str:
@@ -162,7 +162,7 @@ class Writer:
             ),
             *(f"{self._sum(r)} = np.float64(0)" for r in self.layout.passes[stage].sums),
             *(f"{s} = np.float64(0)" for s in self._seen(stage)),
-            *(self._keys(this) if stage == self.layout.stages - 1 else ()),
+            *(self._key(this) if stage == self.layout.stages - 1 else ()),
         ]
         if self.layout.passes[stage].axis is not None:
             body += self._unit_loops(stage)
@@ -203,8 +203,8 @@ class Writer:
 
     def _store(self, slot: str, value: str) -> str:
         kind = self.kinds[slot]
-        if self.layout.noisy(slot) is not None:
-            value = f"round_{kind}({value}, key_{_id(slot)}, i)"
+        if (number := self.layout.noisy(slot)) is not None:
+            value = f"round_{kind}({value}, noise_{number // 2}{' >> 16' if number % 2 else ''})"
         elif kind in HALVES:
             value = f"narrow_{kind}({value})"
         elif kind != self.compute:
@@ -214,20 +214,21 @@ class Writer:
     def _conversions(self) -> list[str]:
         """What is imported to load and store arrays that are not of the dtype of the arithmetic."""
         halves = sorted({*self.kinds.values()} & {*HALVES})
-        noise = ["key_of", *(f"round_{k}" for k in halves)] if self.program.noise else []
+        noise = (
+            ["hash_of", "key_of", "noise_of", *(f"round_{k}" for k in halves)]
+            if self.program.noise
+            else []
+        )
         return [f"{verb}_{k}" for k in halves for verb in ("narrow", "widen")] + noise
 
-    def _keys(self, this: Pass) -> list[str]:
-        """The keys of the noise with which a chunk's arrays are rounded."""
-        noisy = {n: k for n in self.layout.written if (k := self.layout.noisy(n)) is not None}
-        column = {n: k for k, n in enumerate(this.scalars)}
+    def _key(self, this: Pass) -> list[str]:
+        """The key of the noise with which a chunk's arrays are rounded."""
+        if not self.program.noise:
+            return []
+        column, width = {n: k for k, n in enumerate(this.scalars)}, self.layout.width
         places = [_at("scalars", this.scalars, "kind", column[n]) for n in self.program.noise]
-        seed_and_step = ", ".join(map(_number, places))
-        width = self.layout.width
-        return [
-            f"key_{_id(n)} = key_of({seed_and_step}, word(table, {width} * array + {width - 1}), {k})"
-            for n, k in noisy.items()
-        ]
+        numbers = ", ".join(map(_number, places))
+        return [f"key = key_of({numbers}, word(table, {width} * array + {width - 1}))"]
 
     def _render(self, node: Value, text: dict[Value, str]) -> str:
         if node.op == "stored":  # the number that the parameter's dtype has for it
@@ -261,6 +262,9 @@ class Writer:
             for k, r in enumerate(this.unit_sums):
                 out.append(_add(_at("unit_sums", this.unit_sums, "row", k), self._text(r.args[0])))
         if last:
+            if self.layout.pairs:
+                out.append("hashed = hash_of(key, i)")
+            out += [f"noise_{k} = noise_of(hashed, key, {k}, i)" for k in self.layout.pairs]
             out += [self._store(n, self._text(v)) for n, v in self.program.stored.items()]
             (name, value), *_ = self.program.outputs.items()
             p_in = inputs["p"] if "p" in inputs else None

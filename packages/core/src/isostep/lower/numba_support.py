@@ -185,31 +185,38 @@ def mix(x: Any) -> Any:
 
 
 @njit
-def key_of(seed: Any, step: Any, parameter: Any, array: Any) -> Any:
-    """The key of one array in one step."""
+def key_of(seed: Any, step: Any, parameter: Any) -> Any:
+    """The key of one parameter in one step."""
     key = mix(uint32(int64(seed)))
     key = mix(uint32(key + uint32(int64(step))))
-    key = mix(uint32(key + uint32(parameter)))
-    return mix(uint32(key + uint32(array)))
+    return mix(uint32(key + uint32(parameter)))
 
 
 @njit
-def _noise(key: Any, i: Any) -> Any:
-    return mix(uint32(uint32(mix(uint32(uint32(i) + key)) + key) + uint32(i >> 32)))
+def hash_of(key: Any, i: Any) -> Any:
+    """What the noise of all arrays at element i is made of."""
+    return mix(uint32(uint32(i) + key))
 
 
 @njit
-def round_bfloat16(x: Any, key: Any, i: Any) -> Any:
+def noise_of(hashed: Any, key: Any, pair: Any, i: Any) -> Any:
+    """The noise of two arrays at element i: the first one's in the lower half."""
+    own = uint32(mix(uint32(key + uint32(pair))) + uint32(i >> 32))
+    return mix(uint32(hashed + own))
+
+
+@njit
+def round_bfloat16(x: Any, noise: Any) -> Any:
     """The bits of a bfloat16 next to a float32: the noise added to what is dropped, and that cut off."""
     b = _bits(x)
-    rounded = uint32(b + (_noise(key, i) & uint32(0xFFFF))) >> uint32(16)
+    rounded = uint32(b + (noise & uint32(0xFFFF))) >> uint32(16)
     return uint16(rounded) if np.abs(x) <= _MOST_BFLOAT16 else narrow_bfloat16(x)
 
 
 @njit
-def round_float16(x: Any, key: Any, i: Any) -> Any:
+def round_float16(x: Any, noise: Any) -> Any:
     """The bits of a float16 next to a float32; below its normal numbers the spacing is 2**-24 everywhere."""
-    noise = _noise(key, i) & uint32(0x1FFF)
+    noise = uint32(noise & uint32(0x1FFF))
     normal = _float(uint32(_bits(x) + noise) & uint32(0xFFFFE000))
     units = np.abs(x) * float32(2.0**24)
     units = units if units < float32(1024.0) else float32(0.0)
