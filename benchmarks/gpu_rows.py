@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from low_precision import WAYS
+from ways import WAYS
 
 import isostep
 from isostep.domains import REQUIRED

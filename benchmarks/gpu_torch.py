@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from gpu_rows import LARGE, ROUNDS, SMALL, STEPS, bound
-from low_precision import options_of
+from ways import options_of
 
 
 def tensors(count: int, size: int, dtype: torch.dtype = torch.float32) -> list[Any]:

@@ -23,25 +23,12 @@ from typing import Any
 import numpy as np
 from peers import Contender
 from run import SIZES, machine, measure, results
+from ways import WAYS, options_of
 
 import isostep
 from isostep.lower.threads import threads
 from isostep.lower.traffic import bytes_moved
 from isostep.program import trace
-from isostep.storage import LOST, MASTER, Storage
-
-#: The options of our class, and how they have arrays stored.
-WAYS: dict[str, tuple[dict[str, Any], Storage]] = {
-    "plain": ({}, Storage()),
-    "stochastic_rounding": ({"stochastic_rounding": True}, Storage(stochastic=True)),
-    "kahan": ({"kahan": True}, Storage(beside=LOST)),
-    "master_weights": ({"master_weights": True}, Storage(beside=MASTER)),
-    "state_dtype=float32": ({"state_dtype": "float32"}, Storage(state="float32")),
-    "both of float32": (
-        {"master_weights": True, "state_dtype": "float32"},
-        Storage(state="float32", beside=MASTER),
-    ),
-}
 
 
 def halves(params: list[np.ndarray], grads: list[np.ndarray]) -> list[Any]:
@@ -53,13 +40,6 @@ def halves(params: list[np.ndarray], grads: list[np.ndarray]) -> list[Any]:
     for p, g in zip(found, grads, strict=True):
         p.grad = torch.from_numpy(g).bfloat16()
     return found
-
-
-def options_of(way: str) -> dict[str, Any]:
-    """A way's options, dtypes as torch has them."""
-    import torch
-
-    return {n: getattr(torch, v) if isinstance(v, str) else v for n, v in WAYS[way][0].items()}
 
 
 def ours(way: str) -> Contender:
