@@ -4,10 +4,15 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 import isostep
 from isostep import pieces
 from isostep.lower.device import kernels
+from isostep.program import trace
 from isostep.rule import compose
+from isostep.state import StepError
+from isostep.storage import Storage
 from isostep_cupy.cuda_source import header, show, source, unit
 
 ADDSIGN = """
@@ -65,6 +70,13 @@ def test_values_of_a_group_in_another_dtype_are_rounded_where_arrays_use_them():
     assert "const group_real lr = *(const group_real *)group[0];" in text
     assert re.search(r"const real u = real\(v\d+\) \* ", text)
     assert "real(" not in source(kernels(program, "float32"))
+
+
+def test_what_is_kept_otherwise_is_refused():
+    rule, storage = isostep.rule("sgd"), Storage(stochastic=True)
+    program = trace(rule, kept=storage.of("bfloat16"))
+    with pytest.raises(StepError, match="sgd: CUDA C takes arrays as rules see them, got Storage"):
+        source(kernels(program, "bfloat16", None, storage))
 
 
 def test_constants_are_in_the_dtype_of_arithmetic():

@@ -25,6 +25,8 @@ from isostep.lower.device import (
     of_group,
 )
 from isostep.program import Program
+from isostep.state import StepError
+from isostep.storage import PLAIN
 from isostep.sums import factors
 from isostep.values import FACTS, MAPS, Value
 
@@ -57,7 +59,14 @@ _WORDS = """
 
 
 def source(kernels: Kernels) -> str:
-    """The text of all kernels of a program; ``kernels.h`` is named, not contained."""
+    """The text of all kernels of a program; ``kernels.h`` is named, not contained.
+
+    Raises:
+        StepError: arrays are kept otherwise than in the parameter's dtype, rounded to nearest.
+    """
+    if kernels.storage != PLAIN:
+        message = f"{kernels.program.name}: CUDA C takes arrays as rules see them, got {kernels.storage}; use torch"
+        raise StepError(message)
     return _Writer(kernels).text()
 
 

@@ -43,9 +43,8 @@ class Kept:
     plain: bool
     backend: Any
     ways: tuple[Any, ...]  # the group's options that chose the backend
-    storage: Storage | None = (
-        None  # how it is stored, if the backend's kernels may load and store that
-    )
+    #: how the tensors are stored, if the backend's kernels may load and store that
+    storage: Storage | None = None
     opened_plan: Any = None  # the backend's own notes of steps whose tensors were opened
     #: name -> the entries that have it, and what they hold
     columns: dict[str, tuple[list[dict[str, Any]], list[Any]]] = field(init=False)
