@@ -10,6 +10,7 @@ import isostep
 import isostep_cupy
 from isostep import BackendError, StepError, pieces
 from isostep.naming import camel_case
+from isostep.storage import OPTIONS
 from isostep_cupy import AddSign, Optimizer, from_rule, load_optimizer
 from isostep_cupy.host import compiler
 
@@ -39,8 +40,9 @@ def test_every_rule_has_a_class_with_its_signature_and_docstring():
         assert made.__name__ in dir(isostep_cupy)
         names = list(inspect.signature(made).parameters)
         assert names[0] == "params"
-        assert names[-1] == "path"
-        assert set(names[1:-1]) == set(definition.hyper)
+        options = ["path", *OPTIONS]
+        assert names[-len(options) :] == options
+        assert set(names[1 : -len(options)]) == set(definition.hyper)
 
 
 @pytest.mark.parametrize("name", ["addsign", "adamw", "lamb", "sgd_hd", "muon", "adafactor"])

@@ -4,14 +4,11 @@ import re
 import subprocess
 import sys
 
-import pytest
-
 import isostep
 from isostep import pieces
 from isostep.lower.device import kernels
 from isostep.program import trace
 from isostep.rule import compose
-from isostep.state import StepError
 from isostep.storage import Storage
 from isostep_cupy.cuda_source import header, show, source, unit
 
@@ -72,11 +69,14 @@ def test_values_of_a_group_in_another_dtype_are_rounded_where_arrays_use_them():
     assert "real(" not in source(kernels(program, "float32"))
 
 
-def test_what_is_kept_otherwise_is_refused():
-    rule, storage = isostep.rule("sgd"), Storage(stochastic=True)
+def test_what_is_kept_otherwise_is_loaded_and_stored_as_it_is():
+    rule, storage = isostep.rule("adamw"), Storage("float32", stochastic=True)
     program = trace(rule, kept=storage.of("bfloat16"))
-    with pytest.raises(StepError, match="sgd: CUDA C takes arrays as rules see them, got Storage"):
-        source(kernels(program, "bfloat16", None, storage))
+    text = source(kernels(program, "bfloat16", None, storage))
+    assert "stored *const at_p = array_at(table[array * 6 + 0]);" in text
+    assert "float *const at_exp_avg = array_at<float>(table[array * 6 + 2]);" in text
+    assert "const unsigned key = key_of(scalars[" in text
+    assert text.count("rounded_bfloat16(") == 1  # the state is kept whole
 
 
 def test_constants_are_in_the_dtype_of_arithmetic():

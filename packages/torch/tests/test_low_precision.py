@@ -31,7 +31,7 @@ WAYS = [
 HALVES = [torch.bfloat16, torch.float16]
 
 
-# A derivation of the rounding in NumPy, from the text of isostep_torch.rounding.
+# A derivation of the rounding in NumPy, from the text of isostep.rounding.
 
 
 def mix(x):

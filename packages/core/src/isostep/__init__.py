@@ -41,6 +41,7 @@ from isostep.program import Program, trace
 from isostep.registry import Folder
 from isostep.rule import BoundPiece, BoundRule, Piece, Rule, RuleError, compose
 from isostep.state import State, StepError
+from isostep.storage import Storage, low_precision
 from isostep.telemetry import Figures, observe
 from isostep.version import VERSION as __version__
 
@@ -62,6 +63,7 @@ __all__ = [
     "RuleError",
     "State",
     "StepError",
+    "Storage",
     "Unavailable",
     "__version__",
     "averaging",
@@ -74,6 +76,7 @@ __all__ = [
     "from_formula",
     "guards",
     "load",
+    "low_precision",
     "multitask",
     "nm",
     "noise",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from isostep import evaluation, nm, sums, telemetry
+from isostep import evaluation, nm, rounding, sums, telemetry
 from isostep.flow import Group, Item, flow
 from isostep.rule import BoundRule, RuleError, call_part
 from isostep.state import (
@@ -30,7 +30,7 @@ from isostep.state import (
     check_state,
     labels,
 )
-from isostep.storage import PLAIN
+from isostep.storage import HALVES, LOST, MASTER, PLAIN, Handling, Storage
 
 
 class ArrayBackend(ABC):
@@ -127,13 +127,19 @@ class ArrayBackend(ABC):
         """The dtype that a parameter's step is computed in."""
         return COMPUTE_DTYPE[self.dtype(array)]
 
-    def init(self, rule: BoundRule, params: Any) -> State:
-        """The state before the first step, for a list or dict of parameters."""
+    def init(
+        self, rule: BoundRule, params: Any, *, storage: Storage = PLAIN, seed: int = 0
+    ) -> State:
+        """The state before the first step, for a list or dict of parameters.
+
+        ``storage``: how it is kept, see ``isostep.low_precision``; ``seed``: of the noise of stochastic rounding.
+        """
         check_rule(rule)
         arrays = self._checked_params(rule, params)
+        self._check_storage(rule, storage)
         hyper = rule.at(1)
         with self.quiet():
-            made = [self._init_one(rule, hyper, p) for p in arrays]
+            made = [self._kept(p, self._init_one(rule, hyper, p, storage), storage) for p in arrays]
         group = {}
         if rule.group_names:
             if not arrays:
@@ -143,7 +149,22 @@ class ArrayBackend(ABC):
                 raise StepError(message)
             dtype = self._group_dtype(arrays)
             group = {n: self.scalar(v, dtype, arrays[0]) for n, v in rule.group_init().items()}
-        return State(rule.name, [0] * len(arrays), made, group)
+        handling = Handling(seed, range(len(arrays)))
+        return State(rule.name, [0] * len(arrays), made, group, storage=storage, handling=handling)
+
+    def _check_storage(self, rule: BoundRule, storage: Storage) -> None:
+        if storage.state is not None and storage.state not in self.dtypes:
+            message = f"{rule.name}: {self.name} has no state of {storage.state}, only of {', '.join(self.dtypes)}"
+            raise StepError(message)
+
+    def _kept(self, p: Any, made: dict[str, Any], storage: Storage) -> dict[str, Any]:
+        """A parameter's first state arrays, with what is kept beside them."""
+        beside = storage.of(self.dtype(p)).beside
+        if beside == LOST:
+            made[beside] = self.zeros_like(p)
+        elif beside == MASTER:
+            made[beside] = self.write(self.zeros_like(p, "float32"), self.cast(p, "float32"))
+        return made
 
     def _checked_params(self, rule: BoundRule, params: Any) -> list[Any]:
         arrays = as_list(params)
@@ -166,12 +187,15 @@ class ArrayBackend(ABC):
         """That of the group's state; it does not change when some parameters have no gradient."""
         return self.dtype(next(iter(group.values()))) if group else self._group_dtype(arrays)
 
-    def _init_one(self, rule: BoundRule, hyper: Mapping[str, Any], p: Any) -> dict[str, Any]:
+    def _init_one(
+        self, rule: BoundRule, hyper: Mapping[str, Any], p: Any, storage: Storage
+    ) -> dict[str, Any]:
         made: dict[str, Any] = {}
+        dtype = storage.state or self.dtype(p)
         for c in rule.components:
             names = rule.state_of(c)
             if c.part.init is None:
-                made |= {n: self.zeros_like(p) for n in names}
+                made |= {n: self.zeros_like(p, dtype) for n in names}
                 continue
             wide = self.cast(p, self.compute_dtype(p))
             result = call_part(c.part.init, wide, given=c.own(hyper))
@@ -180,8 +204,7 @@ class ArrayBackend(ABC):
                 message = f"{c.part.name}: init returned {len(values)} arrays, expected {len(names)}: {names}"
                 raise RuleError(message)
             for n, v in zip(names, values, strict=True):
-                zero = self.zeros_like(v, self.dtype(p))
-                made[n] = self.write(zero, v)
+                made[n] = self.write(self.zeros_like(v, dtype), v)
         return made
 
     def step(
@@ -203,7 +226,7 @@ class ArrayBackend(ABC):
                 items = [item for i in run if (item := work[i]) is not None]
                 group = self._run(rule, items, group, state.group_t + 1)
             found = self._figures(rule, params, work)
-            done = self._commit(params, state, work, given, group, bool(active))
+            done = self._commit(rule, params, state, work, given, group, bool(active))
             done[1].figures = found
             return done
 
@@ -256,9 +279,6 @@ class ArrayBackend(ABC):
         check_rule(rule)
         arrays = self._checked_params(rule, params)
         check_state(rule, state, len(arrays))
-        if state.storage != PLAIN:
-            message = f"{rule.name}: this path takes arrays as rules see them, got {state.storage}"
-            raise StepError(message)
         self._check_state_arrays(rule, arrays, state)
         check_inputs(rule, inputs)
         all_grads = aligned(rule, "grads", params, grads)
@@ -275,18 +295,27 @@ class ArrayBackend(ABC):
             if t not in hypers:
                 hypers[t] = self._at(rule, t)
             wide = self.compute_dtype(p)
+            own = {n: self.cast(a, wide) for n, a in state.arrays[i].items()}
+            g = self.cast(all_grads[i], wide)
             work.append(
                 Item(
                     t=t,
-                    p=self.cast(p, wide),
-                    g=self.cast(all_grads[i], wide),
+                    p=self._whole(self.cast(p, wide), own),
+                    g=g * state.handling.factor if state.storage.scaled else g,
                     inputs={n: self.cast(v[i], wide) for n, v in all_inputs.items()},
-                    state={n: self.cast(a, wide) for n, a in state.arrays[i].items()},
+                    state=own,
                     hyper=hypers[t][0],
                     phase=hypers[t][1],
                 )
             )
         return work
+
+    @staticmethod
+    def _whole(p: Any, own: dict[str, Any]) -> Any:
+        """The parameter that a step is taken with, of itself and what is kept beside it, which leaves ``own``."""
+        if LOST in own:
+            return p + own.pop(LOST)
+        return own.pop(MASTER, p)
 
     def _at(self, rule: BoundRule, t: Any) -> tuple[Mapping[str, Any], tuple[int, ...]]:
         """The hyperparameters and the phase of step t."""
@@ -296,14 +325,26 @@ class ArrayBackend(ABC):
         """State arrays must fit their parameters; those that a rule's init makes have shapes of their own."""
         free = {n for c in rule.components if c.part.init is not None for n in rule.state_of(c)}
         for i, (p, own) in enumerate(zip(arrays, state.arrays, strict=True)):
+            self._check_beside(rule, i, p, own, state.storage)
             for n, a in own.items():
                 shape, dtype = tuple(a.shape), self.dtype(a)
-                if dtype != self.dtype(p) or (n not in free and shape != tuple(p.shape)):
+                kept = state.storage.of(self.dtype(p)).dtype_of(n, self.dtype(p))
+                if dtype != kept or (n not in free and shape != tuple(p.shape)):
                     message = (
-                        f"{rule.name}: state {n} of params[{i}] must be a {self.dtype(p)} array of shape "
+                        f"{rule.name}: state {n} of params[{i}] must be a {kept} array of shape "
                         f"{tuple(p.shape)}, got {dtype} {shape}; make a new state"
                     )
                     raise StepError(message)
+
+    def _check_beside(
+        self, rule: BoundRule, i: int, p: Any, own: Mapping[str, Any], storage: Storage
+    ) -> None:
+        """A parameter has beside its state what its dtype needs, no more and no less."""
+        wanted = {storage.of(self.dtype(p)).beside} - {None}
+        if {*own} - {*rule.state_names} != wanted:
+            found, needs = sorted({*own} - {*rule.state_names}), sorted(map(str, wanted))
+            message = f"{rule.name}: params[{i}] of {self.dtype(p)} needs {needs} beside its state, got {found}"
+            raise StepError(message)
 
     def _check_given(
         self, rule: BoundRule, params: Any, given: list[list[Any]], active: Sequence[int]
@@ -351,6 +392,7 @@ class ArrayBackend(ABC):
 
     def _commit(
         self,
+        rule: BoundRule,
         params: Any,
         state: State,
         work: list[Item | None],
@@ -359,7 +401,7 @@ class ArrayBackend(ABC):
         stepped: bool,
     ) -> tuple[Any, State]:
         """Round and store: the only place where p + u happens on this path."""
-        arrays = as_list(params)
+        arrays, noisy = as_list(params), state.storage.stochastic
         new_params, new_state = list(arrays), [dict(a) for a in state.arrays]
         for i, (item, old) in enumerate(zip(work, given, strict=True)):
             if item is None or old is None:
@@ -370,16 +412,43 @@ class ArrayBackend(ABC):
                 # An array that came in and goes out under another name is read before it is written.
                 if self.in_place and any(v is a and n != m for m, a in old.items()):
                     new[n] = self.write(self.zeros_like(v), v)
-            new_params[i] = self.write(arrays[i], new.pop("p"))
+            noise = (state.handling.seed, item.t, state.handling.places[i]) if noisy else None
+            new_params[i] = self._store(arrays[i], p := new.pop("p"), noise, 0)
+            new_state[i] |= self._beside(state.arrays[i], new_params[i], p)
             for n, v in new.items():
-                new_state[i][n] = self.write(state.arrays[i][n], v)
+                place = 1 + rule.state_names.index(n)
+                new_state[i][n] = self._store(state.arrays[i][n], v, noise, place)
         moved = [item is not None for item in work]
         if not self.in_place:
             counts = [t + m for t, m in zip(state.t, moved, strict=True)]
-            after = State(state.rule, counts, new_state, group, state.group_t + stepped)
+            after = state.after(counts, new_state, group, state.group_t + stepped)
             return arranged(params, new_params), after
         self._count(state, moved, group)
         return params, state
+
+    def _store(
+        self, target: Any, value: Any, noise: tuple[int, int, int] | None, place: int
+    ) -> Any:
+        """Round and store a parameter's ``place``-th array, with noise of (seed, step, parameter) if given."""
+        dtype = self.dtype(target)
+        if noise is not None and dtype in HALVES:
+            value = self.stochastic(self.cast(value, "float32"), dtype, noise, place)
+        return self.write(target, value)
+
+    def stochastic(self, value: Any, dtype: str, noise: tuple[int, int, int], place: int) -> Any:
+        """float32 values, rounded by chance to those of a half-precision dtype; see ``isostep.rounding``."""
+        xp = nm.namespace(value)
+        low, high = map(xp.asarray, rounding.numbered(tuple(value.shape)))
+        key = rounding.key_of(xp, *noise)
+        return rounding.rounded(xp, value, dtype, key, place, low, high)
+
+    def _beside(self, own: Mapping[str, Any], stored: Any, whole: Any) -> dict[str, Any]:
+        """What is kept beside a parameter of which ``stored`` is what its dtype can hold of ``whole``."""
+        if LOST in own:
+            lost = whole - self.cast(stored, self.dtype(whole))
+            kept = self.call("where", self.call("isfinite", lost), lost, self.zeros_like(lost))
+            return {LOST: self.write(own[LOST], kept)}
+        return {MASTER: self.write(own[MASTER], whole)} if MASTER in own else {}
 
     def _count(self, state: State, moved: Sequence[bool], group: dict[str, Any]) -> None:
         """Write what a step in place did to the counts and to the group's values."""

@@ -2,8 +2,9 @@
 
 Tensors: ``params/KEY``, ``state/KEY/NAME`` and ``group/NAME``, KEY being the parameter's place in the list.
 The file's metadata has one entry, ``isostep``: JSON with the format's number, the rule (its components by
-name and the value of every hyperparameter), step counts, the keys of params where they were a dict, the
-backend that wrote it, and versions. Numbers come back to the bit. Nothing in a file is executed.
+name and the value of every hyperparameter), step counts, the keys of params where they were a dict, how arrays are
+kept (``isostep.low_precision``), the backend that wrote it, and versions. Numbers come back to the bit. Nothing in a
+file is executed.
 
 Hyperparameters that are schedules of isostep's own are written by name with their arguments. What has no
 such name (your own functions, rules and pieces that are not in the registry) stays yours: the file is
@@ -28,6 +29,7 @@ from isostep.extras import need
 from isostep.nm import namespace
 from isostep.rule import BoundRule, Component, Piece, Rule, RuleError
 from isostep.state import State, StepError, as_list, check_rule, check_state
+from isostep.storage import Handling, Storage
 from isostep.version import VERSION
 
 FORMAT = 1
@@ -73,6 +75,8 @@ def save(
         "t": list(state.t),
         "group_t": state.group_t,
         "keys": _keys(params),
+        "storage": dataclasses.asdict(state.storage),
+        "seed": state.handling.seed,
         "backend": writer.name,
         "versions": {"isostep": VERSION, "numpy": np.__version__},
     }
@@ -170,7 +174,15 @@ def _assemble(notes: dict[str, Any], read: dict[str, np.ndarray]) -> tuple[list[
         elif kind == "state":
             i, _, which = rest.partition("/")
             arrays[int(i)][which] = array
-    return params, State(rule, [int(t) for t in notes["t"]], arrays, group, int(notes["group_t"]))
+    return params, State(
+        rule,
+        [int(t) for t in notes["t"]],
+        arrays,
+        group,
+        int(notes["group_t"]),
+        storage=Storage(**notes.get("storage", {})),
+        handling=Handling(int(notes.get("seed", 0)), range(len(params))),
+    )
 
 
 def _keys(params: Any) -> list[str] | None:

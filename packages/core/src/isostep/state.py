@@ -44,6 +44,14 @@ class State:
     storage: Storage = field(default=PLAIN, repr=False, compare=False)
     handling: Handling = field(default_factory=Handling, repr=False, compare=False)
 
+    def after(
+        self, t: list[int], arrays: list[dict[str, Any]], group: dict[str, Any], group_t: int
+    ) -> State:
+        """The state after a step that changes nothing in place."""
+        new = State(self.rule, t, arrays, group, group_t)
+        new.storage, new.handling = self.storage, self.handling
+        return new
+
     def __getstate__(self) -> dict[str, Any]:
         # A plan knows where arrays lie in memory: in a copy, or in another process, that is wrong. So do figures.
         here = ("plan", "figures", "sealed")

@@ -1,14 +1,15 @@
 """How the arrays of a step are kept in memory, where that is not just as the rule sees them.
 
-A rule computes with whole numbers of the compute dtype and knows nothing of this. Backends whose kernels load and
-store (``lower.fused``) take a state that is kept otherwise; every other backend refuses it, and a framework that
-offers the options there opens and closes the arrays around the step (``isostep_torch.storage``).
+A rule computes with whole numbers of the compute dtype and knows nothing of this: arrays are opened before it runs
+and closed after it, in the same pass where kernels load and store. ``low_precision`` makes a ``Storage`` of options;
+``backend.init(rule, params, storage=...)`` a state that is kept so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 #: What half-precision parameters can have beside their state: the parameter in the dtype of the arithmetic, with
 #: which steps are taken; and what the parameter's dtype could not hold of it (Kahan), which the next step adds to it.
@@ -16,13 +17,14 @@ MASTER, LOST = "master_weight", "kahan_compensation"
 #: What kernels call the seed of the noise, and what gradients are multiplied by.
 SEED, FACTOR = "rounding_seed", "gradient_factor"
 HALVES = ("bfloat16", "float16")
+DTYPES = ("float64", "float32", *HALVES)
 
 
 @dataclass(frozen=True)
 class Storage:
     """The dtype of the state's arrays (None: their parameter's), what is kept beside them, how halves are rounded.
 
-    With ``stochastic`` every half-precision array is stored with the noise of ``isostep_torch.rounding``; ``scaled``
+    With ``stochastic`` every half-precision array is stored with the noise of ``isostep.rounding``; ``scaled``
     gradients are multiplied by a number as they are loaded.
     """
 
@@ -50,6 +52,63 @@ class Storage:
 
 #: Everything in the parameter's dtype, rounded to nearest.
 PLAIN = Storage()
+
+
+#: The options of adapters about storage, with their defaults: those of ``low_precision``, and the noise's seed.
+OPTIONS: dict[str, Any] = {
+    "state_dtype": None,
+    "stochastic_rounding": False,
+    "rounding_seed": 0,
+    "kahan": False,
+    "master_weights": False,
+}
+
+
+def low_precision(
+    *,
+    state_dtype: str | None = None,
+    stochastic_rounding: bool = False,
+    kahan: bool = False,
+    master_weights: bool = False,
+) -> Storage:
+    """How arrays are to be kept, for ``backend.init(rule, params, storage=...)``; adapters have the same options.
+
+    Args:
+        state_dtype: the dtype of state arrays; by default their parameter's.
+        stochastic_rounding: half-precision parameters and state are rounded up or down by chance, without bias.
+        kahan: a second half-precision array keeps what the parameter cannot hold.
+        master_weights: a float32 copy of a half-precision parameter is what steps are taken with.
+
+    Raises:
+        ValueError: two of the last three, which do the same in different ways; or another dtype.
+    """
+    return taken(
+        "low_precision",
+        {
+            "state_dtype": state_dtype,
+            "stochastic_rounding": stochastic_rounding,
+            "kahan": kahan,
+            "master_weights": master_weights,
+        },
+    )[0]
+
+
+def taken(name: str, options: Mapping[str, Any]) -> tuple[Storage, int]:
+    """The storage and the seed that ``options`` ask for, dtypes by name; ``name`` is what errors begin with."""
+    given = {**OPTIONS, **options}
+    dtype, seed = given["state_dtype"], given["rounding_seed"]
+    if dtype is not None and dtype not in DTYPES:
+        message = f"{name}: state_dtype must be None or one of {', '.join(DTYPES)}, got {dtype!r}"
+        raise ValueError(message)
+    ways = [n for n in ("stochastic_rounding", "kahan", "master_weights") if given[n]]
+    if len(ways) > 1:
+        message = f"{name}: {' and '.join(ways)} do the same in different ways; set one of them"
+        raise ValueError(message)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        message = f"{name}: rounding_seed must be an integer, got {seed!r}"
+        raise ValueError(message)
+    beside = {"kahan": LOST, "master_weights": MASTER}.get(ways[0]) if ways else None
+    return Storage(dtype, beside, ways == ["stochastic_rounding"]), seed
 
 
 @dataclass

@@ -25,8 +25,6 @@ from isostep.lower.device import (
     of_group,
 )
 from isostep.program import Program
-from isostep.state import StepError
-from isostep.storage import PLAIN
 from isostep.sums import factors
 from isostep.values import FACTS, MAPS, Value
 
@@ -42,6 +40,7 @@ TEXT = {
     "pow": "power({}, {})",
     "isfinite": "is_finite({})",
     "isnan": "is_nan({})",
+    "stored": "held({})",
 }
 INCLUDE = '#include "kernels.h"'
 _WORDS = """
@@ -52,21 +51,14 @@ _WORDS = """
     int64 real group_real stored float16 bfloat16 widen narrow infinity not_a_number is_nan is_finite sign maximum
     minimum sqrt cbrt exp expm1 log log1p sin cos tanh floor fabs pow power atan2 LANES Pack Share load store quotient
     unit_of element_of array_at lanes_left sum_of_block sum_of_lanes share_units reduce commit to_bits from_bits asm
-    host
+    host held Word mix key_of hash_of noise_of rounded_bfloat16 rounded_float16 key hashed
     threadIdx blockIdx blockDim gridDim row array start stop kind wide i n lane first share unit length r
     size ndim inner units base gamma j0 j1 jn y0 y1 yn
 """.split()
 
 
 def source(kernels: Kernels) -> str:
-    """The text of all kernels of a program; ``kernels.h`` is named, not contained.
-
-    Raises:
-        StepError: arrays are kept otherwise than in the parameter's dtype, rounded to nearest.
-    """
-    if kernels.storage != PLAIN:
-        message = f"{kernels.program.name}: CUDA C takes arrays as rules see them, got {kernels.storage}; use torch"
-        raise StepError(message)
+    """The text of all kernels of a program; ``kernels.h`` is named, not contained."""
     return _Writer(kernels).text()
 
 
@@ -92,7 +84,9 @@ class _Writer:
     def __init__(self, kernels: Kernels) -> None:
         self.kernels, self.program = kernels, kernels.program
         self.mixed = kernels.group_dtype != kernels.compute
+        self.layout = kernels.layout
         slots = [f"{n}{_id(s)}{m}" for s in kernels.slots for n, m in (("at_", ""), ("", "_lanes"))]
+        slots += [f"noise_{k}" for k in self.layout.pairs]
         self.names = identifiers(
             self.program, (*_WORDS, *DTYPES, *slots, "count", "arrays", "width", "lead")
         )
@@ -147,7 +141,8 @@ class _Writer:
         if node.op in FACTS:
             return self._fact(node)
         operands = [self._operand(a, node, text[a]) for a in node.args]
-        return TEXT.get(node.op, MAPS[node.op].text).format(*operands)
+        form = TEXT[node.op] if node.op in TEXT else MAPS[node.op].text
+        return form.format(*operands)
 
     def _fact(self, node: Value) -> str:
         if node.op == "eps":
@@ -168,7 +163,7 @@ class _Writer:
         """Declarations of the values that are read from these tables."""
         found = []
         for node, place in kernel.given.items():
-            if place.table in tables:
+            if place.table in tables and node not in self.layout.only_noise:
                 text, kind = self._place(place), self._type(node)
                 value = f"{text} != 0" if kind == "bool" else f"({kind}){text}"
                 value = text if place.table == "group" else value
@@ -231,19 +226,37 @@ class _Writer:
         return out
 
     def _of_row(self, kernel: Kernel) -> list[str]:
-        slots, stride = self.kernels.slots, len(self.kernels.slots) + 1
+        slots, stride = self.kernels.slots, self.layout.width + 1
         touched = {*kernel.inputs, *self._stored(kernel)}
         return [
             "const int64 array = chunks[4 * row], start = chunks[4 * row + 1], stop = chunks[4 * row + 2];",
             *(["const int64 kind = chunks[4 * row + 3];"] if "scalars" in kernel.arguments else []),
             *(
-                f"stored *const at_{_id(s)} = array_at(table[array * {stride} + {k}]);"
+                f"{self._kept(s)} *const at_{_id(s)} = array_at{self._other(s)}(table[array * {stride} + {k}]);"
                 for k, s in enumerate(slots)
                 if s in touched
             ),
             *self._given(kernel, "scalars", "sums"),
             *self._declare(kernel.array),
+            *self._key(kernel),
         ]
+
+    def _kept(self, slot: str) -> str:
+        """The type of a slot's elements."""
+        dtype = self.layout.dtype_of(slot)
+        return "stored" if dtype == self.kernels.dtype else TYPES[dtype]
+
+    def _other(self, slot: str) -> str:
+        kept = self._kept(slot)
+        return "" if kept == "stored" else f"<{kept}>"
+
+    def _key(self, kernel: Kernel) -> list[str]:
+        """The key of the noise with which this pass's arrays are rounded."""
+        if not (self._stored(kernel) and self.layout.pairs):
+            return []
+        words = [self._place(kernel.given[n]) for n in self.program.noise]
+        words.append(f"table[array * {self.layout.width + 1} + {self.layout.width - 1}]")
+        return [f"const unsigned key = key_of({', '.join(words)});"]
 
     def _stored(self, kernel: Kernel) -> set[str]:
         return {*kernel.stores, *(["p"] if kernel.update is not None else [])}
@@ -281,7 +294,7 @@ class _Writer:
 
     def _chunks(self, kernel: Kernel) -> list[str]:
         """A kernel over contiguous elements, ``LANES`` at a time."""
-        stride = len(self.kernels.slots) + 1
+        stride = self.layout.width + 1
         stored = self._stored(kernel)
         inside = [
             *(
@@ -298,10 +311,15 @@ class _Writer:
             f"if (lane < n) _seen_{k} += {' * '.join(map(self._text, factors(r)))};"
             for k, r in enumerate(kernel.figures)
         ]
-        inside += [f"{_id(s)}_lanes[lane] = {self._text(v)};" for s, v in kernel.stores.items()]
+        inside += self._noise(kernel)
+        inside += [
+            f"{_id(s)}_lanes[lane] = {self._rounded(s, self._text(v))};"
+            for s, v in kernel.stores.items()
+        ]
         if kernel.update is not None:
             p = self._element("p", kernel.inputs["p"])
-            inside.append(f"p_lanes[lane] = {p} + {self._text(kernel.update)};")
+            new = self._rounded("p", f"{p} + {self._text(kernel.update)}")
+            inside.append(f"p_lanes[lane] = {new};")
         both = [s for s in self.kernels.slots if s in {*kernel.inputs, *stored}]
         loop = [
             "const int n = lanes_left(stop - i);",
@@ -327,6 +345,22 @@ class _Writer:
                 *self._partials(kernel),
             ],
         )
+
+    def _noise(self, kernel: Kernel) -> list[str]:
+        """What the arrays that this pass stores are rounded with at element ``i + lane``; two share a number."""
+        pairs = self.layout.pairs if self._stored(kernel) else []
+        return [
+            *(["const unsigned hashed = hash_of(key, i + lane);"] if pairs else []),
+            *(f"const unsigned noise_{k} = noise_of(hashed, key, {k}, i + lane);" for k in pairs),
+        ]
+
+    def _rounded(self, slot: str, text: str) -> str:
+        """A value as it goes to a slot's store, which rounds to nearest what has not been rounded by noise."""
+        number = self.layout.noisy(slot)
+        if number is None:
+            return text
+        half = f"noise_{number // 2}{' >> 16' if number % 2 else ''}"
+        return f"rounded_{self.layout.dtype_of(slot)}({text}, {half})"
 
     def _element(self, slot: str, node: Value | None) -> str:
         return self.names[node] if node is not None else _id(slot)

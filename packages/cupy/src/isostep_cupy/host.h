@@ -19,8 +19,9 @@ struct Index { long long x; };
 static thread_local Index threadIdx, blockIdx, blockDim, gridDim;
 
 struct alignas(16) uint4 { unsigned x, y, z, w; };
-static inline uint4 __ldcg(const uint4 *from) { return *from; }
-static inline void __stcg(uint4 *to, uint4 x) { *to = x; }
+struct alignas(8) uint2 { unsigned x, y; };
+template <class T> static inline T __ldcg(const T *from) { return *from; }
+template <class T> static inline void __stcg(T *to, T x) { *to = x; }
 
 // C++ knows the float forms by the same names as the double ones; without <cmath>, which takes long to compile.
 #define FUNCTION(name) extern "C" { double name(double) noexcept; float name##f(float) noexcept; } \

@@ -54,6 +54,13 @@ __device__ __forceinline__ void narrow(float x, float16 &to) {
 #endif
 }
 
+// What an array of the parameter's dtype holds of a number, and the other dtypes that a state may be kept in.
+__device__ __forceinline__ real held(real x) { stored kept; narrow(x, kept); return widen(kept); }
+__device__ __forceinline__ void narrow(float x, double &to) { to = x; }
+__device__ __forceinline__ void narrow(double x, float &to) { to = (float)x; }
+__device__ __forceinline__ void narrow(double x, bfloat16 &to) { narrow((float)x, to); }
+__device__ __forceinline__ void narrow(double x, float16 &to) { narrow((float)x, to); }
+
 // Functions that C has not, or has otherwise. NaN goes through all of them.
 __device__ __forceinline__ real infinity() { return (real)from_bits(0x7f800000); }
 __device__ __forceinline__ real not_a_number() { return (real)from_bits(0x7fc00000); }
@@ -71,36 +78,75 @@ __device__ __forceinline__ float power(float x, float y) {
     return pow(x, y);
 }
 
-// As many neighbours as fit 16 bytes are loaded, computed and stored together.
+// As many neighbours as fit 16 bytes of the parameter are loaded, computed and stored together; those of an array of
+// another dtype fill a part of 16 bytes, or several times 16.
 constexpr int LANES = 16 / sizeof(stored);
-union Pack { uint4 word; stored lane[LANES]; };
+template <int BYTES> struct Word { typedef uint4 type; };
+template <> struct Word<8> { typedef uint2 type; };
+template <> struct Word<4> { typedef unsigned type; };
+template <class T> union Pack {
+    typedef typename Word<sizeof(T) * LANES>::type word;
+    static constexpr int WORDS = sizeof(T) * LANES / sizeof(word);
+    word words[WORDS];
+    T lane[LANES];
+};
 
-__device__ __forceinline__ stored *array_at(int64 address) { return (stored *)address; }
+template <class T = stored> __device__ __forceinline__ T *array_at(int64 address) { return (T *)address; }
 
 __device__ __forceinline__ int lanes_left(int64 left) { return left < LANES ? (int)left : LANES; }
 
-__device__ __forceinline__ void load(real (&to)[LANES], const stored *from, int n, bool wide) {
+template <class T> __device__ __forceinline__ void load(real (&to)[LANES], const T *from, int n, bool wide) {
     if (wide && n == LANES) {
-        Pack pack;
-        pack.word = __ldcg((const uint4 *)from);  // global memory, past L1: nothing is read twice
+        Pack<T> pack;
+        const typename Pack<T>::word *words = (const typename Pack<T>::word *)from;
 #pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) to[lane] = widen(pack.lane[lane]);
+        for (int k = 0; k < Pack<T>::WORDS; ++k) pack.words[k] = __ldcg(words + k);  // past L1: nothing is read twice
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) to[lane] = real(widen(pack.lane[lane]));
     } else {
 #pragma unroll
-        for (int lane = 0; lane < LANES; ++lane) to[lane] = lane < n ? widen(from[lane]) : real(0);
+        for (int lane = 0; lane < LANES; ++lane) to[lane] = lane < n ? real(widen(from[lane])) : real(0);
     }
 }
 
-__device__ __forceinline__ void store(stored *to, const real (&from)[LANES], int n, bool wide) {
+template <class T> __device__ __forceinline__ void store(T *to, const real (&from)[LANES], int n, bool wide) {
     if (wide && n == LANES) {
-        Pack pack;
+        Pack<T> pack;
 #pragma unroll
         for (int lane = 0; lane < LANES; ++lane) narrow(from[lane], pack.lane[lane]);
-        __stcg((uint4 *)to, pack.word);
+        typename Pack<T>::word *words = (typename Pack<T>::word *)to;
+#pragma unroll
+        for (int k = 0; k < Pack<T>::WORDS; ++k) __stcg(words + k, pack.words[k]);
     } else {
 #pragma unroll
         for (int lane = 0; lane < LANES; ++lane) if (lane < n) narrow(from[lane], to[lane]);
     }
+}
+
+// Stochastic rounding: the noise of isostep.rounding, and float32 rounded by it to what the half can hold.
+__device__ __forceinline__ unsigned mix(unsigned x) {
+    x = (x ^ x >> 16) * 0x7FEB352Du;
+    x = (x ^ x >> 15) * 0x846CA68Bu;
+    return x ^ x >> 16;
+}
+__device__ __forceinline__ unsigned key_of(double seed, double step, int64 parameter) {
+    return mix(mix(mix((unsigned)(int64)seed) + (unsigned)(int64)step) + (unsigned)parameter);
+}
+__device__ __forceinline__ unsigned hash_of(unsigned key, int64 i) { return mix((unsigned)i + key); }
+__device__ __forceinline__ unsigned noise_of(unsigned hashed, unsigned key, unsigned pair, int64 i) {
+    return mix(hashed + mix(key + pair) + (unsigned)(i >> 32));
+}
+__device__ __forceinline__ float rounded_bfloat16(float x, unsigned noise) {
+    return fabs(x) <= 3.3895313892515355e38f ? from_bits((to_bits(x) + (noise & 0xffff)) & 0xffff0000) : x;
+}
+__device__ __forceinline__ float rounded_float16(float x, unsigned noise) {
+    noise &= 0x1fff;
+    const unsigned bits = to_bits(x);
+    if (!(fabs(x) <= 65504.0f)) return x;
+    if (fabs(x) >= 0.00006103515625f) return from_bits((bits + noise) & 0xffffe000);
+    const float units = fabs(x) * 16777216.0f, whole = floor(units);  // of 2**-24, the spacing here
+    const bool up = (unsigned)((units - whole) * 8192.0f) > 0x1fff - noise;
+    return from_bits(to_bits((whole + (up ? 1.0f : 0.0f)) * 5.9604644775390625e-08f) | (bits & 0x80000000));
 }
 
 // Division of what is not negative; in 32 bits where both fit, which is several times as fast.

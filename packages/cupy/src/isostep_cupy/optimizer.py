@@ -17,6 +17,7 @@ from isostep.lower.executor import Launches
 from isostep.naming import camel_case, class_parameters
 from isostep.rule import BoundRule, Rule
 from isostep.state import State, StepError, as_list, labels
+from isostep.storage import OPTIONS, taken
 
 
 class Optimizer:
@@ -25,16 +26,31 @@ class Optimizer:
     Arrays of other libraries (torch, JAX) are taken through DLPack, without a copy: ``params`` then holds CuPy arrays
     over their memory. JAX does not expect its arrays to change; hand in gradients from JAX, not parameters.
     ``path`` is one of the backend's (``"raw"``, ``"generic"``), the best one by default.
+
+    For half-precision arrays: ``master_weights`` (a float32 copy is stepped), ``kahan`` (a second half-precision array
+    keeps what the array cannot hold) or ``stochastic_rounding`` (of arrays and state, by ``rounding_seed``; see
+    ``isostep.rounding``). ``state_dtype`` is the dtype of state arrays, else the array's own.
     """
 
     definition: ClassVar[Rule | None] = None
 
-    def __init__(self, params: Any, rule: BoundRule, *, path: str | None = None) -> None:
-        """Take parameters and a bound rule; one array is a list of one."""
+    def __init__(
+        self, params: Any, rule: BoundRule, *, path: str | None = None, **options: Any
+    ) -> None:
+        """Take parameters and a bound rule; one array is a list of one. ``options`` are those about storage."""
+        unknown = sorted(set(options) - set(OPTIONS))
+        if unknown:
+            message = (
+                f"{rule.name}: unknown option {unknown[0]!r}; it has path, {', '.join(OPTIONS)}"
+            )
+            raise TypeError(message)
+        dtype = options.get("state_dtype")
+        named = options | {"state_dtype": None if dtype is None else _name(dtype)}
+        storage, seed = taken(rule.name, named)
         self.backend = isostep.backend("cupy" if path is None else f"cupy:{path}")
         self.params: Any = self._taken(params)
         self.rule = rule
-        self.state: State = self.backend.init(rule, self.params)
+        self.state: State = self.backend.init(rule, self.params, storage=storage, seed=seed)
 
     def step(self, grads: Any, **inputs: Any) -> None:
         """One step; ``grads`` as ``params``, None where a parameter stays. Extra inputs come by name."""
@@ -151,18 +167,27 @@ class Optimizer:
         return loaded
 
 
+def _name(dtype: Any) -> str:
+    try:
+        return np.dtype(dtype).name
+    except TypeError:
+        return str(dtype)
+
+
 def optimizer_class(name: str) -> type[Optimizer]:
-    """The class of a rule: ``params``, the rule's hyperparameters by position or name, then ``path``."""
+    """The class of a rule: ``params``, the rule's hyperparameters by position or name, then ``path`` and options."""
     definition = isostep.definition(name)
     both, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     first = [inspect.Parameter(n, both) for n in ("self", "params")]
-    path = inspect.Parameter("path", keyword, default=None)
-    signature = inspect.Signature([*first, *class_parameters(definition), path])
+    ways = {"path": None, **OPTIONS}
+    last = [inspect.Parameter(n, keyword, default=v) for n, v in ways.items()]
+    signature = inspect.Signature([*first, *class_parameters(definition), *last])
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         given = signature.bind(self, *args, **kwargs).arguments
         hyper = {n: v for n, v in given.items() if n in definition.hyper}
-        Optimizer.__init__(self, given["params"], definition.bind(**hyper), path=given.get("path"))
+        options = {n: v for n, v in given.items() if n in ways}
+        Optimizer.__init__(self, given["params"], definition.bind(**hyper), **options)
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     body = {"__init__": __init__, "__doc__": definition.doc, "definition": definition}

@@ -17,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import isostep.scalars as scalars
-from isostep import ArrayBackend, Family, telemetry
+from isostep import ArrayBackend, Family, rounding, telemetry
 from isostep.program import Program, trace
 from isostep.rule import BoundRule
 from isostep.state import State, aligned, arranged, as_list, check_inputs, check_rule, check_state
+from isostep.storage import PLAIN, Storage
 from isostep.values import Domain, Value
 from isostep_jax.layout import Run, Stack, Stacked, observed, singles, stacks
+from isostep_jax.storage import Noise, closed, opened
 from isostep_jax.support import gaps
 
 
@@ -37,6 +39,7 @@ class _Spec:
     kinds: tuple[int, ...]
     group_dtype: str
     runs: tuple[Run, ...]
+    storage: Storage
 
 
 class JaxJit(ArrayBackend):
@@ -75,9 +78,12 @@ class JaxJit(ArrayBackend):
     def around(self, array: Any) -> Any:
         return _x64(array.dtype == np.float64)
 
-    def init(self, rule: BoundRule, params: Any) -> State:
-        with _x64(any(getattr(p, "dtype", None) == np.float64 for p in as_list(params))):
-            return super().init(rule, params)
+    def init(
+        self, rule: BoundRule, params: Any, *, storage: Storage = PLAIN, seed: int = 0
+    ) -> State:
+        wide = storage.state == "float64"
+        with _x64(wide or any(getattr(p, "dtype", None) == np.float64 for p in as_list(params))):
+            return super().init(rule, params, storage=storage, seed=seed)
 
     def evaluation_point(self, rule: BoundRule, params: Any, state: State) -> Any:
         with _x64(any(getattr(p, "dtype", None) == np.float64 for p in as_list(params))):
@@ -125,16 +131,14 @@ class JaxJit(ArrayBackend):
         seen: list[Any] = []
         for run in [[i] for i in active] if rule.sequential else [active] if active else []:
             leaves = [self._leaf(rule, i, arrays, given, state) for i in run]
-            done, group, sums = self._jitted(
-                rule, [state.t[i] + 1 for i in run], leaves, group, state.group_t + 1
-            )
+            done, group, sums = self._jitted(rule, run, leaves, group, state)
             seen.append((run, partial(_same, sums)))
             for i, new in zip(run, done, strict=True):
                 new_arrays[i] = new.pop("p")
                 new_state[i] = new
         moved = set(active)
         counts = [t + (i in moved) for i, t in enumerate(state.t)]
-        after = State(state.rule, counts, new_state, group, state.group_t + bool(active))
+        after = state.after(counts, new_state, group, state.group_t + bool(active))
         if rule.observed:
             after.figures = telemetry.figures(self, rule, params, seen)
         return arranged(params, new_arrays), after
@@ -149,11 +153,12 @@ class JaxJit(ArrayBackend):
     def _jitted(
         self,
         rule: BoundRule,
-        ts: list[int],
+        members: list[int],
         leaves: list[dict[str, Any]],
         group: dict[str, Any],
-        group_t: int,
+        state: State,
     ) -> tuple[list[dict[str, Any]], dict[str, Any], Any]:
+        ts, group_t = [state.t[i] + 1 for i in members], state.group_t + 1
         kinds = sorted(set(ts))
         programs = tuple(
             trace(rule, rule.phase(t), tuple(x["p"].shape)) for t, x in zip(ts, leaves, strict=True)
@@ -161,13 +166,18 @@ class JaxJit(ArrayBackend):
         dtype = self._dtype_of_group(group, [x["p"] for x in leaves])
         own = tuple(kinds.index(t) for t in ts)
         runs = _stacked(programs, own, leaves) if self.grouped else singles(len(leaves))
-        spec = _Spec(programs, own, dtype, tuple(runs))
+        spec = _Spec(programs, own, dtype, tuple(runs), state.storage)
         hypers = {t: rule.at(t) for t in {*kinds, group_t}}
         numbers = [_arguments(p, hypers[t], t, "array") for p, t in _distinct(programs, ts)]
         shared = [_arguments(p, hypers[group_t], group_t, "group") for p, _ in _distinct(programs)]
-        wide = dtype == "float64" or any(self.compute_dtype(x["p"]) == "float64" for x in leaves)
+        wide = dtype == "float64" or any(
+            "float64" in {self.dtype(x["p"]), state.storage.state} for x in leaves
+        )
+        numbered = [rounding.word(np, x) for x in (state.handling.seed, *kinds)]
+        places = np.array([state.handling.places[i] for i in members], np.uint32)
+        handling = (numbered, places, state.handling.factor) if state.storage != PLAIN else None
         with _x64(wide):
-            return _step(spec, leaves, group, numbers, shared)
+            return _step(spec, leaves, group, numbers, shared, handling)
 
 
 class JaxGrouped(JaxJit):
@@ -210,10 +220,12 @@ def _step(
     group: dict[str, Any],
     numbers: list[list[Any]],
     shared: list[list[Any]],
+    handling: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, Any], Any]:
     """The compiled step: arrays by name in, the new parameter and state out, rounded once to their dtypes.
 
-    The last result is an observed rule's sums, a row for each leaf; else None.
+    ``handling`` is what a ``Storage`` goes by: the seed and the counts of steps, the leaves' numbers, the factor of
+    gradients. The last result is an observed rule's sums, a row for each leaf; else None.
     """
     known = {
         (id(program), kind): dict(zip(_scalar_inputs(program, "array"), values, strict=True))
@@ -221,12 +233,16 @@ def _step(
             _distinct(spec.programs, spec.kinds), numbers, strict=True
         )
     }
-    tasks = []
+    tasks, stored = [], []
     for run in spec.runs:
         at = run.leaves[0]
         program, kind, first = spec.programs[at], spec.kinds[at], leaves[at]
         wide = "float64" if first["p"].dtype == jnp.float64 else "float32"
-        arrays = {n: run.join([x[n] for x in leaves]).astype(wide) for n in first}
+        kept = {n: run.join([x.get(n) for x in leaves]) for n in first}
+        arrays = opened(kept, wide)
+        if spec.storage.scaled:
+            arrays["g"] = arrays["g"] * jnp.asarray(handling[2], wide)
+        stored.append(kept)
         tasks.append(Stack(program, arrays, known[id(program), kind], wide, count=run.stacked))
     group_scalars = {
         n: v
@@ -237,12 +253,19 @@ def _step(
         tasks, group, group_scalars, spec.group_dtype, lambda a, d: jnp.asarray(a).astype(d)
     )
     new: list[dict[str, Any]] = [{} for _ in leaves]
-    for task, run in zip(tasks, spec.runs, strict=True):
-        for n, value in done.outputs(task).items():
-            own = value.astype(leaves[run.leaves[0]][n].dtype)
+    for task, run, kept in zip(tasks, spec.runs, stored, strict=True):
+        noise = _noise(spec, run, handling) if spec.storage.stochastic else None
+        names = [n for n in task.program.outputs if n in task.program.state_names]
+        for n, own in closed(kept, done.outputs(task), names, noise).items():
             for i, each in zip(run.leaves, run.split(own), strict=True):
                 new[i][n] = each
     return new, done.group_outputs(), observed(done, tasks, spec.runs, spec.group_dtype)
+
+
+def _noise(spec: _Spec, run: Run, handling: Any) -> Noise:
+    (seed, *steps), places, _ = handling
+    own = places[np.array(run.leaves)]
+    return Noise.of_leaves(seed, steps[spec.kinds[run.leaves[0]]], own, None, bool(run.stacked))
 
 
 def _same(value: Any) -> Any:

@@ -17,6 +17,7 @@ however many there are. A leaf that is sharded over several devices keeps a buff
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -79,7 +80,12 @@ def flat(tx: Transform, params: Any) -> FlatTransform:
             found |= dict(zip(own, parts, strict=True))
         return jax.tree.unflatten(tree, [found[i] for i in range(len(leaves))])
 
-    made = build(Init(rule), [segments.get(n) for n in sorted(places)])
+    names = sorted(places)
+    made = build(
+        replace(tx.init, grouped=False),
+        [segments.get(n) for n in names],
+        [places[n] for n in names],
+    )
     where = {i: n for n, own in places.items() for i in own}
     lie = [Leaf(where[i], tuple(p.shape), where[i] not in segments) for i, p in enumerate(leaves)]
     return FlatTransform(made.init, made.update, flatten, unflatten, stacked(tree, lie))

@@ -33,9 +33,9 @@ class Run(NamedTuple):
     leaves: tuple[int, ...]
     stacked: int
 
-    def join(self, column: Sequence[jax.Array]) -> jax.Array:
+    def join(self, column: Sequence[Any]) -> jax.Array:
         """This run's arrays of a column as one, kept apart from what uses it: fused into that it compiles slowly."""
-        values = [column[i] for i in self.leaves]
+        values: list[jax.Array] = [column[i] for i in self.leaves]
         return jax.lax.optimization_barrier(jnp.stack(values)) if self.stacked else values[0]
 
     def split(self, value: jax.Array) -> list[jax.Array]:

@@ -11,6 +11,7 @@ the updates. They have the dtype of the step: in float32 a norm above 1e19 is in
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -43,7 +44,7 @@ def observe(tx: Transform, *, momentum: str | None = None) -> Transform:
         message = f"observe needs a transformation of isostep_jax, got {tx.init!r}"
         raise RuleError(message)
     rule = telemetry.observe(tx.init.rule, momentum=momentum)
-    inner = build(Init(rule, tx.init.grouped))
+    inner = build(replace(tx.init, rule=rule))
 
     def init(params: Any) -> Observed:
         rows = len(jax.tree.leaves(params)), len(sums.names(rule.momentum is not None))

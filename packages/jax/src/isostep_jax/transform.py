@@ -8,6 +8,7 @@ traced, so that changing them does not recompile.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from isostep.interpret import Task
 from isostep.program import PARAMETER, UPDATE, Program, trace
 from isostep.rule import BoundRule, RuleError, call_part
 from isostep.state import COMPUTE_DTYPE, StepError, check_inputs, check_like, check_param
+from isostep.storage import HALVES, OPTIONS, PLAIN, Storage
 from isostep.values import Domain, Value
 from isostep_jax.layout import (
     Buffer,
@@ -35,6 +37,7 @@ from isostep_jax.layout import (
     singles,
     stacks,
 )
+from isostep_jax.storage import Noise, asked_for, closed, first_beside, opened
 
 #: What optax's protocol for extra arguments calls an input, where that is another name.
 OPTAX = {"loss": "value"}
@@ -61,15 +64,23 @@ class Init:
 
     rule: BoundRule
     grouped: bool = False
+    storage: Storage = PLAIN
+    seed: int = 0
 
     def __call__(self, params: Any) -> TransformState:
         rule = self.rule
         leaves, tree = flattened(rule, params)
-        made = [_init_leaf(rule, p) for p in leaves]
-        arrays = {n: self.keep(tree, leaves, [m[n] for m in made]) for n in rule.state_names}
+        made = [_init_leaf(rule, p, self.storage) for p in leaves]
+        arrays = {n: self.keep(tree, leaves, [m[n] for m in made]) for n in self.names}
         wide = _group_dtype(leaves)
         group = {n: jnp.asarray(v, wide) for n, v in rule.group_init().items()}
         return TransformState(jnp.zeros((), jnp.int32), arrays, group)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the state's arrays are called: as the rule calls them, and what is kept beside parameters."""
+        beside = self.storage.beside
+        return self.rule.state_names if beside is None else (*self.rule.state_names, beside)
 
     def runs(self, leaves: list[Any]) -> list[Run]:
         """Which leaves are kept as one stack."""
@@ -81,24 +92,69 @@ class Init:
         """One state array of every leaf as it is kept: a tree like the parameters, or stacks."""
         if not self.grouped:
             return jax.tree.unflatten(tree, values)
-        return [run.join(values) for run in self.runs(leaves)]
+        return [
+            None if values[run.leaves[0]] is None else run.join(values) for run in self.runs(leaves)
+        ]
+
+    def held(self, state: TransformState, tree: Any, leaves: list[Any]) -> list[dict[str, Any]]:
+        """The state's arrays of each run, by name; leaves of full precision have nothing beside them."""
+        runs = self.runs(leaves)
+        kept = jax.tree.structure([0] * len(runs)) if self.grouped else tree
+        found: list[dict[str, Any]] = [{} for _ in runs]
+        for n in self.names:
+            own = [self._has(n, leaves[run.leaves[0]]) for run in runs]
+            structure = jax.tree.structure(
+                jax.tree.unflatten(kept, [0 if has else None for has in own])
+            )
+            values = iter(_like(self.rule, n, structure, [], state.arrays.get(n)))
+            for each, has in zip(found, own, strict=True):
+                if has:
+                    each[n] = next(values)
+        return found
+
+    def _has(self, name: str, p: Any) -> bool:
+        return name in self.rule.state_names or self.storage.of(p.dtype.name).beside == name
+
+    def packed(self, tree: Any, runs: list[Run], done: list[dict[str, Any]]) -> dict[str, Any]:
+        """The arrays of every run as the state keeps them."""
+        kept = jax.tree.structure([0] * len(runs)) if self.grouped else tree
+        return {n: jax.tree.unflatten(kept, [a.get(n) for a in done]) for n in self.names}
 
 
-def transform(rule: BoundRule, *, grouped: bool = False) -> Transform:
+def transform(rule: BoundRule, *, grouped: bool = False, **options: Any) -> Transform:
     """A bound or composed rule as a transformation.
 
     ``grouped`` keeps the state of small leaves of one shape in stacks of twenty: with a thousand such leaves a
     step takes less than half of the time, and so does its compilation. Not for sharded leaves.
+
+    Options for half-precision leaves, as those of torch's classes, with the same bits: ``master_weights`` (steps are
+    taken with a float32 copy), ``kahan`` (a second half-precision array keeps what the leaf cannot hold),
+    ``stochastic_rounding`` (of leaves and state, by ``rounding_seed``; see ``isostep.rounding``); and ``state_dtype``
+    for the state of all leaves. The state has then a tree ``master_weight`` or ``kahan_compensation``, None for leaves
+    of full precision; updates are what takes a leaf to the rounded value.
     """
+    unknown = sorted(set(options) - set(OPTIONS))
+    if unknown:
+        message = (
+            f"{rule.name}: unknown option {unknown[0]!r}; it has grouped, {', '.join(OPTIONS)}"
+        )
+        raise RuleError(message)
     if rule.sequential:
         message = f"{rule.name}: a rule that takes parameters one after another has no transformation; see jax:jit"
         raise RuleError(message)
-    return build(Init(rule, grouped))
+    return build(Init(rule, grouped, *asked_for(rule.name, options)))
 
 
-def build(init: Init, segments: Sequence[Segments | None] | None = None) -> Transform:
-    """The pair for an ``init``; ``segments`` say of each leaf, if it is a flat buffer, what lies in it."""
-    rule, grouped = init.rule, init.grouped
+def build(
+    init: Init,
+    segments: Sequence[Segments | None] | None = None,
+    numbers: Sequence[Sequence[int]] | None = None,
+) -> Transform:
+    """The pair for an ``init``.
+
+    ``segments`` say of each leaf, if it is a flat buffer, what lies in it; ``numbers`` which parameters these are.
+    """
+    rule = init.rule
 
     def update(
         grads: Any, state: TransformState, params: Any = None, **inputs: Any
@@ -119,14 +175,13 @@ def build(init: Init, segments: Sequence[Segments | None] | None = None) -> Tran
         }
         runs = init.runs(leaves)
         given = {n: _like(rule, n, tree, leaves, v) for n, v in {"g": grads, **wanted}.items()}
-        kept = jax.tree.structure([0] * len(runs)) if grouped else tree
-        held = {n: _like(rule, n, kept, [], v) for n, v in state.arrays.items()}
+        held = init.held(state, tree, leaves)
         stacked = [
             _Leaf(
-                {n: run.join(c) for n, c in {"p": leaves, **given}.items()}
-                | {n: c[k] for n, c in held.items()},
-                run.stacked,
+                {n: run.join(c) for n, c in {"p": leaves, **given}.items()} | held[k],
+                run,
                 segments[k] if segments else None,
+                numbers[k] if numbers else run.leaves,
             )
             for k, run in enumerate(runs)
         ]
@@ -135,7 +190,7 @@ def build(init: Init, segments: Sequence[Segments | None] | None = None) -> Tran
             t = t.astype(jnp.float64)
 
         def step(phase: tuple[int, ...]) -> Any:
-            return _outputs(rule, phase, stacked, runs, group, t)
+            return _outputs(init, phase, stacked, group, t, state.count + 1)
 
         found, arrays, new_group, seen = _by_phase(rule, state.count + 1, step)
         updates = dict(
@@ -143,8 +198,7 @@ def build(init: Init, segments: Sequence[Segments | None] | None = None) -> Tran
             for run, u in zip(runs, found, strict=True)
             for pair in zip(run.leaves, run.split(u), strict=True)
         )
-        done = {n: jax.tree.unflatten(kept, [a[n] for a in arrays]) for n in rule.state_names}
-        after: Any = TransformState(state.count + 1, done, new_group)
+        after: Any = TransformState(state.count + 1, init.packed(tree, runs, arrays), new_group)
         if rule.observed:  # for ``isostep_jax.observe``, which keeps the two together
             after = (after, seen)
         return jax.tree.unflatten(tree, [updates[i] for i in range(len(leaves))]), after
@@ -186,32 +240,33 @@ class _Leaf(NamedTuple):
     """What is evaluated as one: arrays by name, of one leaf, a stack or a flat buffer."""
 
     arrays: dict[str, Any]
-    stacked: int
+    run: Run
     segments: Segments | None
+    numbers: Sequence[int]  # of the parameters in it
 
 
 def _outputs(
-    rule: BoundRule,
+    init: Init,
     phase: tuple[int, ...],
     leaves: list[_Leaf],
-    runs: list[Run],
     group: Any,
     t: Any,
+    count: jax.Array,
 ) -> tuple[list[Any], list[dict[str, Any]], dict[str, Any], Any]:
     """Updates in the compute dtype, state in its own; the group's new values; an observed rule's sums."""
+    rule = init.rule
     tasks: list[Task] = []
     shared: dict[Value, Any] = {}
     known: dict[int, dict[Value, Any]] = {}
     for leaf in leaves:
-        program = trace(rule, phase, tuple(leaf.arrays["p"].shape[bool(leaf.stacked) :]))
+        program = trace(rule, phase, tuple(leaf.arrays["p"].shape[bool(leaf.run.stacked) :]))
         if id(program) not in known:
             known[id(program)] = _scalars(rule, program, t, "array")
             shared |= _scalars(rule, program, t, "group")
         wide = COMPUTE_DTYPE[leaf.arrays["p"].dtype.name]
-        arrays = {n: a.astype(wide) for n, a in leaf.arrays.items()}
-        given = (program, arrays, known[id(program)], wide)
+        given = (program, opened(leaf.arrays, wide), known[id(program)], wide)
         tasks.append(
-            Stack(*given, count=leaf.stacked)
+            Stack(*given, count=leaf.run.stacked)
             if leaf.segments is None
             else Buffer(*given, segments=leaf.segments)
         )
@@ -223,10 +278,22 @@ def _outputs(
     updates, states = [], []
     for each, leaf in zip(tasks, leaves, strict=True):
         found = run.raw_outputs(each)
-        u = found.pop(UPDATE) if UPDATE in found else found.pop(PARAMETER) - each.arrays["p"]
+        p, whole = leaf.arrays["p"], each.arrays["p"]
+        kept = init.storage.of(p.dtype.name)
+        noise = None
+        if kept.stochastic:
+            where = (leaf.numbers, leaf.segments, bool(leaf.run.stacked))
+            noise = Noise.of_leaves(init.seed, count, *where)
+        u = found.pop(UPDATE) if UPDATE in found else found.pop(PARAMETER) - whole
+        if kept.beside or (noise and p.dtype.name in HALVES):  # what takes p to what can be kept
+            stored = closed(leaf.arrays, {"p": whole + u, **found}, rule.state_names, noise)
+            u = stored.pop("p").astype(u.dtype) - p.astype(u.dtype)
+        else:
+            stored = closed(leaf.arrays, found, rule.state_names, noise)
         updates.append(u)
-        states.append({n: v.astype(leaf.arrays[n].dtype) for n, v in found.items()})
-    return updates, states, run.group_outputs(), observed(run, tasks, runs, dtype)
+        states.append(stored)
+    sums = observed(run, tasks, [x.run for x in leaves], dtype)
+    return updates, states, run.group_outputs(), sums
 
 
 def _scalars(rule: BoundRule, program: Program, t: Any, scope: str) -> dict[Value, Any]:
@@ -289,19 +356,22 @@ def _group_dtype(leaves: list[Any]) -> str:
     return "float64" if any(p.dtype.name == "float64" for p in leaves) else "float32"
 
 
-def _init_leaf(rule: BoundRule, p: jax.Array) -> dict[str, jax.Array]:
-    made: dict[str, jax.Array] = {}
+def _init_leaf(rule: BoundRule, p: jax.Array, storage: Storage) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    dtype = storage.state or p.dtype
     for c in rule.components:
         names = rule.state_of(c)
         if c.part.init is None:
-            made |= {n: jnp.zeros_like(p) for n in names}
+            made |= {n: jnp.zeros_like(p, dtype) for n in names}
             continue
         result = call_part(
             c.part.init, p.astype(COMPUTE_DTYPE[p.dtype.name]), given=c.own(rule.values)
         )
         values = result if isinstance(result, tuple) else (result,)
         # Copies: a state that is the parameter itself could not be donated beside it.
-        made |= {n: jnp.array(v, p.dtype) for n, v in zip(names, values, strict=True)}
+        made |= {n: jnp.array(v, dtype) for n, v in zip(names, values, strict=True)}
+    if storage.beside is not None:
+        made[storage.beside] = first_beside(p, storage)
     return made
 
 
@@ -310,7 +380,7 @@ def constructor(name: str) -> Callable[..., Transform]:
     definition = isostep.definition(name)
 
     def construct(*args: Any, **hyper: Any) -> Transform:
-        grouped = hyper.pop("grouped", False)
+        options = {n: hyper.pop(n) for n in ("grouped", *OPTIONS) if n in hyper}
         if len(args) > len(definition.hyper):
             message = (
                 f"{name} takes {len(definition.hyper)} hyperparameters, got {len(args)} by position"
@@ -318,11 +388,18 @@ def constructor(name: str) -> Callable[..., Transform]:
             raise RuleError(message)
         given = dict(zip(definition.hyper, args, strict=False)) | hyper
         rule = definition.bind(**{n: _traceable(v) for n, v in given.items()})
-        return transform(rule, grouped=grouped)
+        return transform(rule, **options)
 
     construct.__name__ = construct.__qualname__ = name
     construct.__doc__ = definition.doc
-    construct.__signature__ = definition.signature  # type: ignore[attr-defined]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = {"grouped": False, **OPTIONS}
+    construct.__signature__ = definition.signature.replace(  # type: ignore[attr-defined]
+        parameters=[
+            *definition.signature.parameters.values(),
+            *(inspect.Parameter(n, keyword, default=v) for n, v in options.items()),
+        ]
+    )
     return construct
 
 

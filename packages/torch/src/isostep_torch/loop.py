@@ -10,6 +10,7 @@ import torch
 
 from isostep import ArrayBackend
 from isostep_torch.calls import call
+from isostep_torch.rounding import key_of, stochastic_
 
 
 class TorchLoop(ArrayBackend):
@@ -45,6 +46,13 @@ class TorchLoop(ArrayBackend):
 
     def write(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return target.copy_(value)
+
+    def stochastic(
+        self, value: torch.Tensor, dtype: str, noise: tuple[Any, Any, int], place: int
+    ) -> torch.Tensor:
+        found = torch.empty_like(value, dtype=getattr(torch, dtype))
+        stochastic_(found, value, key_of(*noise, value.device), place)
+        return found
 
     def call(self, op: str, *args: Any) -> Any:
         return call(op, *args)

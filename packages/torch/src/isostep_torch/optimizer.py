@@ -40,7 +40,7 @@ class Optimizer(torch.optim.Optimizer):
     lets autograd through the step, to tensors given as hyperparameters too. For half-precision parameters:
     ``master_weights`` (a float32 copy is stepped), ``kahan`` (a second half-precision array keeps what the
     parameter cannot hold) or ``stochastic_rounding`` (of parameters and state, by ``rounding_seed``; see
-    ``isostep_torch.rounding``). ``state_dtype`` is the dtype of state arrays, else the parameter's.
+    ``isostep.rounding``). ``state_dtype`` is the dtype of state arrays, else the parameter's.
 
     Complex parameters are pairs of reals. A sparse gradient steps the rows that it names, if the rule works element
     by element.

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from isostep.storage import OPTIONS as LOW_PRECISION
 from isostep_torch import storage
 from isostep_torch.foreach import TorchForeach, TracedForeach
 from isostep_torch.loop import TorchLoop
@@ -21,7 +22,7 @@ OPTIONS: dict[str, Any] = {
     "capturable": False,
     "differentiable": False,
     "fused": None,
-    **storage.OPTIONS,
+    **LOW_PRECISION,
 }
 
 
@@ -40,7 +41,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         raise ValueError(message)
     if not options["differentiable"]:
         return
-    other = [n for n in ("fused", "foreach", "capturable", *storage.OPTIONS) if options[n]]
+    other = [n for n in ("fused", "foreach", "capturable", *LOW_PRECISION) if options[n]]
     if other:
         message = (
             f"{name}: differentiable takes the loop path in the parameters' own dtype, got "

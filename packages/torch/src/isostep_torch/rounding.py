@@ -1,19 +1,4 @@
-"""Stochastic rounding to half precision: up or down with the probability that leaves the value unbiased.
-
-The noise is a hash of (seed, step, parameter, array, element), not a generator's stream, so that a step gives the
-same bits on every path and device, run after run. With 32-bit arithmetic modulo 2**32 and
-
-    mix(x):  x ^= x >> 16;  x *= 0x7FEB352D;  x ^= x >> 15;  x *= 0x846CA68B;  x ^= x >> 16
-
-(the bijection "lowbias32" of C. Wellons' search for integer hashes, 2018), element i of an array has the noise
-
-    key = mix(mix(mix(seed) + step) + parameter)
-    noise = mix(mix(i + key) + mix(key + array // 2) + i // 2**32) >> 16 * (array % 2)
-
-and the lowest bits of it, as many as rounding drops (16 at most), are added to the float32's bits before these are cut
-off. So two arrays share a hash, the inner one is the same for all, and a kernel that stores three mixes three times.
-Exact values stay as they are; NaN, infinity and what lies beyond the largest finite number round to nearest.
-"""
+"""``isostep.rounding`` with int32 tensors, torch's uint32 having no arithmetic: the same bits, block by block."""
 
 from __future__ import annotations
 
@@ -21,11 +6,11 @@ from typing import Any
 
 import torch
 
+from isostep.rounding import DROPPED
+
 #: Elements that are rounded at a time, so that the temporaries of a large array stay small.
 BLOCK = 1 << 20
 _ODD = (0x7FEB352D, 0x846CA68B - (1 << 32))  # as int32
-#: What rounding drops of a float32's 23 bits, and the largest finite number.
-_DROPPED = {torch.bfloat16: 16, torch.float16: 13}
 
 
 def _as_int32(number: int) -> int:
@@ -37,7 +22,7 @@ def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def mix(x: torch.Tensor) -> torch.Tensor:
-    """The bijection of the module's text on int32 tensors."""
+    """The bijection of ``isostep.rounding`` on int32 tensors."""
     x = (x ^ _shifted(x, 16)).mul_(_ODD[0])
     x = x.bitwise_xor_(_shifted(x, 15)).mul_(_ODD[1])
     return x.bitwise_xor_(_shifted(x, 16))
@@ -69,7 +54,7 @@ def stochastic_(target: torch.Tensor, value: torch.Tensor, key: torch.Tensor, ar
 def _block(out: torch.Tensor, x: torch.Tensor, key: torch.Tensor, array: int, start: int) -> None:
     # BLOCK divides 2**32, so that all elements of a block have the same upper half.
     element = torch.arange(len(x), dtype=torch.int32, device=x.device).add_(_as_int32(start))
-    dropped = (1 << _DROPPED[out.dtype]) - 1
+    dropped = (1 << DROPPED[str(out.dtype).removeprefix("torch.")]) - 1
     hashed = mix(mix(element + key) + mix(key + array // 2) + (start >> 32))
     noise = (_shifted(hashed, 16) if array % 2 else hashed).bitwise_and_(dropped)
     rounded = ((x.view(torch.int32) + noise) & ~dropped).view(torch.float32)

@@ -22,18 +22,10 @@ import torch
 from isostep.program import Program, trace
 from isostep.rule import BoundRule
 from isostep.state import StepError
-from isostep.storage import LOST, MASTER, PLAIN, Storage
+from isostep.storage import LOST, MASTER, OPTIONS, PLAIN, Storage, taken
 from isostep.values import FACTS, REDUCTIONS
 from isostep_torch.rounding import key_of, stochastic_
 
-#: The options about storage, with their defaults; every class has them.
-OPTIONS: dict[str, Any] = {
-    "state_dtype": None,
-    "stochastic_rounding": False,
-    "rounding_seed": 0,
-    "kahan": False,
-    "master_weights": False,
-}
 HALVES = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float64, torch.float32, *HALVES)
 
@@ -48,14 +40,13 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         allowed = ", ".join(str(d) for d in DTYPES)
         message = f"{name}: state_dtype must be None or one of {allowed}, got {dtype!r}"
         raise ValueError(message)
-    chosen = [n for n in ("stochastic_rounding", "kahan", "master_weights") if options[n]]
-    if len(chosen) > 1:
-        message = f"{name}: {' and '.join(chosen)} do the same in different ways; set one of them"
-        raise ValueError(message)
-    seed = options["rounding_seed"]
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        message = f"{name}: rounding_seed must be an integer, got {seed!r}"
-        raise ValueError(message)
+    _taken(name, options)
+
+
+def _taken(name: str, options: Mapping[str, Any]) -> tuple[Storage, int]:
+    dtype = options["state_dtype"]
+    own = {n: options[n] for n in OPTIONS}
+    return taken(name, own | {"state_dtype": None if dtype is None else _name(dtype)})
 
 
 def real(tensor: torch.Tensor) -> torch.Tensor:
@@ -70,13 +61,7 @@ def plain(group: Mapping[str, Any]) -> bool:
 
 def kept(group: Mapping[str, Any]) -> Storage:
     """How this group's options have arrays stored."""
-    dtype = group["state_dtype"]
-    beside = [n for n, on in ((MASTER, "master_weights"), (LOST, "kahan")) if group[on]]
-    return Storage(
-        None if dtype is None else _name(dtype),
-        beside[0] if beside else None,
-        bool(group["stochastic_rounding"]),
-    )
+    return _taken("", group)[0]
 
 
 def as_kept(storage: Storage, params: Sequence[torch.Tensor], arrays: Sequence[Tensors]) -> bool:
@@ -181,11 +166,11 @@ def _rows(tensors: Tensors, given: Tensors) -> tuple[Tensors, Tensors, Close]:
 
     def close(done: Tensors) -> None:
         for n, a in tensors.items():
-            a[rows] = taken[n]
+            a[rows] = gathered[n]
 
-    taken = {n: a[rows] for n, a in tensors.items()}
+    gathered = {n: a[rows] for n, a in tensors.items()}
     inputs = {n: a[rows] for n, a in given.items() if n != "g"}
-    return taken, {"g": g.values(), **inputs}, close
+    return gathered, {"g": g.values(), **inputs}, close
 
 
 def _wide(tensors: Tensors, noise: tuple[int, Any, int] | None) -> tuple[Tensors, Close]:

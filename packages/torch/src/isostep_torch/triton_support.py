@@ -55,7 +55,7 @@ def narrow(x, dtype: tl.constexpr):
 
 @device
 def mix(x):
-    """The bijection of ``isostep_torch.rounding`` on uint32."""
+    """The bijection of ``isostep.rounding`` on uint32."""
     x = (x ^ (x >> 16)) * 0x7FEB352D
     x = (x ^ (x >> 15)) * 0x846CA68B
     return x ^ (x >> 16)
@@ -83,7 +83,7 @@ def noise_of(hashed, key, PAIR: tl.constexpr, i):
 
 @device
 def rounded(x, noise, dtype: tl.constexpr):
-    """float32 as half precision, up or down by the noise; see ``isostep_torch.rounding``."""
+    """float32 as half precision, up or down by the noise; see ``isostep.rounding``."""
     bits = x.to(tl.uint32, bitcast=True)
     if dtype == tl.bfloat16:
         near = ((bits + (noise & 0xFFFF)) & 0xFFFF0000).to(tl.float32, bitcast=True)

@@ -407,6 +407,7 @@ class FusedBackend(ArrayBackend):
         self._check_given(rule, params, grads, [i for i, g in enumerate(grads[0]) if g is not None])
         for i, (p, own) in enumerate(zip(arrays, state.arrays, strict=True)):
             kept = state.storage.of(self.dtype(p))
+            self._check_beside(rule, i, p, own, state.storage)
             for n, a in own.items():
                 dtype = kept.dtype_of(n, self.dtype(p))
                 if a.shape != p.shape or self.dtype(a) != dtype or not self.writable(a):

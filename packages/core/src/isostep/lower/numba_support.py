@@ -173,7 +173,7 @@ widen_float16 = converted_to_float32 if F16C else widened_float16
 narrow_float16 = converted_to_float16 if F16C else narrowed_float16
 
 
-# Stochastic rounding; the noise and what is done with it are ``isostep_torch.rounding``'s, see there.
+# Stochastic rounding; the noise and what is done with it are ``isostep.rounding``'s, see there.
 
 
 @njit
