@@ -149,5 +149,49 @@ def test_observed_kernels_compile_and_stay_wide(dtype):
     assert text.count("st.global.f64") + text.count("st.global.b64") >= 8  # a row's sums
 
 
+#: What is kept in another way: the parameter's dtype, the options, and AdamW's loads and stores of 16 and of 8 bytes.
+KEPT = {
+    "stochastic": ("bfloat16", {"stochastic_rounding": True}, (4, 3), (0, 0)),
+    # Eight elements of float32 are two words of 16 bytes.
+    "state in float32": (
+        "bfloat16", {"stochastic_rounding": True, "state_dtype": "float32"}, (6, 5), (0, 0)
+    ),
+    "kahan": ("float16", {"kahan": True}, (5, 4), (0, 0)),
+    "master": ("float16", {"master_weights": True}, (6, 5), (0, 0)),
+    # Four elements of bfloat16 are half a word.
+    "state in bfloat16": (
+        "float32", {"stochastic_rounding": True, "state_dtype": "bfloat16"}, (2, 1), (2, 2)
+    ),
+}  # fmt: skip
+
+
+def kept(name, way):
+    dtype, options, *_ = KEPT[way]
+    storage = isostep.low_precision(**options)
+    program = trace(isostep.rule(name), kept=storage.of(dtype))
+    return unit(source(kernels(program, dtype, None, storage)))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("way", KEPT)
+def test_what_is_kept_otherwise_compiles_without_a_warning(way, arch):
+    log, code = compiled(kept("adamw", way), arch)
+    assert log == ""
+    assert code[:4] == b"\x7fELF"
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+@pytest.mark.parametrize("way", KEPT)
+def test_what_is_kept_otherwise_is_loaded_and_stored_as_wide_as_it_can_be(name, way):
+    log, code = compiled(kept(name, way), "compute_80")
+    assert log == ""
+    text = code.decode()
+    assert ".local" not in text
+    last = stage(text, "stage1" if name == "lamb" else "stage0")
+    for width, (loads, stores) in zip((4, 2), KEPT[way][2:], strict=True):
+        assert len(re.findall(rf"ld\.global\.(?:\w+\.)?v{width}\.[ubf]32", last)) == loads
+        assert len(re.findall(rf"st\.global\.(?:\w+\.)?v{width}\.[ubf]32", last)) == stores
+
+
 def test_denormals_are_kept():
     assert "ftz" not in ptx(isostep.rule("adamw"))  # exp has it inside, where nothing is small

@@ -1,7 +1,9 @@
 """Optimizer classes, on the host path: steps, state, arrays of other libraries, errors that change nothing."""
 
+import copy
 import importlib.util
 import inspect
+import pickle
 
 import numpy as np
 import pytest
@@ -180,6 +182,219 @@ def test_a_state_that_does_not_fit_changes_nothing(change, text):
         assert all((a[n] == b[n]).all() for n in b)
 
 
+# Low precision
+
+WAYS = {
+    "stochastic": {"stochastic_rounding": True, "rounding_seed": -7},
+    "stochastic-float32": {"stochastic_rounding": True, "state_dtype": np.float32},
+    "kahan": {"kahan": True},
+    "master": {"master_weights": True},
+    "float64": {"state_dtype": "float64"},
+}
+
+
+def halves(seed, dtype):
+    return [*arrays(seed, dtype), *arrays(seed, "float32")[:1]]
+
+
+@pytest.fixture(params=["float16", "bfloat16"])
+def half(request):
+    return np.dtype(
+        np.float16 if request.param == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_options_keep_arrays_as_the_reference_does(way, half):
+    """SGD with momentum has the same bits; AdamW but for the last one of a division, once or twice in all."""
+    named = {n: np.dtype(v).name if n == "state_dtype" else v for n, v in WAYS[way].items()}
+    seed = named.pop("rounding_seed", 0)
+    storage = isostep.low_precision(**named)
+    for name, hyper in (("sgd", {"momentum": 0.75}), ("adamw", {"eps": 1e-3})):
+        rule, wanted, found = isostep.rule(name, lr=0.1, **hyper), halves(0, half), halves(0, half)
+        state = REFERENCE.init(rule, wanted, storage=storage, seed=seed)
+        opt = load_optimizer(name)(found, 0.1, **hyper, **WAYS[way], **HOST)
+        assert opt.state.storage == storage
+        for k in (1, 2, 3):
+            REFERENCE.step(rule, wanted, halves(k, half), state)
+            opt.step(halves(k, half))
+        pairs = [*zip(found, wanted, strict=True)]
+        for own, theirs in zip(opt.state.arrays, state.arrays, strict=True):
+            assert {n: a.dtype for n, a in own.items()} == {n: a.dtype for n, a in theirs.items()}
+            pairs += [(own[n], a) for n, a in theirs.items()]
+        if name == "sgd":
+            assert all(a.tobytes() == b.tobytes() for a, b in pairs)
+        else:
+            assert sum(int((a != b).sum()) for a, b in pairs if a.dtype == half) <= 2
+            for a, b in pairs:
+                np.testing.assert_allclose(
+                    a.astype(float), b.astype(float), rtol=2.0**-7, atol=1e-6
+                )
+
+
+@pytest.mark.parametrize("numpy", [True, False])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_of_low_precision_goes_on_from_its_state(way, numpy, half):
+    params = halves(0, half)
+    opt = isostep_cupy.AdamW(params, lr=0.1, **WAYS[way], **HOST)
+    opt.step(halves(1, half))
+    copies = [p.copy() for p in params]
+    other = isostep_cupy.AdamW(copies, lr=0.1, **WAYS[way], **HOST)
+    other.load_state_dict(opt.state_dict(numpy=numpy))
+    for o in (opt, other):
+        o.step(halves(2, half))
+        o.step(halves(3, half))
+    for a, b in zip(params, copies, strict=True):
+        assert a.tobytes() == b.tobytes()
+    for a, b in zip(opt.state.arrays, other.state.arrays, strict=True):
+        assert {n: x.tobytes() for n, x in a.items()} == {n: x.tobytes() for n, x in b.items()}
+
+
+def test_a_state_of_another_way_changes_nothing():
+    opt = isostep_cupy.AdamW(arrays(0, "float16"), kahan=True, **HOST)
+    plain = isostep_cupy.AdamW(arrays(0, "float16"), **HOST).state_dict()
+    wide = isostep_cupy.AdamW(arrays(0, "float16"), kahan=True, state_dtype="float32", **HOST)
+    text = r"^adamw: state of params\[0\] has .*, expected \['exp_avg', 'exp_avg_sq', 'kahan_compensation'\]$"
+    with pytest.raises(StepError, match=text):
+        opt.load_state_dict(plain)
+    text = r"^adamw: state exp_avg of params\[0\] must be float16 of shape \(5, 3\), got float32 \(5, 3\)$"
+    with pytest.raises(StepError, match=text):
+        opt.load_state_dict(wide.state_dict())
+    assert opt.state.t == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        (
+            {"kahan": True, "master_weights": True},
+            ValueError,
+            "adamw: kahan and master_weights do the same in different ways; set one of them",
+        ),
+        (
+            {"state_dtype": np.int8},
+            ValueError,
+            "adamw: state_dtype must be None or one of float64, float32, bfloat16, float16, got 'int8'",
+        ),
+        (
+            {"stochastic_rounding": True, "rounding_seed": 1.5},
+            ValueError,
+            "adamw: rounding_seed must be an integer, got 1.5",
+        ),
+    ],
+)
+def test_a_wrong_option_of_low_precision_is_one_clear_line(options, error, text):
+    with pytest.raises(error) as caught:
+        isostep_cupy.AdamW(arrays(0, "float16"), **options, **HOST)
+    assert str(caught.value) == text
+
+
+def test_any_rule_takes_the_options_and_no_others():
+    rule = isostep.rule("sgd", lr=2.0**-12)
+    p = np.ones(2, np.float16)
+    opt = from_rule(rule, p, master_weights=True, **HOST)
+    opt.step(np.ones(2, np.float16))
+    assert opt.state.arrays[0]["master_weight"].tolist() == [1 - 2.0**-12] * 2
+    text = (
+        r"^sgd: unknown option 'kahn'; it has path, state_dtype, stochastic_rounding, rounding_seed"
+    )
+    with pytest.raises(TypeError, match=text):
+        from_rule(rule, p, kahn=True, **HOST)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            lambda d: d.pop("group_t"),
+            "the state_dict has no 'group_t'; pass what state_dict() gave",
+        ),
+        (lambda d: d.pop("state"), "the state_dict has no 'state'; pass what state_dict() gave"),
+        (lambda d: d.update(t=3), "the state_dict's t must be a list, got int"),
+        (lambda d: d.update(group=[]), "the state_dict's group must be a dict, got list"),
+        (
+            lambda d: d["t"].__setitem__(1, "x"),
+            "t of params[1] must be a number of steps, 0 or more, got 'x'",
+        ),
+        (
+            lambda d: d["t"].__setitem__(2, -1),
+            "t of params[2] must be a number of steps, 0 or more, got -1",
+        ),
+        (
+            lambda d: d.update(group_t=1.5),
+            "group_t must be a number of steps, 0 or more, got 1.5",
+        ),
+        (
+            lambda d: d["group"].update(lr="x"),
+            "the state_dict's group has no number as lr, got 'x'",
+        ),
+        (
+            lambda d: d["group"].update(lr=np.ones(2)),
+            "the state_dict's group has no number as lr, got array([1., 1.])",
+        ),
+        (
+            lambda d: d["state"].__setitem__(2, None),
+            "state of params[2] must be a dict, got NoneType",
+        ),
+        (
+            lambda d: d["state"][2].update(old_gradient=1.0),
+            "state of params[2] has ['momentum_buffer', 'old_gradient'], expected",
+        ),
+    ],
+)
+def test_a_broken_state_dict_changes_nothing(change, text):
+    opt = isostep_cupy.SGDHD(arrays(), lr=0.1, momentum=0.5, **HOST)
+    opt.step(arrays(1))
+    saved = opt.state_dict()
+    for own in saved["state"]:
+        own.update({n: a + 1 for n, a in own.items()})
+    before = opt.state_dict()
+    change(saved)
+    with pytest.raises(StepError) as caught:
+        opt.load_state_dict(saved)
+    assert str(caught.value).startswith(f"sgd_hd: {text}")
+    after = opt.state_dict()
+    assert (after["t"], after["group_t"], after["group"]) == (
+        before["t"],
+        before["group_t"],
+        before["group"],
+    )
+    for a, b in zip(after["state"], before["state"], strict=True):
+        assert all((a[n] == b[n]).all() for n in b)
+
+
+def test_states_of_a_dict_go_by_its_keys():
+    w, b = np.ones(3, np.float32), np.zeros(3, np.float32)
+    opt = isostep_cupy.AdamW({"w": w, "b": b}, **HOST)
+    opt.step({"w": np.ones(3, np.float32)})
+    saved = opt.state_dict()
+    other = isostep_cupy.AdamW({"b": b.copy(), "w": w.copy()}, **HOST)
+    other.load_state_dict(saved)
+    assert other.state.t == [0, 1]
+    np.testing.assert_array_equal(other.state.arrays[1]["exp_avg"], opt.state.arrays[0]["exp_avg"])
+    assert not other.state.arrays[0]["exp_avg"].any()
+    third = isostep_cupy.AdamW({"v": w.copy(), "b": b.copy()}, **HOST)
+    text = r"^adamw: the state_dict is for the keys \['w', 'b'\], params has \['v', 'b'\]$"
+    with pytest.raises(StepError, match=text):
+        third.load_state_dict(saved)
+    del saved["keys"]  # as it was before there were keys
+    third.load_state_dict(saved)
+    assert third.state.t == [1, 0]
+
+
+def test_an_optimizer_is_pickled_with_its_state():
+    opt = isostep_cupy.AdamW(arrays(), lr=0.1, **HOST)
+    opt.step(arrays(1))
+    for other in (pickle.loads(pickle.dumps(opt)), copy.deepcopy(opt)):
+        assert type(other) is isostep_cupy.AdamW
+        other.step(arrays(2))
+        assert other.state.t == [2, 2, 2]
+        assert opt.state.t == [1, 1, 1]
+    opt.step(arrays(2))
+    for a, b in zip(opt.params, other.params, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 # Launches, and arrays of other libraries
 
 
@@ -233,6 +448,37 @@ def test_a_wrong_argument_is_one_clear_line():
         AddSign(arrays(), **HOST).step({})
     with pytest.raises(TypeError):
         AddSign(arrays(), 0.1, lr=0.2, **HOST)
+    one = np.ones(1, np.float32)
+    for call, text in (
+        (lambda: isostep_cupy.SGD([[1.0, 2.0]], **HOST), "params[0] must be an array, got list"),
+        (lambda: isostep_cupy.SGD([1.5], **HOST), "params[0] must be an array, got float"),
+        (
+            lambda: isostep_cupy.SGD("x", **HOST),
+            "params must be a list, tuple or dict of arrays, got str",
+        ),
+        (lambda: isostep_cupy.SGD(one, **HOST).step([1.0]), "grads[0] must be an array, got float"),
+        (lambda: isostep_cupy.SGD(one, **HOST).step(["x"]), "grads[0] must be an array, got str"),
+        (
+            lambda: isostep_cupy.SGD({"a": one}, **HOST).step({"a": 1}),
+            "grads['a'] must be an array, got int",
+        ),
+        (
+            lambda: isostep_cupy.SGD(one, **HOST).step(None),
+            "grads must be a list, tuple or dict of arrays, got NoneType",
+        ),
+        (
+            lambda: isostep_cupy.SGD(one, **HOST).step(one, foo=1),
+            "sgd takes no input 'foo'; its extra inputs: none",
+        ),
+        (
+            lambda: isostep_cupy.AdaHessian(one, **HOST).step(one, hessian_diag=[1.0]),
+            "hessian_diag[0] must be an array, got float",
+        ),
+    ):
+        with pytest.raises(StepError) as caught:
+            call()
+        assert text in str(caught.value)
+        assert "\n" not in str(caught.value)
     with pytest.raises(AttributeError, match=r"has no attribute 'AddSigm'; optimizers: Ada"):
         _ = isostep_cupy.AddSigm
     assert importlib.util.find_spec("cupy") or not hasattr(isostep_cupy, "cupy")

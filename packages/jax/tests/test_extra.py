@@ -94,6 +94,16 @@ def test_pcgrad_projects_conflicts_away():
         np.testing.assert_array_equal(g, d)
 
 
+def test_pcgrad_of_halves_multiplies_in_float32():
+    first = lambda p: jnp.sum(p.astype(jnp.float32) * jnp.array([300.0, 0.0]))  # noqa: E731
+    second = lambda p: jnp.sum(p.astype(jnp.float32) * jnp.array([-300.0, 300.0]))  # noqa: E731
+    gradient = isostep_jax.pcgrad([first, second], reduction="sum")
+    for dtype in (jnp.float16, jnp.bfloat16, jnp.float32):
+        found = gradient(jnp.ones(2, dtype), jax.random.key(0))
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, jnp.array([150, 450], dtype))
+
+
 def test_looksam_is_the_host_s():
     with jax.enable_x64(True):
         params = jax.tree.map(lambda p: p.astype(jnp.float64), PARAMS)

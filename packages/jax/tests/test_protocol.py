@@ -34,6 +34,24 @@ def test_extra_arguments_reach_it_through_a_chain_and_unknown_ones_are_ignored()
     close(updates, wanted, rtol=1e-7)
 
 
+BEFORE = """
+    import sys, isostep_jax, jax.numpy as jnp
+    tx = isostep_jax.adahessian(0.1)
+    assert "optax" not in sys.modules and isinstance(tx, isostep_jax.Transform)
+    import optax
+    assert isinstance(tx, optax.GradientTransformationExtraArgs) and isinstance(tx, isostep_jax.Transform)
+    init, update = tx
+    chain, p = optax.chain(optax.clip(1.0), tx), {"w": jnp.ones(3)}
+    chain.update(p, chain.init(p), p, hessian_diag=p)
+"""
+
+
+def test_a_transformation_made_before_optax_is_loaded_is_optax_s_too():
+    code = textwrap.dedent(BEFORE)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 def test_a_hundred_steps_with_changing_hyperparameters_compile_once(grouped):
     tx = optax.inject_hyperparams(
@@ -83,6 +101,16 @@ def test_step_donates_parameters_and_state(part):
         updates, kept = tx.update(GRADS, kept, wanted)
         wanted = optax.apply_updates(wanted, updates)
     close(params, wanted, rtol=1e-6)
+
+
+def test_step_does_not_donate_a_hyperparameter():
+    lr = jnp.float32(0.1)
+    tx = isostep_jax.sgd_hd(lr)
+    step, params = isostep_jax.step(tx), {"w": jnp.ones(2)}
+    state = tx.init(params)
+    for _ in range(2):
+        params, state = step(params, {"w": jnp.ones(2)}, state)
+    assert not lr.is_deleted()
 
 
 def test_multi_transform_and_multi_steps():
@@ -185,6 +213,23 @@ EIGHT = """
     flat = isostep_jax.flat(tx, put(host))
     buffers = flat.flatten(put(host))
     assert all(b.sharding == NamedSharding(mesh, specs[n]) for n, b in zip(("b", "w"), buffers.values()))
+
+    # matrices of a size that the mesh does not divide are on all devices
+    for name in ("shampoo", "soap"):
+        whole, backend = getattr(isostep_jax, name)(0.1), isostep.backend("jax")
+        p = put(host)
+        state, jitted = whole.init(p), jax.jit(whole.init)(p)
+        jax.tree.map(np.testing.assert_array_equal, state, jitted)
+        found = jax.jit(whole.update)(p, state, p)[0]
+        plain = {k: jnp.array(v) for k, v in host.items()}
+        wanted = jax.jit(whole.update)(plain, whole.init(plain), plain)[0]
+        for n in host:
+            np.testing.assert_allclose(found[n], wanted[n], rtol=1e-3, atol=1e-4)
+        rule = isostep.rule(name, lr=0.1)
+        backend.step(rule, p, p, backend.init(rule, p))
+    moved = jax.device_put(host["w"], jax.devices()[1])
+    for array in isostep.backend("jax").init(isostep.rule("soap"), [moved]).arrays[0].values():
+        assert array.devices() == {jax.devices()[1]}
 
     # inside shard_map, rules without sums see their own shards
     spec = isostep_jax.TransformState(P(), {n: specs for n in ("exp_avg", "exp_avg_sq")}, {})

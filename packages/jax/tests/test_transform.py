@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 
 import isostep
 import isostep_jax
+from isostep.storage import OPTIONS
 
 SHAPES = {"a": (5, 3), "b": {"c": (7,), "d": ()}}
 
@@ -214,3 +218,333 @@ def test_a_formula_is_a_transformation_like_any_rule():
     (ours, state), (other, _) = (run(tx, params, 3, jnp.float32, {"a": (7,)}) for tx in pair)
     np.testing.assert_array_equal(ours["a"], other["a"])
     assert list(state.arrays) == ["m"]
+
+
+# Hyperparameters that are traced
+
+INIT = [
+    ("rprop", "lr"),
+    ("adagrad", "initial_accumulator_value"),
+    ("ftrl", "initial_accumulator_value"),
+    ("yogi", "initial_accumulator"),
+    ("shampoo", "eps"),
+    ("psgd_kron", "precond_init_scale"),
+    ("sgd_hd", "lr"),
+    ("dadapt_adam", "d0"),
+]
+
+
+@pytest.mark.parametrize(("name", "hyper"), INIT)
+def test_first_states_are_made_of_a_schedule_s_value_traced_or_not(name, hyper):
+    params = tree(0, jnp.float32, {"m": (4, 3)})
+    make = lambda value: getattr(isostep_jax, name)(**{hyper: value})  # noqa: E731
+    wanted = make(0.25).init(params)
+    for value in (lambda done: 0.25, lambda done: 0.25 + 0.0 * done, jnp.float32(0.25)):
+        for init in (make(value).init, jax.jit(make(value).init)):
+            jax.tree.map(np.testing.assert_array_equal, init(params), wanted)
+    found = jax.jit(lambda value: make(value).init(params))(0.25)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def test_a_learning_rate_may_be_traced_in_every_way():
+    params = {"w": jnp.ones(3)}
+
+    def train(lr):
+        tx = isostep_jax.sgd(lr, momentum=0.9)
+        updates, _ = tx.update(params, tx.init(params), params)
+        return jnp.sum(updates["w"])
+
+    assert jax.jit(train)(0.5) == -1.5
+    assert jax.vmap(train)(jnp.array([0.5, 1.0])).tolist() == [-1.5, -3.0]
+    assert jax.grad(train)(0.5) == -3.0
+    tx = isostep_jax.adam(optax.cosine_decay_schedule(0.1, 10))
+    shapes = jax.eval_shape(tx.init, params)
+    assert jax.tree.structure(shapes) == jax.tree.structure(tx.init(params))
+
+
+def test_what_is_there_does_not_depend_on_a_traced_value():
+    params = {"w": jnp.ones((2, 3))}
+    for name in ("sgd", "madgrad", "rmsprop", "sm3", "shampoo", "amos"):
+        for momentum in (jnp.float32(0.0), jnp.float32(0.9)):
+            init = lambda m, name=name: getattr(isostep_jax, name)(momentum=m).init(params)  # noqa: E731
+            assert jax.tree.structure(jax.jit(init)(momentum)) == jax.tree.structure(init(momentum))
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("name", WITH_GRADIENTS)
+def test_every_rule_steps_with_a_traced_schedule(name):
+    if isostep.rule(name).sequential:
+        pytest.skip("no transformation")
+    ndim = isostep.definition(name).ndim
+    params = {"m": jnp.linspace(-1.0, 1.0, 6).reshape(3, 2)}
+    params |= {"v": jnp.ones(3)} if ndim is None else {}
+    grads = jax.tree.map(lambda p: 0.5 * p + 0.1, params)
+    make = getattr(isostep_jax, name)
+    tx = make(lr=optax.exponential_decay(0.01, 10, 0.5))
+    injected = optax.inject_hyperparams(make)(lr=0.01)
+    plain = make(lr=0.01)
+    wanted, _ = jax.jit(plain.update)(grads, plain.init(params), params)
+    for each in (tx, injected):
+        found, state = jax.jit(each.update)(grads, jax.jit(each.init)(params), params)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-7), found, wanted
+        )
+        jax.jit(each.update)(grads, state, params)
+
+
+def test_a_composed_rule_s_hyperparameters_may_be_injected():
+    def make(lr, max_norm, alpha):
+        clip = isostep.pieces.clip_by_global_norm(max_norm=max_norm)
+        slow = isostep.pieces.lookahead(k=2, alpha=alpha)
+        return isostep_jax.transform(isostep.compose(clip, isostep.rule("adam", lr=lr), slow))
+
+    params = {"w": jnp.ones(3)}
+    tx = optax.inject_hyperparams(make)(lr=0.1, max_norm=1.0, alpha=0.5)
+    state = jax.jit(tx.init)(params)
+    for update in (tx.update, jax.jit(tx.update)):
+        found, _ = update(params, state, params)
+        plain = make(0.1, 1.0, 0.5)
+        wanted, _ = plain.update(params, plain.init(params), params)
+        np.testing.assert_allclose(found["w"], wanted["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (
+            lambda: isostep_jax.adam(jnp.float32(-1)),
+            "adam: lr must be >= 0, got Array(-1., dtype=float32)",
+        ),
+        (
+            lambda: isostep_jax.adam(jnp.ones((2, 2))),
+            "adam: lr must be >= 0, got Array([[1., 1.], [1., 1.]]",
+        ),
+        (lambda: isostep_jax.adam(True), "adam: lr must be >= 0, got True"),
+        (
+            lambda: isostep_jax.adam(betas=jnp.array([0.9, 0.8, 0.7])),
+            "adam: betas must be 2 numbers, each in [0, 1), got Array([0.9",
+        ),
+        (
+            lambda: isostep.pieces.lookahead(k=jnp.int32(5)),
+            "lookahead: k must be an integer >= 1, got Array(5, dtype=int32); it shapes the program, so pass Python's",
+        ),
+        (
+            lambda: jax.jit(lambda n: isostep_jax.sgd(nesterov=n).init(jnp.ones(1)))(True),
+            "sgd: nesterov must be True or False, got JitTracer(bool[]); it shapes the program",
+        ),
+        (
+            lambda: isostep_jax.adam(0.1, lr=0.1),
+            "adam: lr is given by position and by name; give it once",
+        ),
+        (lambda: isostep_jax.adam(foo=1), "adam has no hyperparameter 'foo'"),
+        (
+            lambda: isostep_jax.transform(isostep.rule("adam"), foo=1),
+            "adam: unknown option 'foo'; it has grouped, exact_updates, state_dtype",
+        ),
+    ],
+)
+def test_arrays_that_cannot_be_hyperparameters_are_one_line(make, text):
+    with pytest.raises((isostep.DomainError, isostep.RuleError)) as caught:
+        make()
+    assert str(caught.value).startswith(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_pairs_may_be_arrays():
+    params = {"w": jnp.ones(3)}
+    wanted = run(isostep_jax.adam(betas=(0.5, 0.75)), params, 2, jnp.float32, {"w": (3,)})[0]
+    for betas in (jnp.array([0.5, 0.75]), np.array([0.5, 0.75]), (jnp.float32(0.5), 0.75)):
+        found = run(isostep_jax.adam(betas=betas), params, 2, jnp.float32, {"w": (3,)})[0]
+        np.testing.assert_allclose(found["w"], wanted["w"], rtol=1e-6)
+
+
+TABLE = jnp.array([0.5, 0.25, 0.125, 0.0625])
+COUNTED = {
+    "table[step]": lambda k: TABLE[k],
+    "take": lambda k: jnp.take(TABLE, k, mode="clip"),
+    "shift": lambda k: 0.5 / (1 << k),
+    "switch": lambda k: jax.lax.switch(k, [lambda: 0.5, lambda: 0.25, lambda: 0.125]),
+    "dynamic_index": lambda k: jax.lax.dynamic_index_in_dim(TABLE, k, keepdims=False),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_schedules_get_the_steps_done_as_a_whole_number(name):
+    tx, params = isostep_jax.sgd(COUNTED[name]), {"w": jnp.ones(2)}
+    for update in (tx.update, jax.jit(tx.update)):
+        state = tx.init(params)
+        for k in range(3):
+            updates, state = update(params, state, params)
+            assert updates["w"].tolist() == [-(0.5 ** (k + 1))] * 2
+
+
+# Signatures, and optax's protocol
+
+
+@pytest.mark.parametrize("name", isostep.rules())
+def test_signatures_have_hyperparameters_by_position_and_options_by_name(name):
+    definition = isostep.definition(name)
+    parameters = inspect.signature(getattr(isostep_jax, name)).parameters
+    options = ("grouped", "exact_updates", *OPTIONS)
+    assert list(parameters)[-len(options) :] == list(options)
+    for n, p in parameters.items():
+        kind = p.KEYWORD_ONLY if n in options else p.POSITIONAL_OR_KEYWORD
+        assert p.kind is kind
+    assert {n: parameters[n].default for n in definition.hyper} == {
+        n: d.default for n, d in definition.hyper.items()
+    }
+    assert "rounding_seed=0" in str(inspect.signature(getattr(isostep_jax, name)))
+
+
+def test_inject_hyperparams_of_a_constructor():
+    params = tree(0, jnp.bfloat16)
+    inject = partial(optax.inject_hyperparams, isostep_jax.adamw, hyperparam_dtype=jnp.float32)
+    for tx in (inject()(0.1), inject()(lr=0.1), inject()(optax.constant_schedule(0.1))):
+        state = jax.jit(tx.init)(params)
+        assert set(state.hyperparams) == {"lr", "eps", "weight_decay"}
+        jax.jit(tx.update)(params, state, params)
+    options = {"stochastic_rounding": True, "state_dtype": jnp.bfloat16}
+    low = inject(static_args=("rounding_seed", "state_dtype"))(0.1, rounding_seed=7, **options)
+    traced = [jnp.float32(x) for x in (0.1, 1e-8, 0.01)]
+    make = lambda seed: isostep_jax.adamw(  # noqa: E731
+        traced[0], eps=traced[1], weight_decay=traced[2], rounding_seed=seed, **options
+    )
+    plain = make(7)
+    grads = gradients(0, jnp.bfloat16)
+    found, _ = jax.jit(low.update)(grads, low.init(params), params)
+    wanted, _ = jax.jit(plain.update)(grads, plain.init(params), params)
+    other = make(8)
+    differs, _ = jax.jit(other.update)(grads, other.init(params), params)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), found, wanted)
+    assert all(jax.tree.leaves(same))
+    assert not all(
+        jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), differs, wanted))
+    )
+
+
+# Half precision
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_updates_in_the_leaf_s_dtype_are_the_exact_ones_rounded(dtype):
+    params, grads = tree(0, dtype), gradients(1, dtype)
+    for options in ({}, {"grouped": True}, {"master_weights": True}):
+        exact = isostep_jax.adam(0.1, **options)
+        narrow = isostep_jax.adam(0.1, exact_updates=False, **options)
+        wanted, a = exact.update(grads, exact.init(params), params)
+        found, b = narrow.update(grads, narrow.init(params), params)
+        assert {u.dtype for u in jax.tree.leaves(wanted)} == {jnp.dtype("float32")}
+        jax.tree.map(lambda u, w: np.testing.assert_array_equal(u, w.astype(dtype)), found, wanted)
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+    flat = isostep_jax.flat(isostep_jax.adam(0.1, exact_updates=False), params)
+    buffers = flat.flatten(params)
+    updates, _ = flat.update(buffers, flat.init(buffers), buffers)
+    assert {u.dtype for u in updates.values()} == {jnp.dtype(dtype)}
+
+
+WRAPPERS = {
+    "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
+    "conditionally_mask": lambda tx: optax.conditionally_mask(tx, lambda step: step > 0),
+    "ema": lambda tx: optax.chain(tx, optax.ema(0.9)),
+    "trace": lambda tx: optax.chain(tx, optax.trace(0.9)),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_wrappers_that_insist_on_the_gradients_dtype(name):
+    params = {"w": jnp.linspace(-1.0, 1.0, 5, dtype=jnp.bfloat16)}
+
+    def trained(rule):
+        tx = WRAPPERS[name](rule)
+
+        def body(carry, _):
+            params, state = carry
+            updates, state = tx.update(params, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        (found, _), _ = jax.lax.scan(body, (params, tx.init(params)), length=3)
+        return found["w"].astype(jnp.float32)
+
+    found = trained(isostep_jax.adam(0.1, exact_updates=False))
+    np.testing.assert_allclose(found, trained(optax.adam(0.1)), rtol=2**-6, atol=2**-7)
+    with pytest.raises(TypeError):
+        trained(isostep_jax.adam(0.1))
+
+
+# States and gradients that do not fit
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (4, 3), (3, 1)])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_state_of_another_shape_is_one_line(shape, grouped):
+    tx = isostep_jax.adam(0.1, grouped=grouped)
+    params, other = ({k: jnp.ones(s) for k in "vw"} for s in ((3,), shape))
+    with pytest.raises(isostep.StepError, match=r"^adam: state exp_avg of leaf 0") as caught:
+        jax.jit(tx.update)(params, tx.init(other), params)
+    assert "make a new state" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_factored_and_flat_states_are_checked_too():
+    params = {"w": jnp.ones((3, 4))}
+    for name, wrong in (("adafactor", (4, 3)), ("shampoo", (3, 5)), ("came", (3, 5))):
+        tx = getattr(isostep_jax, name)(0.1)
+        tx.update(params, tx.init(params), params)
+        with pytest.raises(isostep.StepError, match=f"^{name}: state .* must be float32 of shape"):
+            tx.update(params, tx.init({"w": jnp.ones(wrong)}), params)
+    flat = isostep_jax.flat(isostep_jax.adam(0.1), params)
+    buffers = flat.flatten(params)
+    with pytest.raises(isostep.StepError, match=r"must be float32 of shape \(12,\), got float32"):
+        flat.update(buffers, flat.init({"float32": jnp.ones(11)}), buffers)
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        (lambda p: (), "adam: state must be a TransformState, got tuple; make one with"),
+        (
+            lambda p: isostep_jax.sgd(momentum=0.5).init(p),
+            "adam: state has the arrays ['momentum_buffer'], expected ['exp_avg', 'exp_avg_sq']",
+        ),
+        (
+            lambda p: isostep_jax.adam().init(p)._replace(group={"lr": 1.0}),
+            "adam: state has the group values ['lr'], expected []",
+        ),
+        (
+            lambda p: isostep_jax.adam(state_dtype="bfloat16").init(p),
+            "adam: state exp_avg of leaf 0 of params must be float32 of shape (3,), got bfloat16 (3,)",
+        ),
+        (
+            lambda p: isostep_jax.adam(grouped=True).init(p | {"v": p["w"]}),
+            "adam: state exp_avg must have the structure of params",
+        ),
+    ],
+)
+def test_a_state_of_another_transformation_is_one_line(state, text):
+    params = {"w": jnp.ones(3)}
+    with pytest.raises(isostep.StepError) as caught:
+        isostep_jax.adam().update(params, state(params), params)
+    assert str(caught.value).startswith(text)
+
+
+def test_complex_gradients_of_real_parameters_are_refused():
+    tx, params = isostep_jax.adam(), {"w": jnp.ones(3)}
+    text = "^adam: grads of leaf 0 must be real like the parameter, got complex64$"
+    with pytest.raises(isostep.StepError, match=text):
+        tx.update({"w": jnp.ones(3) * 1j}, tx.init(params), params)
+
+
+@pytest.mark.parametrize("name", ["radam", "ranger", "schedule_free_radam"])
+def test_derivatives_go_through_the_steps_that_are_not_rectified(name):
+    def after(x, steps):
+        tx, p = getattr(isostep_jax, name)(0.1), jnp.array([1.0, -2.0]) * x
+        state = tx.init(p)
+        for _ in range(steps):
+            updates, state = tx.update(p, state, p)
+            p = p + updates
+        return jnp.sum(p * p)
+
+    with jax.enable_x64(True):
+        for steps in (3, 4, 6):
+            slope = (after(1.3 + 1e-5, steps) - after(1.3 - 1e-5, steps)) / 2e-5
+            np.testing.assert_allclose(jax.grad(after)(1.3, steps), slope, rtol=1e-6)

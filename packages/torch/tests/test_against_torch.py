@@ -32,7 +32,11 @@ TABLE = {
         {"lr": 0.1, "momentum": 0.7, "nesterov": True},
         {"lr": 0.1},
     ],
-    "Adam": [{"lr": 0.1, **BETAS, **DECAY}, {"lr": 0.1, **BETAS, "amsgrad": True}],
+    "Adam": [
+        {"lr": 0.1, **BETAS, **DECAY},
+        {"lr": 0.1, **BETAS, "amsgrad": True},
+        {"lr": 0.1, **BETAS, **DECAY, "decoupled_weight_decay": True},
+    ],
     "AdamW": [{"lr": 0.1, **BETAS, **DECAY}, {"lr": 0.1, **BETAS, **DECAY, "amsgrad": True}],
     "NAdam": [
         {"lr": 0.1, **BETAS, **DECAY, "momentum_decay": 0.3},

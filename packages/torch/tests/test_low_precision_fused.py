@@ -12,7 +12,6 @@ import isostep
 from isostep.domains import REQUIRED
 from isostep.lower.layout import layout
 from isostep.program import trace
-from isostep.state import StepError
 from isostep.storage import LOST, MASTER, Storage
 from isostep_torch import load_optimizer, paths, rounding
 
@@ -126,7 +125,8 @@ def steps(name, way, dtype, options, there=None, exact=False, here=True):
                 for n, a in own.items():
                     a.copy_(other[n])
     (kept,) = ours._kept.values()
-    assert (kept.state.storage != Storage()) == here  # it was the kernels that loaded and stored
+    assert kept.state.storage != Storage()
+    assert bool(kept.state.plan) == here  # it was the kernels that loaded and stored
     return ours
 
 
@@ -234,19 +234,6 @@ def test_the_kernel_s_rounding_is_that_of_tensors(dtype, seed, step, array):
 # What else may come.
 
 
-def test_storage_is_refused_where_nothing_would_load_it():
-    rule = isostep.rule("sgd", lr=0.1)
-    for name in ("numpy:reference", "torch:loop", "torch:foreach"):
-        backend = isostep.backend(name)
-        params = [backend.asarray(np.ones(3, np.float32))]
-        state = backend.init(rule, params)
-        state.storage = Storage(scaled=True)
-        with pytest.raises(
-            StepError, match="this path takes arrays as rules see them, got Storage"
-        ):
-            backend.step(rule, params, params, state)
-
-
 def test_inputs_of_another_dtype_are_converted():
     """A Hessian in float32 beside bfloat16 weights is not rounded to theirs."""
     found = []
@@ -273,7 +260,7 @@ def test_options_may_change_between_steps():
         group.update(way)
         p.grad = torch.ones_like(p)
         optimizer.step()
-    assert {"kahan_compensation", "momentum_buffer"} <= set(optimizer.state[p])
+    assert set(optimizer.state[p]) == {"step", "momentum_buffer"}  # what kahan kept went with it
     optimizer.state[p]["momentum_buffer"] = optimizer.state[p]["momentum_buffer"].float()
     before = p.detach().clone()
     optimizer.step()  # state of another dtype than the options say is opened

@@ -343,7 +343,7 @@ def test_kernels_that_guard_and_unscale_compile_and_stay_wide():
         (Storage(stochastic=True), 0, 0),
         (Storage(stochastic=True, state="float32", scaled=True), 4, 4),
         (Storage(beside=LOST), 2, 2),
-        (Storage(beside=MASTER), 2, 4),  # p itself is only stored
+        (Storage(beside=MASTER), 4, 4),  # p itself is loaded too: it may have been written to
     ],
     ids=["stochastic", "stochastic-float32", "kahan", "master"],
 )

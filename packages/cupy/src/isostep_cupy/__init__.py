@@ -31,9 +31,11 @@ def load_optimizer(name: str) -> type[Optimizer]:
     return found
 
 
-def from_rule(rule: BoundRule, params: Any, *, path: str | None = None) -> Optimizer:
+def from_rule(
+    rule: BoundRule, params: Any, *, path: str | None = None, **options: Any
+) -> Optimizer:
     """An optimizer for any bound rule: with schedules as hyperparameters, or composed with pieces."""
-    return Optimizer(params, rule, path=path)
+    return Optimizer(params, rule, path=path, **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -20,13 +20,12 @@ from isostep.lower.device import (
     Given,
     Kernel,
     Kernels,
-    is_bool,
     kernels,
     of_group,
 )
 from isostep.program import Program
 from isostep.sums import factors
-from isostep.values import FACTS, MAPS, Value
+from isostep.values import FACTS, MAPS, Value, is_bool
 
 #: The types of arrays' elements and of arithmetic.
 TYPES = {"float64": "double", "float32": "float", "float16": "float16", "bfloat16": "bfloat16"}

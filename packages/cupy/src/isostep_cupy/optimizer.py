@@ -7,7 +7,8 @@ is the backend's: ``isostep.backend("cupy")``, ``init`` and ``step``.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ import isostep
 from isostep.lower.executor import Launches
 from isostep.naming import camel_case, class_parameters
 from isostep.rule import BoundRule, Rule
-from isostep.state import State, StepError, as_list, labels
+from isostep.state import State, StepError, check_inputs, labels
 from isostep.storage import OPTIONS, taken
 
 
@@ -48,15 +49,14 @@ class Optimizer:
         named = options | {"state_dtype": None if dtype is None else _name(dtype)}
         storage, seed = taken(rule.name, named)
         self.backend = isostep.backend("cupy" if path is None else f"cupy:{path}")
-        self.params: Any = self._taken(params)
         self.rule = rule
+        self.params: Any = self._taken("params", params)
         self.state: State = self.backend.init(rule, self.params, storage=storage, seed=seed)
 
     def step(self, grads: Any, **inputs: Any) -> None:
         """One step; ``grads`` as ``params``, None where a parameter stays. Extra inputs come by name."""
-        self.backend.step(
-            self.rule, self.params, self._taken(grads), self.state, **self._each(inputs)
-        )
+        given = self._each(inputs)
+        self.backend.step(self.rule, self.params, self._taken("grads", grads), self.state, **given)
 
     def prepare(self, grads: Any, **inputs: Any) -> Launches:
         """A step but for its launches, which the result does when called; see ``DeviceBackend.prepared``.
@@ -69,8 +69,9 @@ class Optimizer:
                 f"{self.rule.name}: {self.backend.name} has no launches to prepare; use cupy:raw"
             )
             raise StepError(message)
+        given = self._each(inputs)
         found: Launches = self.backend.prepared(
-            self.rule, self.params, self._taken(grads), self.state, **self._each(inputs)
+            self.rule, self.params, self._taken("grads", grads), self.state, **given
         )
         return found
 
@@ -88,18 +89,37 @@ class Optimizer:
         found: isostep.Figures | None = self.state.figures
         return found
 
-    def _taken(self, arrays: Any) -> Any:
+    def _taken(self, what: str, arrays: Any) -> Any:
         """The same structure with the backend's own arrays over the same memory."""
-        take = self.backend.take
         if hasattr(arrays, "__dlpack__"):
-            return [take(arrays)]
+            return [self._array(what, arrays)]
         if isinstance(arrays, Mapping):
-            return {k: None if a is None else take(a) for k, a in arrays.items()}
-        return [None if a is None else take(a) for a in as_list(arrays)]
+            return {k: self._array(f"{what}[{k!r}]", a) for k, a in arrays.items()}
+        if not isinstance(arrays, Sequence) or isinstance(arrays, str):
+            kind = type(arrays).__name__
+            message = (
+                f"{self.rule.name}: {what} must be a list, tuple or dict of arrays, got {kind}"
+            )
+            raise StepError(message)
+        return [self._array(f"{what}[{i}]", a) for i, a in enumerate(arrays)]
+
+    def _array(self, label: str, array: Any) -> Any:
+        if array is None:
+            return None
+        if not hasattr(array, "__dlpack__"):
+            message = f"{self.rule.name}: {label} must be an array, got {type(array).__name__}"
+            raise StepError(message)
+        try:
+            return self.backend.take(array)
+        except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
+            why = str(error).partition("\n")[0]
+            message = f"{self.rule.name}: {self.backend.name} cannot take {label}: {why}"
+            raise StepError(message) from error
 
     def _each(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        check_inputs(self.rule, inputs)
         whole = self.rule.group_input_names
-        return {n: self._one(v) if n in whole else self._taken(v) for n, v in inputs.items()}
+        return {n: self._one(v) if n in whole else self._taken(n, v) for n, v in inputs.items()}
 
     def _one(self, value: Any) -> Any:
         return self.backend.take(value) if hasattr(value, "__dlpack__") else value
@@ -107,64 +127,133 @@ class Optimizer:
     def state_dict(self, *, numpy: bool = True) -> dict[str, Any]:
         """Counts and state arrays, as copies in NumPy or (``numpy=False``) the arrays themselves.
 
-        Hyperparameters are not in it: they are the program's, and may be functions.
+        Hyperparameters are not in it: they are the program's, and may be functions. ``keys`` are a dict's.
         """
         given = self.backend.to_numpy if numpy else lambda a: a
         state = self.state
         return {
             "rule": state.rule,
+            "keys": self._keys,
             "t": list(state.t),
             "group_t": state.group_t,
             "state": [{n: given(a) for n, a in own.items()} for own in state.arrays],
             "group": {n: given(a) for n, a in state.group.items()},
         }
 
+    @property
+    def _keys(self) -> list[Any] | None:
+        return list(self.params) if isinstance(self.params, Mapping) else None
+
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from a ``state_dict`` of this rule, of NumPy or CuPy arrays; an error changes nothing."""
-        loaded = self._checked(saved)
-        for own, new in zip(self.state.arrays, loaded, strict=True):
+        """Go on from a ``state_dict`` of this rule, of NumPy or CuPy arrays; an error changes nothing.
+
+        States of a dict go by its keys, in whatever order; others by position.
+        """
+        counts, group_t, arrays, group = self._checked(saved)
+        for own, new in zip(self.state.arrays, arrays, strict=True):
             for n, a in own.items():
                 a[...] = new[n]
-        for n, v in self.state.group.items():
-            dtype = self.backend.dtype(v)
-            self.state.group[n] = self.backend.scalar(float(saved["group"][n]), dtype, v)
-        self.state.t[:] = [int(t) for t in saved["t"]]
-        self.state.group_t = int(saved["group_t"])
+        self.state.group.update(group)
+        self.state.t[:] = counts
+        self.state.group_t = group_t
 
-    def _checked(self, saved: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The saved state arrays as the backend's, if all of them fit."""
-        name, state = self.rule.name, self.state
-        if saved.get("rule") != state.rule:
-            message = (
-                f"{name}: the state_dict is of {saved.get('rule')!r}; load one of {state.rule!r}"
-            )
-            raise StepError(message)
-        if set(saved["group"]) != set(state.group):
-            message = f"{name}: the state_dict's group has {sorted(saved['group'])}, expected {sorted(state.group)}"
-            raise StepError(message)
+    def _checked(self, saved: Any) -> tuple[list[int], int, list[dict[str, Any]], dict[str, Any]]:
+        """The saved counts, state arrays and group's values as this optimizer's own, if all of them fit."""
+        state = self.state
+        self._must(isinstance(saved, Mapping), f"a state_dict must be a dict, got {_kind(saved)}")
+        for key in ("rule", "t", "group_t", "state", "group"):
+            self._must(key in saved, f"the state_dict has no {key!r}; pass what state_dict() gave")
+        name = saved["rule"]
+        self._must(name == state.rule, f"the state_dict is of {name!r}; load one of {state.rule!r}")
+        for key, kind in (("t", Sequence), ("state", Sequence), ("group", Mapping)):
+            form = "list" if kind is Sequence else "dict"
+            fits = isinstance(saved[key], kind) and not isinstance(saved[key], str)
+            self._must(fits, f"the state_dict's {key} must be a {form}, got {_kind(saved[key])}")
+        found, wanted = sorted(map(str, saved["group"])), sorted(state.group)
+        self._must(found == wanted, f"the state_dict's group has {found}, expected {wanted}")
         for key in ("t", "state"):
-            if len(saved[key]) != len(state.t):
-                message = f"{name}: the state_dict is for {len(saved[key])} parameters, not {len(state.t)}"
-                raise StepError(message)
-        loaded = []
-        for label, own, new in zip(labels(self.params), state.arrays, saved["state"], strict=True):
-            if set(new) != set(own):
-                message = f"{name}: state of {label} has {sorted(new)}, expected {sorted(own)}"
-                raise StepError(message)
-            for n, a in own.items():
-                if tuple(new[n].shape) != tuple(a.shape) or new[n].dtype != a.dtype:
-                    message = (
-                        f"{name}: state {n} of {label} must be {a.dtype} of shape {tuple(a.shape)}, "
-                        f"got {new[n].dtype} {tuple(new[n].shape)}"
-                    )
-                    raise StepError(message)
-            loaded.append(
-                {
-                    n: self.backend.asarray(v) if isinstance(v, np.ndarray) else v
-                    for n, v in new.items()
-                }
+            count = len(saved[key])
+            fits = count == len(state.t)
+            self._must(fits, f"the state_dict is for {count} parameters, not {len(state.t)}")
+        order, named = self._order(saved.get("keys")), labels(self.params)
+        counts = [
+            self._count(f"t of {label}", saved["t"][i])
+            for label, i in zip(named, order, strict=True)
+        ]
+        group_t = self._count("group_t", saved["group_t"])
+        arrays = [
+            self._fitting(label, own, saved["state"][i])
+            for label, own, i in zip(named, state.arrays, order, strict=True)
+        ]
+        group = {n: self._scalar(n, saved["group"][n], v) for n, v in state.group.items()}
+        return counts, group_t, arrays, group
+
+    def _must(self, fits: bool, message: str) -> None:
+        if not fits:
+            message = f"{self.rule.name}: {message}"
+            raise StepError(message)
+
+    def _order(self, keys: Any) -> Sequence[int]:
+        """Where the saved state of each parameter is: by key where both have keys."""
+        own = self._keys
+        if keys is None or own is None:
+            return range(len(self.state.t))
+        keys = list(keys)
+        same = set(keys) == set(own) and len(keys) == len(own)
+        self._must(same, f"the state_dict is for the keys {keys}, params has {own}")
+        return [keys.index(k) for k in own]
+
+    def _count(self, label: str, value: Any) -> int:
+        try:
+            count = operator.index(value)
+        except TypeError:
+            count = -1
+        whole = count >= 0 and not isinstance(value, bool)
+        self._must(whole, f"{label} must be a number of steps, 0 or more, got {value!r}")
+        return count
+
+    def _scalar(self, name: str, value: Any, like: Any) -> Any:
+        """A value of the group's state, where and what ``like`` is."""
+        number = None
+        if getattr(value, "shape", ()) == () and not isinstance(value, str | bytes):
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                number = None
+        self._must(
+            number is not None, f"the state_dict's group has no number as {name}, got {value!r}"
+        )
+        return self.backend.scalar(number, self.backend.dtype(like), like)
+
+    def _fitting(self, label: str, own: Mapping[str, Any], new: Any) -> dict[str, Any]:
+        """The saved state arrays of one parameter as the backend's."""
+        self._must(isinstance(new, Mapping), f"state of {label} must be a dict, got {_kind(new)}")
+        found, wanted = sorted(map(str, new)), sorted(own)
+        self._must(found == wanted, f"state of {label} has {found}, expected {wanted}")
+        for n, a in own.items():
+            got = (
+                f"{new[n].dtype} {tuple(new[n].shape)}"
+                if hasattr(new[n], "dtype")
+                else _kind(new[n])
             )
-        return loaded
+            self._must(
+                got == f"{a.dtype} {tuple(a.shape)}",
+                f"state {n} of {label} must be {a.dtype} of shape {tuple(a.shape)}, got {got}",
+            )
+        return {
+            n: self.backend.asarray(v) if isinstance(v, np.ndarray) else v for n, v in new.items()
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A backend holds compiled kernels and devices, which are this process's.
+        return {**self.__dict__, "backend": self.backend.name}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self.__dict__.update(saved, backend=isostep.backend(saved["backend"]))
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
 
 
 def _name(dtype: Any) -> str:

@@ -173,9 +173,7 @@ class JaxJit(ArrayBackend):
         wide = dtype == "float64" or any(
             "float64" in {self.dtype(x["p"]), state.storage.state} for x in leaves
         )
-        numbered = [rounding.word(np, x) for x in (state.handling.seed, *kinds)]
-        places = np.array([state.handling.places[i] for i in members], np.uint32)
-        handling = (numbered, places, state.handling.factor) if state.storage != PLAIN else None
+        handling = None if state.storage == PLAIN else _handling(state, members, kinds)
         with _x64(wide):
             return _step(spec, leaves, group, numbers, shared, handling)
 
@@ -260,6 +258,14 @@ def _step(
             for i, each in zip(run.leaves, run.split(own), strict=True):
                 new[i][n] = each
     return new, done.group_outputs(), observed(done, tasks, spec.runs, spec.group_dtype)
+
+
+def _handling(state: State, members: list[int], kinds: list[int]) -> Any:
+    """The numbers that a state's storage goes by: the seed and the counts of steps, the leaves' own, the factor."""
+    numbered = [rounding.word(np, x) for x in (state.handling.seed, *kinds)]
+    noisy = state.storage.stochastic
+    places = [state.handling.places[i] if noisy else 0 for i in members]
+    return numbered, np.array(places, np.uint32), state.handling.factor
 
 
 def _noise(spec: _Spec, run: Run, handling: Any) -> Noise:

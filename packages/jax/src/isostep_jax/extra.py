@@ -184,7 +184,9 @@ def pcgrad(losses: Sequence[Loss], *, reduction: str = "mean") -> Callable[..., 
     def gradient(params: Any, key: jax.Array, *args: Any) -> Any:
         found = every(params, *args)
         back = ravel_pytree(found[0])[1]
-        tasks = jnp.stack([ravel_pytree(g)[0] for g in found])
+        narrow = ravel_pytree(found[0])[0].dtype
+        flat = (ravel_pytree(g)[0] for g in found)
+        tasks = jnp.stack([g.astype(_wide(g)) for g in flat])  # as halves their products overflow
 
         def freed(i: jax.Array, key: jax.Array) -> jax.Array:
             def against(g: jax.Array, j: jax.Array) -> tuple[jax.Array, None]:
@@ -197,7 +199,7 @@ def pcgrad(losses: Sequence[Loss], *, reduction: str = "mean") -> Callable[..., 
 
         keys = jax.random.split(key, len(losses))
         merge = jnp.sum if reduction == "sum" else jnp.mean
-        return back(merge(jax.vmap(freed)(jnp.arange(len(losses)), keys), axis=0))
+        return back(merge(jax.vmap(freed)(jnp.arange(len(losses)), keys), axis=0).astype(narrow))
 
     return gradient
 

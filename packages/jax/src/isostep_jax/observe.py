@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from isostep import sums, telemetry
 from isostep.rule import RuleError
 from isostep_jax.backend import JaxJit
-from isostep_jax.transform import Init, Transform, TransformState, build, paired
+from isostep_jax.transform import Init, Transform, TransformState, build
 
 
 class Observed(NamedTuple):
@@ -57,7 +57,7 @@ def observe(tx: Transform, *, momentum: str | None = None) -> Transform:
         after, seen = cast(Any, both)  # as an observed rule's update gives them
         return updates, Observed(after, seen)
 
-    return paired(init, update)
+    return Transform(init, update)
 
 
 def figures(state: Observed, params: Any) -> telemetry.Figures:

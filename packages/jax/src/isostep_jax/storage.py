@@ -82,13 +82,20 @@ def _numbered(shape: Sequence[int]) -> jax.Array:
 
 
 def opened(arrays: Mapping[str, jax.Array], wide: str) -> dict[str, jax.Array]:
-    """The arrays of a step in the compute dtype; what is kept beside the parameter has become part of it."""
+    """The arrays of a step in the compute dtype; what is kept beside the parameter has become part of it.
+
+    Where somebody has written to the parameter since, it is the parameter alone.
+    """
     found = {n: a.astype(wide) for n, a in arrays.items()}
+    p = found["p"]
     if LOST in found:
-        found["p"] = found["p"] + found.pop(LOST)
+        lost = found.pop(LOST)
+        near, whole = p + lost * 0.5, p + lost
     elif MASTER in found:
-        found["p"] = found.pop(MASTER)
-    return found
+        near = whole = found.pop(MASTER)
+    else:
+        return found
+    return found | {"p": jnp.where(held(near, arrays["p"].dtype) == p, whole, p)}
 
 
 def closed(
@@ -101,24 +108,41 @@ def closed(
 
     ``names``: the state's, in the rule's order.
     """
+    places = {n: 0 if n == "p" else 1 + names.index(n) for n in after}
     found = {
-        n: _stored(a, before[n].dtype, noise, 0 if n == "p" else 1 + names.index(n))
+        n: (a if noise is None else kept(a, before[n].dtype, noise, places[n])).astype(
+            before[n].dtype
+        )
         for n, a in after.items()
     }
     if MASTER in before:
         found[MASTER] = after["p"].astype(before[MASTER].dtype)
     if LOST in before:
-        lost = after["p"] - found["p"].astype(after["p"].dtype)
+        lost = after["p"] - kept(after["p"], before["p"].dtype, noise, 0)
         found[LOST] = jnp.where(jnp.isfinite(lost), lost, 0).astype(before[LOST].dtype)
     return found
 
 
-def _stored(value: jax.Array, dtype: Any, noise: Noise | None, place: int) -> jax.Array:
+def kept(value: jax.Array, dtype: Any, noise: Noise | None, place: int) -> jax.Array:
+    """What an array of ``dtype`` holds of a value, the ``place``-th of its parameter, in the value's own dtype."""
     name = jnp.dtype(dtype).name
-    if noise is None or name not in HALVES:
-        return value.astype(dtype)
+    if name not in HALVES:
+        return value
+    if noise is None:
+        return held(value, dtype)
     narrow = value.astype(jnp.float32)
-    return _rounded(narrow, *noise.of(value.shape), name, place).astype(dtype)
+    return _rounded(narrow, *noise.of(value.shape), name, place).astype(value.dtype)
+
+
+def held(value: jax.Array, dtype: Any) -> jax.Array:
+    """The nearest number that a half has, in the value's dtype. XLA may leave out a conversion there and back."""
+    if jnp.dtype(dtype) == jnp.bfloat16:
+        return jax.lax.reduce_precision(value, 8, 7)
+    small = (
+        jnp.round(value * 2.0**24) * 2.0**-24
+    )  # below the normal numbers the spacing is 2**-24 everywhere
+    normal = jax.lax.reduce_precision(value, 5, 10)
+    return jnp.where(jnp.abs(value) < 2.0**-14, small, normal)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))

@@ -12,8 +12,8 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, cast
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import isostep
 import isostep.scalars as scalars
 from isostep.interpret import Task
+from isostep.naming import class_parameters
 from isostep.program import PARAMETER, UPDATE, Program, trace
-from isostep.rule import BoundRule, RuleError, call_part
+from isostep.rule import COUNT, BoundRule, Rule, RuleError, first_state
 from isostep.state import COMPUTE_DTYPE, StepError, check_inputs, check_like, check_param
 from isostep.storage import HALVES, OPTIONS, PLAIN, Storage
 from isostep.values import Domain, Value
@@ -37,7 +38,7 @@ from isostep_jax.layout import (
     singles,
     stacks,
 )
-from isostep_jax.storage import Noise, asked_for, closed, first_beside, opened
+from isostep_jax.storage import Noise, asked_for, closed, first_beside, kept, opened
 
 #: What optax's protocol for extra arguments calls an input, where that is another name.
 OPTAX = {"loss": "value"}
@@ -51,11 +52,23 @@ class TransformState(NamedTuple):
     group: dict[str, jax.Array]
 
 
-class Transform(NamedTuple):
-    """What optax calls a GradientTransformationExtraArgs; where optax is loaded, it is one."""
+class _Pair(NamedTuple):
+    init: Callable[[Any], Any]
+    update: Callable[..., tuple[Any, Any]]
 
-    init: Callable[[Any], TransformState]
-    update: Callable[..., tuple[Any, TransformState]]
+
+class Transform(_Pair):
+    """The pair ``init``, ``update``, which is optax's GradientTransformationExtraArgs to whoever asks ``isinstance``.
+
+    ``optax.chain`` hands extra inputs to that type only; optax may be loaded after the pair was made, or never.
+    """
+
+    __slots__ = ()
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        library = sys.modules.get("optax")
+        return getattr(library, "GradientTransformationExtraArgs", Transform)
 
 
 @dataclass(frozen=True)
@@ -64,17 +77,20 @@ class Init:
 
     rule: BoundRule
     grouped: bool = False
+    exact_updates: bool = True
     storage: Storage = PLAIN
     seed: int = 0
 
     def __call__(self, params: Any) -> TransformState:
         rule = self.rule
         leaves, tree = flattened(rule, params)
-        made = [_init_leaf(rule, p, self.storage) for p in leaves]
+        count = jnp.zeros((), jnp.int32)
+        hyper = values_at(rule, count)
+        made = [_init_leaf(rule, hyper, p, self.storage) for p in leaves]
         arrays = {n: self.keep(tree, leaves, [m[n] for m in made]) for n in self.names}
         wide = _group_dtype(leaves)
-        group = {n: jnp.asarray(v, wide) for n, v in rule.group_init().items()}
-        return TransformState(jnp.zeros((), jnp.int32), arrays, group)
+        group = {n: jnp.array(v, wide) for n, v in rule.group_init(hyper).items()}
+        return TransformState(count, arrays, group)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,11 +122,43 @@ class Init:
             structure = jax.tree.structure(
                 jax.tree.unflatten(kept, [0 if has else None for has in own])
             )
-            values = iter(_like(self.rule, n, structure, [], state.arrays.get(n)))
+            values = iter(_like(self.rule, f"state {n}", structure, [], state.arrays[n]))
             for each, has in zip(found, own, strict=True):
                 if has:
                     each[n] = next(values)
         return found
+
+    def check(self, state: Any) -> None:
+        """A state must be one that this made."""
+        name, hint = self.rule.name, "make one with tx.init(params)"
+        if not isinstance(state, TransformState):
+            message = f"{name}: state must be a TransformState, got {type(state).__name__}; {hint}"
+            raise StepError(message)
+        for what, found, wanted in (
+            ("arrays", state.arrays, self.names),
+            ("group values", state.group, self.rule.group_names),
+        ):
+            if set(found) != set(wanted):
+                message = f"{name}: state has the {what} {sorted(found)}, expected {sorted(wanted)}; {hint}"
+                raise StepError(message)
+
+    def check_arrays(self, leaf: _Leaf, program: Program) -> None:
+        """A leaf's state arrays must fit it, or else they would be broadcast."""
+        p, shapes = leaf.arrays["p"], _own_shapes(program)
+        kept = self.storage.of(p.dtype.name)
+        for n in self.names:
+            if n not in leaf.arrays:
+                continue
+            stack = p.shape[: bool(leaf.run.stacked)]
+            shape = (*stack, *shapes[n]) if n in shapes else tuple(p.shape)
+            wanted, array = (kept.dtype_of(n, p.dtype.name), shape), leaf.arrays[n]
+            if (array.dtype.name, tuple(array.shape)) != wanted:
+                which = ", ".join(map(str, leaf.run.leaves))
+                message = (
+                    f"{self.rule.name}: state {n} of leaf {which} of params must be {wanted[0]} of shape {shape}, "
+                    f"got {array.dtype.name} {tuple(array.shape)}; make a new state with tx.init(params)"
+                )
+                raise StepError(message)
 
     def _has(self, name: str, p: Any) -> bool:
         return name in self.rule.state_names or self.storage.of(p.dtype.name).beside == name
@@ -121,11 +169,30 @@ class Init:
         return {n: jax.tree.unflatten(kept, [a.get(n) for a in done]) for n in self.names}
 
 
-def transform(rule: BoundRule, *, grouped: bool = False, **options: Any) -> Transform:
+#: What ``transform`` and the constructors take beside hyperparameters, with the defaults.
+KEYWORDS: dict[str, Any] = {"grouped": False, "exact_updates": True, **OPTIONS}
+
+
+@cache
+def _own_shapes(program: Program) -> dict[str, tuple[int, ...]]:
+    """The shapes of a program's inputs that are not like the parameter."""
+    return {n: node.attrs[1] for n, node in program.inputs().items() if node.attrs[1] is not None}
+
+
+def transform(
+    rule: BoundRule, *, grouped: bool = False, exact_updates: bool = True, **options: Any
+) -> Transform:
     """A bound or composed rule as a transformation.
 
     ``grouped`` keeps the state of small leaves of one shape in stacks of twenty: with a thousand such leaves a
     step takes less than half of the time, and so does its compilation. Not for sharded leaves.
+
+    ``exact_updates`` gives half-precision leaves updates in float32: p + u is rounded once, as on every backend, and
+    what ``optax.chain`` has behind the rule gets every digit. But that is not the gradients' dtype, which
+    ``optax.apply_if_finite``, ``optax.conditionally_mask`` and a running average behind the rule insist on: with False
+    updates come in the leaf's dtype. That rounds each to 8 bits (11 in float16, where below 3e-8 all is zero) before
+    p + u is rounded again; and where a number more than doubles or halves, p + u may miss by a rounding the value that
+    master weights, Kahan's sums or stochastic rounding are about.
 
     Options for half-precision leaves, as those of torch's classes, with the same bits: ``master_weights`` (steps are
     taken with a float32 copy), ``kahan`` (a second half-precision array keeps what the leaf cannot hold),
@@ -135,14 +202,12 @@ def transform(rule: BoundRule, *, grouped: bool = False, **options: Any) -> Tran
     """
     unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
-        message = (
-            f"{rule.name}: unknown option {unknown[0]!r}; it has grouped, {', '.join(OPTIONS)}"
-        )
+        message = f"{rule.name}: unknown option {unknown[0]!r}; it has {', '.join(KEYWORDS)}"
         raise RuleError(message)
     if rule.sequential:
         message = f"{rule.name}: a rule that takes parameters one after another has no transformation; see jax:jit"
         raise RuleError(message)
-    return build(Init(rule, grouped, *asked_for(rule.name, options)))
+    return build(Init(rule, grouped, exact_updates, *asked_for(rule.name, options)))
 
 
 def build(
@@ -163,6 +228,7 @@ def build(
             message = f"{rule.name} needs the parameters: update(grads, state, params)"
             raise StepError(message)
         leaves, tree = flattened(rule, params)
+        init.check(state)
         # Inputs that the rule does not name are another transformation's.
         names = (*rule.input_names, *rule.group_input_names)
         named = {
@@ -189,8 +255,10 @@ def build(
         if _group_dtype(leaves) == "float64":
             t = t.astype(jnp.float64)
 
+        hyper = values_at(rule, state.count)
+
         def step(phase: tuple[int, ...]) -> Any:
-            return _outputs(init, phase, stacked, group, t, state.count + 1)
+            return _outputs(init, phase, stacked, group, hyper, t, state.count + 1)
 
         found, arrays, new_group, seen = _by_phase(rule, state.count + 1, step)
         updates = dict(
@@ -203,14 +271,7 @@ def build(
             after = (after, seen)
         return jax.tree.unflatten(tree, [updates[i] for i in range(len(leaves))]), after
 
-    return paired(init, update)
-
-
-def paired(init: Callable[..., Any], update: Callable[..., Any]) -> Transform:
-    """The pair as optax's own type where optax is loaded: ``chain`` hands extra inputs to that type only."""
-    library = sys.modules.get("optax")
-    kind = Transform if library is None else library.GradientTransformationExtraArgs
-    return cast(Transform, kind(init, update))
+    return Transform(init, update)
 
 
 def step(tx: Transform) -> Callable[..., tuple[Any, TransformState]]:
@@ -250,6 +311,7 @@ def _outputs(
     phase: tuple[int, ...],
     leaves: list[_Leaf],
     group: Any,
+    hyper: dict[str, Any],
     t: Any,
     count: jax.Array,
 ) -> tuple[list[Any], list[dict[str, Any]], dict[str, Any], Any]:
@@ -260,9 +322,10 @@ def _outputs(
     known: dict[int, dict[Value, Any]] = {}
     for leaf in leaves:
         program = trace(rule, phase, tuple(leaf.arrays["p"].shape[bool(leaf.run.stacked) :]))
+        init.check_arrays(leaf, program)
         if id(program) not in known:
-            known[id(program)] = _scalars(rule, program, t, "array")
-            shared |= _scalars(rule, program, t, "group")
+            known[id(program)] = _scalars(program, hyper, t, "array")
+            shared |= _scalars(program, hyper, t, "group")
         wide = COMPUTE_DTYPE[leaf.arrays["p"].dtype.name]
         given = (program, opened(leaf.arrays, wide), known[id(program)], wide)
         tasks.append(
@@ -279,31 +342,41 @@ def _outputs(
     for each, leaf in zip(tasks, leaves, strict=True):
         found = run.raw_outputs(each)
         p, whole = leaf.arrays["p"], each.arrays["p"]
-        kept = init.storage.of(p.dtype.name)
+        ways = init.storage.of(p.dtype.name)
         noise = None
-        if kept.stochastic:
+        if ways.stochastic:
             where = (leaf.numbers, leaf.segments, bool(leaf.run.stacked))
             noise = Noise.of_leaves(init.seed, count, *where)
         u = found.pop(UPDATE) if UPDATE in found else found.pop(PARAMETER) - whole
-        if kept.beside or (noise and p.dtype.name in HALVES):  # what takes p to what can be kept
-            stored = closed(leaf.arrays, {"p": whole + u, **found}, rule.state_names, noise)
-            u = stored.pop("p").astype(u.dtype) - p.astype(u.dtype)
+        if ways.beside or (noise and p.dtype.name in HALVES):  # what takes p to what can be kept
+            new = whole + u
+            stored = closed(leaf.arrays, {"p": new, **found}, rule.state_names, noise)
+            del stored["p"]
+            u = kept(new, p.dtype, noise, 0) - p.astype(new.dtype)
         else:
             stored = closed(leaf.arrays, found, rule.state_names, noise)
-        updates.append(u)
+        updates.append(u if init.exact_updates else u.astype(p.dtype))
         states.append(stored)
     sums = observed(run, tasks, [x.run for x in leaves], dtype)
     return updates, states, run.group_outputs(), sums
 
 
-def _scalars(rule: BoundRule, program: Program, t: Any, scope: str) -> dict[Value, Any]:
+def values_at(rule: BoundRule, done: jax.Array) -> dict[str, Any]:
+    """``rule.at`` where values may be traced: of schedules, which get the whole number of steps done, as arrays.
+
+    Nobody looks at them, so they are not checked.
+    """
+    return rule.map_schedules(lambda schedule: jnp.asarray(schedule(done)))
+
+
+def _scalars(program: Program, hyper: dict[str, Any], t: Any, scope: str) -> dict[Value, Any]:
     """Host values as Python floats, rounded once where they meet arrays; t and schedules as traced scalars."""
-    found = scalars.evaluate(program, rule.values, t, scope=scope, upto=Domain.HOST)
-    given = scalars.flat(rule.values)
+    found = scalars.evaluate(program, hyper, t, scope=scope, upto=Domain.HOST)
+    given = scalars.flat(hyper)
     for node in program.live:
         if node.op == "input" and node.domain is Domain.STEP and node.scope == scope:
             name = node.attrs[0]
-            found[node] = t if name == "t" else jnp.asarray(given[name](t - 1)).astype(t.dtype)
+            found[node] = t if name == COUNT else given[name].astype(t.dtype)
     return {n: v for n, v in found.items() if n.scope == scope}
 
 
@@ -321,6 +394,9 @@ def _like(rule: BoundRule, what: str, tree: Any, leaves: list[Any], values: Any)
                 message = (
                     f"{rule.name}: {label} of leaf {i} must be an array, got {type(v).__name__}"
                 )
+                raise StepError(message)
+            if jnp.iscomplexobj(v):
+                message = f"{rule.name}: {label} of leaf {i} must be real like the parameter, got {v.dtype.name}"
                 raise StepError(message)
             check_like(rule, f"leaf {i} of params", label, own[0], tuple(jnp.shape(v)), own)
             _check_devices(rule, f"{label} of leaf {i}", p, v)
@@ -356,7 +432,9 @@ def _group_dtype(leaves: list[Any]) -> str:
     return "float64" if any(p.dtype.name == "float64" for p in leaves) else "float32"
 
 
-def _init_leaf(rule: BoundRule, p: jax.Array, storage: Storage) -> dict[str, Any]:
+def _init_leaf(
+    rule: BoundRule, hyper: dict[str, Any], p: jax.Array, storage: Storage
+) -> dict[str, Any]:
     made: dict[str, Any] = {}
     dtype = storage.state or p.dtype
     for c in rule.components:
@@ -364,10 +442,8 @@ def _init_leaf(rule: BoundRule, p: jax.Array, storage: Storage) -> dict[str, Any
         if c.part.init is None:
             made |= {n: jnp.zeros_like(p, dtype) for n in names}
             continue
-        result = call_part(
-            c.part.init, p.astype(COMPUTE_DTYPE[p.dtype.name]), given=c.own(rule.values)
-        )
-        values = result if isinstance(result, tuple) else (result,)
+        wide = p.astype(COMPUTE_DTYPE[p.dtype.name])
+        values = first_state(c, wide, names, rule.given_init(c, hyper))
         # Copies: a state that is the parameter itself could not be donated beside it.
         made |= {n: jnp.array(v, dtype) for n, v in zip(names, values, strict=True)}
     if storage.beside is not None:
@@ -375,39 +451,56 @@ def _init_leaf(rule: BoundRule, p: jax.Array, storage: Storage) -> dict[str, Any
     return made
 
 
+class _Default:
+    """A signature's default that shapes the program: of a number ``optax.inject_hyperparams`` would make an array."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.value == (other.value if isinstance(other, _Default) else other))
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+
 def constructor(name: str) -> Callable[..., Transform]:
     """The function ``isostep_jax.NAME``: hyperparameters by position or name, then a transformation."""
     definition = isostep.definition(name)
+    signature, names = _signature(definition), [p.name for p in class_parameters(definition)]
 
-    def construct(*args: Any, **hyper: Any) -> Transform:
-        options = {n: hyper.pop(n) for n in ("grouped", *OPTIONS) if n in hyper}
-        if len(args) > len(definition.hyper):
-            message = (
-                f"{name} takes {len(definition.hyper)} hyperparameters, got {len(args)} by position"
-            )
+    def construct(*args: Any, **named: Any) -> Transform:
+        if len(args) > len(names):
+            message = f"{name} takes {len(names)} hyperparameters, got {len(args)} by position"
             raise RuleError(message)
-        given = dict(zip(definition.hyper, args, strict=False)) | hyper
-        rule = definition.bind(**{n: _traceable(v) for n, v in given.items()})
-        return transform(rule, **options)
+        first = dict(zip(names, args, strict=False))
+        if twice := [n for n in first if n in named]:
+            message = f"{name}: {twice[0]} is given by position and by name; give it once"
+            raise RuleError(message)
+        given = {n: v.value if isinstance(v, _Default) else v for n, v in (first | named).items()}
+        options = {n: given.pop(n) for n in KEYWORDS if n in given}
+        return transform(definition.bind(**given), **options)
 
     construct.__name__ = construct.__qualname__ = name
     construct.__doc__ = definition.doc
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    options = {"grouped": False, **OPTIONS}
-    construct.__signature__ = definition.signature.replace(  # type: ignore[attr-defined]
-        parameters=[
-            *definition.signature.parameters.values(),
-            *(inspect.Parameter(n, keyword, default=v) for n, v in options.items()),
-        ]
-    )
+    construct.__signature__ = signature  # type: ignore[attr-defined]
     return construct
 
 
-def _traceable(value: Any) -> Any:
-    """An array as a constant schedule: its value is known only on the device."""
-    if isinstance(value, jax.Array):
-        return lambda done: value
-    return tuple(map(_traceable, value)) if isinstance(value, tuple | list) else value
+def _signature(definition: Rule) -> inspect.Signature:
+    """Hyperparameters by position or name, then the options by name; numbers that are no arrays' are ``_Default``."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = [inspect.Parameter(n, keyword, default=v) for n, v in KEYWORDS.items()]
+    found = []
+    for p in [*class_parameters(definition), *options]:
+        domain = definition.hyper.get(p.name)
+        free = domain is not None and domain.schedulable and not domain.is_static(p.default)
+        number = isinstance(p.default, int | float) and not isinstance(p.default, bool)
+        found.append(p.replace(default=_Default(p.default)) if number and not free else p)
+    return inspect.Signature(found)
 
 
 __all__ = [

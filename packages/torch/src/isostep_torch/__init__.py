@@ -52,6 +52,9 @@ def list_optimizers(pattern: str = "*") -> list[str]:
 
 def load_optimizer(name: str) -> type[Any]:
     """The optimizer class of a rule or solver, by its name or its class's: ``"addsign"`` or ``"AddSign"``."""
+    if not isinstance(name, str):
+        message = f"load_optimizer needs a rule's name, got {name!r}; see list_optimizers()"
+        raise TypeError(message)
     for solver, made in _SOLVERS.items():
         if name in (solver, made.__name__):
             return made
@@ -62,6 +65,9 @@ def load_optimizer(name: str) -> type[Any]:
 
 def from_rule(rule: BoundRule, params: Any, **options: Any) -> Optimizer:
     """An optimizer for any bound rule: with schedules as hyperparameters, or composed with pieces."""
+    if not isinstance(rule, BoundRule):
+        message = f"from_rule needs a rule such as isostep.rule('adamw'), got {rule!r}"
+        raise TypeError(message)
     return Optimizer(params, rule, **options)
 
 

@@ -354,7 +354,8 @@ class Adai(Optimizer):
 class Adam(Optimizer):
     """Adam: the running average of gradients over the root of the running average of their squares.
 
-        g <- g + weight_decay * p                       (keras: u <- u - lr * weight_decay * p instead)
+        g <- g + weight_decay * p                       (keras, and with decoupled_weight_decay:
+                                                         u <- u - lr * weight_decay * p instead)
         m <- b1 * m + (1 - b1) * g                      c1 = 1 - b1**t
         v <- b2 * v + (1 - b2) * g**2                   c2 = 1 - b2**t
 
@@ -379,7 +380,7 @@ class Adam(Optimizer):
           setting of optax.amsgrad gives torch's.
         - weight_decay is not in the paper: coupled (L2) as torch.optim.Adam and
           optax.add_decayed_weights in front of adam; decoupled in keras, whose Adam(weight_decay) is
-          AdamW.
+          AdamW. decoupled_weight_decay is torch.optim.Adam's.
         - Keras's own default of eps is 1e-7; here every dialect has 1e-8.
         - The bias corrections are taken in float64 or by expm1, never as 1 - b**t in float32 (optax
           does, and is 1e-5 off there).
@@ -395,6 +396,7 @@ class Adam(Optimizer):
         eps: Number = 1e-08,
         weight_decay: Number = 0.0,
         amsgrad: bool = False,
+        decoupled_weight_decay: bool = False,
         dialect: Literal["torch", "paper", "keras", "optax", "adamd"] = "torch",
         *,
         maximize: bool = False,

@@ -8,13 +8,26 @@ from typing import Any
 import torch
 
 from isostep.rule import BoundRule
-from isostep_torch import storage
+from isostep_torch import paths, storage
 from isostep_torch.loop import TorchLoop
 
 
-def check(rule: BoundRule, groups: list[dict[str, Any]], saved: Mapping[str, Any]) -> None:
-    """A state dict must be of this rule (torch.optim's do not say), these parameters and these shapes."""
+def filled(groups: list[dict[str, Any]], saved: dict[str, Any]) -> dict[str, Any]:
+    """A state dict whose groups have all options and hyperparameters: what torch.optim's lack is this optimizer's."""
+    every = [
+        {n: v for n, v in group.items() if n not in ("params", "param_names", "rule", "shared")}
+        | other
+        for group, other in zip(groups, saved["param_groups"], strict=False)
+    ]
+    every += saved["param_groups"][len(every) :]
+    return {**saved, "param_groups": every}
+
+
+def check(template: BoundRule, groups: list[dict[str, Any]], saved: Mapping[str, Any]) -> None:
+    """A state dict must be of this rule (torch.optim's do not say), these parameters, shapes and allowed settings."""
+    rules = []
     for group, other in zip(groups, saved["param_groups"], strict=False):
+        rule = template
         if other.get("rule", rule.name) != rule.name:
             message = f"{rule.name}: the state dict was saved by {other['rule']!r}; load it with that rule"
             raise ValueError(message)
@@ -28,14 +41,32 @@ def check(rule: BoundRule, groups: list[dict[str, Any]], saved: Mapping[str, Any
                 f"reorder it in a load_state_dict pre-hook"
             )
             raise ValueError(message)
+        rule = template.replace(**{n: paths.number(other[n]) for n in template.domains})
+        paths.check_options(rule.name, {**group, **other, "params": group["params"]})
         owns = [own for key in other["params"] if (own := saved["state"].get(key))]
+        for own in owns:
+            _check_count(rule, own)
         shared_of(rule, owns)
-    params = [(group, p) for group in groups for p in group["params"]]
+        rules.append(rule)
+    params = [
+        (other, p)
+        for g, other in zip(groups, saved["param_groups"], strict=False)
+        for p in g["params"]
+    ]
+    bound = [r for r, g in zip(rules, groups, strict=False) for _ in g["params"]]
     keys = [key for group in saved["param_groups"] for key in group["params"]]
-    for place, (key, (group, p)) in enumerate(zip(keys, params, strict=False)):
+    for place, (key, (group, p), rule) in enumerate(zip(keys, params, bound, strict=False)):
         own = saved["state"].get(key)
         if own:
             _check_one(rule, group, p, place, own)
+
+
+def _check_count(rule: BoundRule, own: Mapping[str, Any]) -> None:
+    step = own.get("step", 0)
+    number = isinstance(step, int | float) or (isinstance(step, torch.Tensor) and step.ndim == 0)
+    if not number:
+        message = f"{rule.name}: step must be a number or a 0-d tensor, got {step!r}"
+        raise ValueError(message)
 
 
 def _check_one(
@@ -49,13 +80,17 @@ def _check_one(
             f"expected {sorted(rule.state_names)}; it was saved by another rule or setting"
         )
         raise ValueError(message)
-    shapes = {n: tuple(p.shape) for n in (*rule.state_names, *storage.extra_names(group, p))}
-    if free:
+    names = (*rule.state_names, *storage.extra_names(group, p))
+    shapes = {n: tuple(p.shape) for n in names}
+    if free or p.is_complex():
         made = storage.make_state(rule, group, p, TorchLoop())
         shapes |= {n: tuple(a.shape) for n, a in made.items()}
     for n, shape in shapes.items():
         got = own.get(n)
-        if isinstance(got, torch.Tensor) and tuple(got.shape) != shape:
+        if got is not None and not isinstance(got, torch.Tensor):
+            message = f"{rule.name}: state {n} of parameter {place} must be a tensor, got {type(got).__name__}"
+            raise ValueError(message)
+        if got is not None and tuple(got.shape) != shape:
             message = (
                 f"{rule.name}: state {n} of parameter {place} has shape {tuple(got.shape)}, expected "
                 f"{shape}; it was saved for another model"

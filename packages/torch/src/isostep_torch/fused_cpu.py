@@ -13,7 +13,7 @@ from isostep.lower.cpu import FusedCPU
 from isostep.lower.openmp import OpenMP
 from isostep.lower.threads import POOL, Team
 from isostep_torch.loop import TorchLoop
-from isostep_torch.memory import Memory
+from isostep_torch.memory import Memory, all_have_memory, has_memory
 
 
 def team() -> Team:
@@ -33,17 +33,20 @@ class TorchFused(Memory, FusedCPU, TorchLoop):
     team = team()
 
     def reachable(self, array: Any) -> bool:
-        return array.device.type == "cpu" and array.layout is torch.strided
+        here = array.device.type == "cpu" and array.layout is torch.strided
+        return here and has_memory(type(array))  # type: ignore[arg-type]
 
     def addressable(self, array: torch.Tensor) -> bool:
-        return array.is_contiguous()
+        return array.is_contiguous() and not array.is_neg()
 
     # For a thousand tensors, without a line of Python for each.
 
     def all_reachable(self, arrays: Sequence[Any]) -> bool:
         layouts = set(map(attrgetter("layout"), arrays))
-        return layouts <= {torch.strided} and all(map(attrgetter("is_cpu"), arrays))
+        there = layouts <= {torch.strided} and all(map(attrgetter("is_cpu"), arrays))
+        return there and all_have_memory(arrays)
 
     def strided(self, arrays: Sequence[Any]) -> list[int]:
         everywhere = all(map(torch.Tensor.is_contiguous, arrays))
-        return [] if everywhere else super().strided(arrays)
+        plain = everywhere and not any(map(torch.Tensor.is_neg, arrays))
+        return [] if plain else super().strided(arrays)

@@ -23,7 +23,7 @@ from isostep.lower.fused import Plan
 from isostep.state import StepError
 from isostep_torch import triton_modules
 from isostep_torch.loop import TorchLoop
-from isostep_torch.memory import Memory
+from isostep_torch.memory import Memory, has_memory
 from isostep_torch.triton_source import THREADS, block
 
 #: a * b + c stays two roundings, so that a result does not depend on how an element's row was compiled.
@@ -110,10 +110,11 @@ class TorchTriton(Memory, DeviceBackend, TorchLoop):
         return super().asarray(array).to(self.kind)
 
     def reachable(self, array: Any) -> bool:
-        return array.device.type == self.kind and array.layout is torch.strided
+        here = array.device.type == self.kind and array.layout is torch.strided
+        return here and has_memory(type(array))  # type: ignore[arg-type]
 
     def addressable(self, array: torch.Tensor) -> bool:
-        return array.device.type == self.kind and array.is_contiguous()
+        return array.device.type == self.kind and array.is_contiguous() and not array.is_neg()
 
     def all_reachable(self, arrays: Sequence[Any]) -> bool:
         """Whether all are, on one device; those of several take the generic path."""

@@ -155,9 +155,6 @@ class TracedTriton(TorchTriton):
                 return f"{name} is a schedule"
         return None
 
-    def takes(self, rule: BoundRule, params: Sequence[Any]) -> bool:
-        return self._obstacle(rule) is None and super().takes(rule, params)
-
     def step(
         self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
     ) -> tuple[Any, State]:
@@ -180,10 +177,14 @@ class TracedTriton(TorchTriton):
     ) -> tuple[Any, State]:
         other = TracedForeach()
         other.found_inf = self.found_inf
+        kept, factor = state.storage, state.handling.factor
         if self.grad_scale is not None:
-            inverse = self.grad_scale.double().reciprocal().float()
-            grads = [None if g is None else g * inverse.to(g.device) for g in grads]
-        return other.step(rule, params, grads, state, **inputs)
+            state.storage = replace(kept, scaled=True)
+            state.handling.factor = factor * self.grad_scale.double().reciprocal().float()
+        try:
+            return other.step(rule, params, grads, state, **inputs)
+        finally:
+            state.storage, state.handling.factor = kept, factor
 
     def _at(self, rule: BoundRule, t: Any) -> tuple[Mapping[str, Any], tuple[int, ...]]:
         return rule.values, rule.phase(1)

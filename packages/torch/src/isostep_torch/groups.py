@@ -37,10 +37,19 @@ def param_groups(
         show: print the table (with rich if it is installed).
 
     Raises:
-        ValueError: a pattern matches nothing; no trainable parameter; factors without ``lr``.
+        ValueError: a pattern matches nothing; no trainable parameter; factors without ``lr``, or that are negative.
+        TypeError: parameters without names.
     """
-    named = model.named_parameters() if isinstance(model, torch.nn.Module) else model
+    named = list(model.named_parameters() if isinstance(model, torch.nn.Module) else model)
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in named):
+        message = "param_groups needs a module or named parameters (module.named_parameters()), got some without names"
+        raise TypeError(message)
     params = [(n, p) for n, p in named if p.requires_grad]
+    factors = {"layer_decay": layer_decay, **{f"lr_by[{q!r}]": f for q, f in (lr_by or {}).items()}}
+    for what, factor in factors.items():
+        if factor is not None and not factor > 0:
+            message = f"param_groups: {what} must be > 0, got {factor}"
+            raise ValueError(message)
     names = [n for n, _ in params]
     if not params:
         message = "param_groups: the model has no parameter that requires a gradient"

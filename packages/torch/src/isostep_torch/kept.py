@@ -1,7 +1,7 @@
 """What an optimizer keeps from step to step, and how it sees at a glance that nobody has touched it since.
 
 A step over a thousand small tensors may not cost lines of Python for each of them: lists are compared as lists, by
-identity, and the count of a step is one tensor for all parameters that share it.
+identity, and the counts of steps are the elements of one tensor.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 from isostep.state import State
 from isostep.storage import Storage
+from isostep_torch.storage import local
 
 
 def same(a: Sequence[Any], b: Sequence[Any]) -> bool:
@@ -43,24 +44,30 @@ class Kept:
     plain: bool
     backend: Any
     ways: tuple[Any, ...]  # the group's options that chose the backend
-    #: how the tensors are stored, if the backend's kernels may load and store that
+    #: how the tensors are stored, if they may be stepped as they are
     storage: Storage | None = None
     opened_plan: Any = None  # the backend's own notes of steps whose tensors were opened
     #: name -> the entries that have it, and what they hold
     columns: dict[str, tuple[list[dict[str, Any]], list[Any]]] = field(init=False)
-    counted: list[tuple[torch.Tensor, int]] | None = None  # each count, with one of its parameters
+    counts: torch.Tensor | None = (
+        None  # of steps: the entries of the columns "step" are its elements
+    )
+    written: torch.Tensor | None = None  # what they were when they were last written
 
     def __post_init__(self) -> None:
+        self.dtypes = [p.dtype for p in self.params]
         arrays, beside = self.state.arrays, {n for own in self.state.arrays for n in own}
         self.columns = {"step": (self.owns, [own["step"] for own in self.owns])}
         for n in sorted({*self.names} | beside):
             having = [i for i, own in enumerate(arrays) if n in own]
-            self.columns[n] = [self.owns[i] for i in having], [arrays[i][n] for i in having]
+            self.columns[n] = [self.owns[i] for i in having], [self.owns[i][n] for i in having]
 
     def unchanged(self, params: Sequence[Any], names: tuple[str, ...]) -> bool:
         """Whether these are still the parameters, and their entries hold what they did."""
         if names != self.names or not same(params, self.params):
             return False
+        if not self.plain and [p.dtype for p in params] != self.dtypes:
+            return False  # what is kept beside a parameter depends on its dtype
         try:
             return all(
                 all(map(is_, map(itemgetter(n), owns), column))
@@ -69,20 +76,33 @@ class Kept:
         except KeyError:
             return False
 
-    def publish_counts(self, grads: Sequence[Any], steps: dict[Any, torch.Tensor]) -> None:
-        """Write the counts where users and state dicts look for them; ``steps`` are the optimizer's own by parameter.
+    def holds_shards(self) -> bool:
+        """Whether what is stepped of distributed state is still what lies here of it."""
+        pairs = zip(self.owns, self.state.arrays, strict=True)
+        return all(local(own[n]) is a for own, arrays in pairs for n, a in arrays.items())
 
-        A count is written in place once every parameter has one that was made here.
-        """
-        everywhere = type(None) not in set(map(type, grads))
-        if everywhere and self.counted is not None:
-            for count, i in self.counted:
-                count.fill_(self.state.t[i])
+    def read_counts(self) -> None:
+        """Take the counts as they are in ``optimizer.state``, if somebody has changed them there."""
+        if self.written is None or type(self.counts) is not torch.Tensor:  # none yet, or fakes without values
             return
-        made = {t: torch.tensor(float(t)) for t in set(self.state.t)}
         column = self.columns["step"][1]
-        for i, (p, g, t) in enumerate(zip(self.params, grads, self.state.t, strict=True)):
-            if g is not None:
-                self.owns[i]["step"] = column[i] = steps[p] = made[t]
-        first = {t: i for i, t in reversed(list(enumerate(self.state.t)))}
-        self.counted = [(made[t], i) for t, i in first.items()] if everywhere else None
+        ends = (column[0], self.counts[0]), (column[-1], self.counts[-1])
+        moved = any(a.data_ptr() != b.data_ptr() for a, b in ends)  # by ``step.data = ...``
+        if moved or not torch.equal(self.counts, self.written):
+            self.state.t[:] = [int(count) for count in column]
+            self.counts = None
+
+    def publish_counts(self) -> None:
+        """Write the counts where users and state dicts look for them, each parameter having one of its own."""
+        t = self.state.t
+        if self.counts is None:
+            self.counts = torch.tensor(t, dtype=torch.float32, device="cpu")
+            column = self.columns["step"][1]
+            for i, (own, count) in enumerate(zip(self.owns, self.counts.unbind(), strict=True)):
+                own["step"] = column[i] = count
+            self.written = self.counts.clone()
+        elif t.count(t[0]) == len(t):
+            self.counts.fill_(t[0])
+        else:
+            self.counts.copy_(torch.tensor(t, dtype=torch.float32, device="cpu"))
+        self.written.copy_(self.counts)  # type: ignore[union-attr]

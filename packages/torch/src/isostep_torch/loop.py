@@ -47,6 +47,10 @@ class TorchLoop(ArrayBackend):
     def write(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return target.copy_(value)
 
+    def scaled(self, gradient: torch.Tensor, factor: Any) -> torch.Tensor:
+        here = factor.to(gradient.device) if isinstance(factor, torch.Tensor) else factor
+        return gradient * here
+
     def stochastic(
         self, value: torch.Tensor, dtype: str, noise: tuple[Any, Any, int], place: int
     ) -> torch.Tensor:

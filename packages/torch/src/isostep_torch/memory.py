@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
+
+from isostep_torch.addresses import finder, in_python
+
+
+@cache
+def has_memory(kind: Any) -> bool:
+    """Whether tensors of a type hold their elements; wrappers (DTensor, FakeTensor) only stand for other tensors."""
+    plain = torch.Tensor.__torch_dispatch__
+    return getattr(kind, "__torch_dispatch__", plain) is plain
+
+
+def all_have_memory(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether that is so of all of them."""
+    return all(map(has_memory, {*map(type, tensors)}))
 
 
 class Memory:
@@ -24,4 +40,7 @@ class Memory:
         return array.detach().permute(*axes)
 
     def addresses(self, arrays: Sequence[torch.Tensor]) -> np.ndarray:
-        return np.fromiter(map(torch.Tensor.data_ptr, arrays), np.int64, len(arrays))
+        return in_python(arrays)
+
+    def finder(self, arrays: Sequence[torch.Tensor]) -> Callable[[], np.ndarray] | None:
+        return finder(arrays)

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
 from isostep import averaging, telemetry
 from isostep.rule import BoundRule, Rule
-from isostep.state import State
-from isostep.storage import PLAIN, Handling, Storage
+from isostep.state import State, check_inputs
+from isostep.storage import LOST, MASTER, PLAIN, Handling, Storage
 from isostep_torch import checkpoint, paths, storage
 from isostep_torch.kept import Entries, Kept
 from isostep_torch.loop import TorchLoop
@@ -71,11 +71,13 @@ class Optimizer(torch.optim.Optimizer):
         self._bound: dict[tuple[int, bool], tuple[tuple[Any, ...], BoundRule]] = {}
         self._kept: dict[int, Kept] = {}  # by group
         self._entries: Entries | None = None
-        self._steps: dict[Any, torch.Tensor] = {}  # the counts as this optimizer published them
+        self._counts: dict[
+            Any, torch.Tensor
+        ] = {}  # those that ``capturable`` steps advance in place
         self._places: dict[Any, int] = {}  # of parameters, counted through all groups
         self._backends: dict[Any, Any] = {}
         self._loading: Mapping[str, Any] | None = None  # the state dict that is being loaded
-        self._observed: bool | str = False
+        self._observed: bool | str = getattr(self, "_observed", False)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_template": self._template}
@@ -109,6 +111,11 @@ class Optimizer(torch.optim.Optimizer):
         """Add a group; its hyperparameters and options are checked at once."""
         super().add_param_group(param_group)
         try:
+            if len({*map(id, param_group["params"])}) < len(param_group["params"]):
+                message = (
+                    f"{self._template.name}: a parameter stands twice in a group; list it once"
+                )
+                raise ValueError(message)
             self._rule_of(param_group)
             check_options(self._template.name, param_group)
         except Exception:
@@ -121,6 +128,10 @@ class Optimizer(torch.optim.Optimizer):
         What the parameters of a group share stands in the group, and once more with each parameter, where
         torch.optim's classes look for it.
         """
+        for group in self.param_groups:
+            if not group["capturable"] and (kept := self._kept.get(id(group))):
+                kept.read_counts()
+                kept.publish_counts()
         first = self.register_state_dict_post_hook(_as_torchs, prepend=True)
         try:
             return super().state_dict()
@@ -134,9 +145,11 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: it was saved by another rule, or for parameters of other names or shapes. Hooks run first.
         """
 
-        def look(_: Any, saved: dict[str, Any]) -> None:
-            checkpoint.check(self._template, self.param_groups, saved)
-            self._loading = saved
+        def look(_: Any, saved: dict[str, Any]) -> dict[str, Any]:
+            whole = checkpoint.filled(self.param_groups, saved)
+            checkpoint.check(self._template, self.param_groups, whole)
+            self._loading = whole
+            return whole
 
         last = self.register_load_state_dict_pre_hook(look)
         try:
@@ -218,9 +231,12 @@ class Optimizer(torch.optim.Optimizer):
                 inputs.setdefault("loss", loss)
         if self._entries is None or not self._entries.unchanged(self.state):
             self._kept.clear()
-        for group in self.param_groups:
-            with torch.set_grad_enabled(bool(group["differentiable"])):
-                self._step_group(group, inputs)
+        with _full_precision():
+            ready = [self._ready(group, inputs) for group in self.param_groups]
+            for group, found in zip(self.param_groups, ready, strict=True):
+                if found is not None:
+                    with torch.set_grad_enabled(bool(group["differentiable"])):
+                        self._step_group(group, found, inputs)
         if self._entries is None:
             self._entries = Entries(self.state)
         return loss
@@ -231,7 +247,8 @@ class Optimizer(torch.optim.Optimizer):
         everything = (p.device.type == "cpu" for g in self.param_groups for p in g["params"])
         return all(g["capturable"] for g in self.param_groups) or all(everything)
 
-    def _step_group(self, group: dict[str, Any], inputs: Mapping[str, Any]) -> None:
+    def _ready(self, group: dict[str, Any], inputs: Mapping[str, Any]) -> _Ready | None:
+        """What is to be stepped, checked before any group is; None if nothing is."""
         params = group["params"]
         grads = [p.grad for p in params]
         present = grads
@@ -244,42 +261,59 @@ class Optimizer(torch.optim.Optimizer):
             ]
             params, grads = [params[i] for i in places], [grads[i] for i in places]
         if not present:
-            return
-        sparse = any(map(attrgetter("is_sparse"), present))
-        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+            return None
+        found_inf = getattr(self, "found_inf", None)
         if found_inf is not None and not group["capturable"] and found_inf.item():
-            return  # on the CPU: see _step_supports_amp_scaling
+            return None  # on the CPU: see _step_supports_amp_scaling
+        sparse = any(map(attrgetter("is_sparse"), present))
         rule = self._rule_of(group, paths.traced(group))
+        if sparse:
+            storage.check_rows(rule)
+        check_inputs(rule, inputs)
+        return _Ready(rule, params, grads, sparse)
+
+    def _step_group(self, group: dict[str, Any], ready: _Ready, inputs: Mapping[str, Any]) -> None:
+        rule, params, grads, sparse = ready
         kept, ways = self._kept.get(id(group)), paths.ways(group)
-        if kept is None or kept.ways != ways or not kept.unchanged(params, rule.state_names):
+        parts = storage.shards(rule, params)
+        if (
+            kept is None
+            or kept.ways != ways
+            or not kept.unchanged(params, rule.state_names)
+            or (parts and not kept.holds_shards())
+        ):
             kept = self._rebuild(rule, group, params, ways)
-        backend = kept.backend
+        if not group["capturable"]:
+            kept.read_counts()
+        backend, state = kept.backend, kept.state
         given = {
             n: [v.get(p) for p in params] if n in rule.input_names else v for n, v in inputs.items()
         }
+        if parts:
+            grads = _local(grads, params)
+            own = rule.input_names
+            given = {n: _local(v, params) if n in own else v for n, v in given.items()}
+            params = parts
+        scale = getattr(self, "grad_scale", None)
         if group["capturable"]:
-            backend.found_inf = found_inf
+            backend.found_inf = getattr(self, "found_inf", None)
         if hasattr(backend, "grad_scale"):
             backend.grad_scale, scale = scale, None  # its kernels unscale
-        scaled, how = scale is not None or group["maximize"], None
-        if not sparse and (scaled or not kept.plain):
-            how = self._as_stored(rule, kept, params, grads, given)
-        if scaled and how is None:
-            grads = _scaled(grads, scale, group["maximize"])
-        if how is not None or (kept.plain and not sparse):
-            kept.state.storage = PLAIN if how is None else replace(how, scaled=scaled)
-            if how is not None:
-                kept.state.handling.seed = group["rounding_seed"]
-                kept.state.handling.factor = _factor(scale, group["maximize"])
-            backend.step(rule, params, grads, kept.state, **given)
+        scaled = scale is not None or group["maximize"]
+        state.handling.seed = group["rounding_seed"]
+        state.handling.factor = _factor(scale, group["maximize"], group["capturable"])
+        stored = None
+        if not sparse:
+            stored = PLAIN if kept.plain else self._as_stored(rule, kept, params, grads, given)
+        if stored is not None:
+            state.storage = replace(stored, scaled=True) if scaled else stored
+            backend.step(rule, params, grads, state, **given)
         else:
-            if sparse:
-                storage.check_rows(rule)
-            self._step_opened(group, rule, kept, params, grads, given)
+            self._step_opened(group, rule, kept, params, grads, given, scaled)
         if not group["capturable"]:
-            kept.publish_counts(grads, self._steps)
-        if kept.state.group:
-            group[SHARED] = {"step": kept.state.group_t, **kept.state.group}
+            kept.publish_counts()
+        if state.group:
+            group[SHARED] = {"step": state.group_t, **state.group}
 
     @staticmethod
     def _as_stored(
@@ -289,8 +323,8 @@ class Optimizer(torch.optim.Optimizer):
         grads: list[Any],
         inputs: dict[str, Any],
     ) -> Storage | None:
-        """How the tensors of this step are stored, if the kernels take them so; else they have to be opened."""
-        if kept.storage is None or not kept.backend.takes(rule, params):
+        """How the tensors of this step are stored, if they are stepped as they are; else they have to be opened."""
+        if kept.storage is None:
             return None
         given = [grads, *(inputs[n] for n in rule.input_names if n in inputs)]
         fits = all(storage.same_dtypes(params, some) for some in given)
@@ -304,15 +338,16 @@ class Optimizer(torch.optim.Optimizer):
         params: list[Any],
         grads: list[Any],
         inputs: dict[str, Any],
+        scaled: bool,
     ) -> None:
-        """A step of tensors that are not stored as rules see them; see ``isostep_torch.storage``."""
+        """A step of tensors that are not stored as backends see them; see ``isostep_torch.storage``."""
         state, active = kept.state, [i for i, g in enumerate(grads) if g is not None]
         opened = []
         for i in active:
             p = params[i]
-            extra = {n: self.state[p][n] for n in storage.extra_names(group, p)}
+            extra = {n: state.arrays[i][n] for n in storage.extra_names(group, p)}
             own = {n: inputs[n][i] for n in rule.input_names if n in inputs}
-            noise = (group["rounding_seed"], state.t[i] + 1, self._places[p])
+            noise = (group["rounding_seed"], state.t[i] + 1, state.handling.places[i])
             arrays = {n: state.arrays[i][n] for n in rule.state_names}
             opened.append(storage.open_tensors(group, p, grads[i], own, arrays, extra, noise))
         given = inputs | {n: [o.inputs[n] for o in opened] for n in rule.input_names if n in inputs}
@@ -323,6 +358,8 @@ class Optimizer(torch.optim.Optimizer):
             state.group,
             state.group_t,
             kept.opened_plan,
+            storage=Storage(scaled=scaled),
+            handling=Handling(factor=state.handling.factor),
         )
         kept.backend.step(rule, [o.p for o in opened], [o.g for o in opened], inner, **given)
         for o in opened:
@@ -350,8 +387,11 @@ class Optimizer(torch.optim.Optimizer):
     def _rebuild(
         self, rule: BoundRule, group: dict[str, Any], params: list[Any], ways: tuple[Any, ...]
     ) -> Kept:
-        backend = self._backend_of(group, params)
+        reached = storage.shards(rule, params) or params
+        backend = self._backend_of(group, reached)
         self._entries = None
+        if not any(self.state.get(p) for p in group["params"]):
+            group.pop(SHARED, None)  # the state was cleared, and with it what is shared
         self._places = {
             p: k for k, p in enumerate(p for g in self.param_groups for p in g["params"])
         }
@@ -359,19 +399,23 @@ class Optimizer(torch.optim.Optimizer):
         for p in params:
             own = self.state[p]
             names = (*rule.state_names, *storage.extra_names(group, p))
+            for n in {MASTER, LOST} - {*names}:
+                own.pop(n, None)  # of an option that is off: steps without it would leave it behind
             if any(own.get(n) is None for n in ("step", *names)):
                 # A parameter's first step; or torch.optim's state, which may lack a count (SGD) or an array.
                 found = {n: v for n, v in own.items() if v is not None}
                 fresh = storage.make_state(self._rule_of(group), group, p, backend)
-                own.update({"step": torch.tensor(float(bool(found)))} | fresh | found)
+                own.update({"step": _count(bool(found))} | fresh | found)
             if not isinstance(own["step"], torch.Tensor):  # torch.optim.SparseAdam's is a number
-                own["step"] = torch.tensor(float(own["step"]))
-            if group["capturable"] and own["step"] is not self._steps.get(p):
-                # A count of its own, which is advanced in place.
+                own["step"] = _count(own["step"])
+            if group["capturable"] and own["step"] is not self._counts.get(p):
+                # A tensor of its own, which is advanced in place.
                 own["step"] = own["step"].to(p.device, torch.float32, copy=True)
-            arrays.append({n: own[n] for n in names})
+                self._counts[p] = own["step"]
+            arrays.append(
+                {n: own[n] if reached is params else storage.local(own[n], p) for n in names}
+            )
             counts.append(own["step"] if group["capturable"] else int(own["step"]))
-            self._steps[p] = own["step"]
         if SHARED not in group and rule.group_names:
             made = backend.init(self._rule_of(group), [storage.real(p.detach()) for p in params])
             group[SHARED] = {"step": 0, **made.group}
@@ -384,7 +428,7 @@ class Optimizer(torch.optim.Optimizer):
         state = State(rule.name, counts, arrays, group_t=done, group=shared, sealed=True)
         owns = [self.state[p] for p in params]
         plain, how = storage.plain(group), storage.kept(group)
-        fits = hasattr(backend, "takes") and storage.as_kept(how, params, arrays)
+        fits = storage.as_kept(how, reached, arrays)
         state.handling = Handling(places=[self._places[p] for p in params])
         names, own = rule.state_names, how if fits else None
         kept = Kept(list(params), owns, state, names, plain, backend, ways, own)
@@ -402,8 +446,10 @@ class Optimizer(torch.optim.Optimizer):
         """Which path each group takes and why, one line a group."""
         lines = []
         for g in self.param_groups:
-            name, reason = paths.path_of(g, g["params"]), paths.why(g, g["params"])
-            lines.append(f"{name}: {reason}; {paths.make(name, g).path(self._rule_of(g))}")
+            rule, params = self._rule_of(g), g["params"]
+            reached = storage.shards(rule, params) or params
+            name, reason = paths.path_of(g, reached), paths.why(g, reached)
+            lines.append(f"{name}: {reason}; {paths.make(name, g).path(rule)}")
         return "\n".join(lines)
 
 
@@ -420,20 +466,44 @@ def _as_torchs(_: Any, packed: dict[str, Any]) -> None:
     packed["state"] = state
 
 
-def _factor(scale: torch.Tensor | None, maximize: bool) -> float:
-    """What gradients are multiplied by; the scale's inverse is taken as ``GradScaler.unscale_`` takes it."""
-    inverse = 1.0 if scale is None else scale.double().reciprocal().float().item()
+class _Ready(NamedTuple):
+    """A group's step before it is taken."""
+
+    rule: BoundRule
+    params: list[Any]
+    grads: list[Any]
+    sparse: bool
+
+
+def _local(tensors: list[Any], like: Sequence[Any]) -> list[Any]:
+    return [None if t is None else storage.local(t, p) for t, p in zip(tensors, like, strict=True)]
+
+
+def _factor(scale: torch.Tensor | None, maximize: bool, capturable: bool) -> Any:
+    """What gradients are multiplied by; the scale's inverse is taken as ``GradScaler.unscale_`` takes it.
+
+    ``capturable``: as a tensor, because nothing may be read from the device.
+    """
+    inverse: Any = 1.0
+    if scale is not None:
+        inverse = scale.double().reciprocal().float()
+        inverse = inverse if capturable else inverse.item()
     return -inverse if maximize else inverse
 
 
-def _scaled(
-    grads: list[torch.Tensor | None], scale: torch.Tensor | None, maximize: bool
-) -> list[torch.Tensor | None]:
-    """The gradients, multiplied, in new tensors; without a look at the scale, which may be on a device."""
-    if scale is not None:
-        inverse = scale.double().reciprocal().float()
-        grads = [None if g is None else g * inverse.to(g.device) for g in grads]
-    return [None if g is None else -g for g in grads] if maximize else grads
+def _count(t: float) -> torch.Tensor:
+    """A count of steps, in float32 on the CPU whatever torch's defaults are."""
+    return torch.tensor(float(t), dtype=torch.float32, device="cpu")
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Autocast does not reach into a step: a rule with matrices multiplies them in their own dtype."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def _hyper(value: Any, traced: bool) -> Any:

@@ -13,6 +13,7 @@ from isostep.storage import OPTIONS as LOW_PRECISION
 from isostep_torch import storage
 from isostep_torch.foreach import TorchForeach, TracedForeach
 from isostep_torch.loop import TorchLoop
+from isostep_torch.memory import all_have_memory
 from isostep_torch.traced import TracedLoop
 
 #: Options that every class has, beside its rule's hyperparameters: name -> default.
@@ -66,8 +67,8 @@ def path_of(group: Mapping[str, Any], params: Iterable[torch.Tensor]) -> str:
     if group["fused"]:
         if not (on_cpu or on_cuda):
             message = (
-                "fused=True runs on tensors of the CPU, or of one CUDA device with triton installed; "
-                "use foreach=True for others"
+                "fused=True runs on tensors of the CPU, or of one CUDA device with triton installed, that are no "
+                "wrappers such as DTensor; use foreach=True for others"
             )
             raise ValueError(message)
         return "torch:fused" if on_cpu else "torch:fused(cuda)"
@@ -132,13 +133,17 @@ def number(value: Any) -> Any:
 
 
 def _on_cpu(params: Iterable[torch.Tensor]) -> bool:
-    return all(map(attrgetter("is_cpu"), params))
+    """All in this process's memory."""
+    params = list(params)
+    return all(map(attrgetter("is_cpu"), params)) and all_have_memory(params)
 
 
 def _on_cuda(params: Iterable[torch.Tensor]) -> bool:
-    """All on one CUDA device."""
+    """All in the memory of one CUDA device."""
+    params = list(params)
     devices = set(map(attrgetter("device"), params))
-    return len(devices) == 1 and next(iter(devices)).type == "cuda"
+    there = len(devices) == 1 and next(iter(devices)).type == "cuda"
+    return there and all_have_memory(params)
 
 
 def _has(module: str) -> bool:

@@ -13,6 +13,7 @@ Fused kernels take low precision as it is stored (``kept``): they widen what the
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -179,9 +180,14 @@ def _wide(tensors: Tensors, noise: tuple[int, Any, int] | None) -> tuple[Tensors
     With ``kahan`` the parameter is the sum of two halves, itself and what it lost: both are rounded to nearest.
     """
     p, dtype = tensors["p"], _compute(tensors["p"])
-    whole = tensors[MASTER] if MASTER in tensors else p.to(dtype)
+    extra = MASTER in tensors or LOST in tensors
+    near = whole = p.to(dtype)
     if LOST in tensors:
-        whole = whole + tensors[LOST]
+        near, whole = near + 0.5 * tensors[LOST], whole + tensors[LOST]
+    elif MASTER in tensors:
+        near = whole = tensors[MASTER]
+    if extra:  # where somebody has written to the parameter since, it is the parameter alone
+        whole = torch.where(near.to(p.dtype) == p, whole, p.to(dtype))
     names = [n for n in tensors if n not in ("p", MASTER, LOST)]
     opened = {"p": whole, **{n: tensors[n].to(dtype) for n in names}}
 
@@ -204,11 +210,36 @@ def _wide(tensors: Tensors, noise: tuple[int, Any, int] | None) -> tuple[Tensors
     return opened, close
 
 
+def ties(rule: BoundRule) -> str | None:
+    """Why an element's step depends on other elements, in words; None if each can be stepped alone."""
+    program: Program = trace(rule)
+    if program.generic:
+        return "works on axes or matrices"
+    tied = [n for n in program.live if n.op in REDUCTIONS or (n.op in FACTS and n.op != "eps")]
+    return "depends on more than one row" if tied or program.group_inputs else None
+
+
 def check_rows(rule: BoundRule) -> None:
     """Rows can be stepped alone only where no element depends on another."""
-    program: Program = trace(rule)
-    ties = [n for n in program.live if n.op in REDUCTIONS or (n.op in FACTS and n.op != "eps")]
-    if program.generic or ties or program.group_inputs:
-        why = "works on axes or matrices" if program.generic else "depends on more than one row"
+    if why := ties(rule):
         message = f"{rule.name}: sparse gradients need a rule of single elements, and this one {why}; use sparse=False"
         raise StepError(message)
+
+
+def shards(rule: BoundRule, params: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
+    """The parts of distributed parameters (FSDP2's) that lie here, if they can be stepped alone."""
+    module = sys.modules.get("torch.distributed.tensor")  # if nobody has loaded it, there are none
+    kinds = {*map(type, params)}
+    if module is None or kinds != {module.DTensor} or rule.observed or ties(rule):
+        return None
+    return [local(p) for p in params]
+
+
+def local(tensor: Any, like: Any = None) -> Any:
+    """The part of a distributed tensor that lies here, laid out as ``like`` is; any other tensor itself."""
+    if not hasattr(tensor, "to_local"):
+        return tensor
+    if like is not None and tensor.placements != like.placements:
+        tensor = tensor.redistribute(like.device_mesh, like.placements)
+    with torch.no_grad():
+        return tensor.to_local()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from isostep.lower.device import is_bool
 from isostep.program import Program, ancestors
 from isostep.storage import SEED
-from isostep.values import Domain, Value
+from isostep.values import Domain, Value, is_bool
 from isostep_torch.triton_words import Words, indent
 
 

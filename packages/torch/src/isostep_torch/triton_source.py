@@ -7,12 +7,12 @@ at multiples of 16 bytes, without masks and with loads and stores 16 bytes wide;
 
 from __future__ import annotations
 
-from isostep.lower.device import FACT_COLUMNS, Given, Kernel, Kernels, is_bool
+from isostep.lower.device import FACT_COLUMNS, Given, Kernel, Kernels
 from isostep.lower.device import kernels as kernels_of
 from isostep.program import Program
 from isostep.storage import HALVES
 from isostep.sums import factors
-from isostep.values import Value
+from isostep.values import Value, is_bool
 from isostep_torch.triton_numbers import Numbers
 from isostep_torch.triton_words import CALLS, FACT_NAMES, HELPERS, Words, identifier, indent
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from isostep.listing import identifiers, lines
-from isostep.lower.device import ARGUMENTS, FACT_COLUMNS, Kernels, is_bool, of_group
-from isostep.values import FACTS, MAPS, Value
+from isostep.lower.device import ARGUMENTS, FACT_COLUMNS, Kernels, of_group
+from isostep.values import FACTS, MAPS, Value, is_bool
 
 TEXT = {
     "and": "both({}, {})",
