@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from isostep_conformance import cli, report, select
+import isostep
+from isostep.domains import Real
+from isostep.rule import Rule
+from isostep_conformance import cases, cli, paths, report, select, session
+from isostep_conformance.budget import Tally
 from isostep_conformance.paths import Path as Found
 from isostep_conformance.session import Session, header
 
@@ -74,6 +81,96 @@ def test_bad_arguments_exit_with_2(
 ) -> None:
     assert cli.main(arguments) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [".", "/proc/x.json"])
+def test_a_place_that_cannot_be_written_is_said_before_the_run(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--backend", "numpy:reference", "--rule", "sgd", "--json", name]
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"isostep-conformance: {name} ")
+    assert err.endswith("; choose another place\n")
+
+
+def _raising(error: Exception) -> Callable[..., Any]:
+    def function(*_: object) -> Any:
+        raise error
+
+    return function
+
+
+def test_a_broken_package_is_counted_and_named_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from isostep.backends.numpy import NumpyReference
+
+    made = {"default": NumpyReference}
+    broken: dict[str, Callable[[], Any]] = {
+        "costly": lambda: isostep.Family("costly", {"default": _raising(ValueError("no licence"))}),
+        "wordy": lambda: isostep.Family(
+            "wordy", made, gaps=lambda: [{"word": "maybe", "reason": "x"}]
+        ),
+        "gone": lambda: isostep.Family("gone", made, gaps=_raising(ImportError("gone"))),
+        "exc": _raising(RuntimeError("my plug-in is broken")),
+    }
+    monkeypatch.setattr(sys.modules["isostep.backend"], "families", lambda: broken)
+    monkeypatch.setattr(paths, "families", lambda: broken)
+    words = {
+        "costly": "costly:default cannot be made: ValueError: no licence; mend that package",
+        "wordy": "the gaps of wordy cannot be read: GapError: a gap's word must be one of notimpl, ",
+        "gone": "the gaps of gone cannot be read: ImportError: gone; mend its support.py",
+        "exc": "backend 'exc' is installed but cannot be loaded: RuntimeError: my plug-in is broken",
+    }
+    found = {p.name: p.missing for p in paths.installed()}
+    assert list(found) == sorted(words)
+    for name, text in words.items():
+        assert found[name].startswith(text)
+        assert cli.main(["--backend", name, "--rule", "sgd"]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith(f"isostep-conformance: {text}")
+        assert err.count("\n") == 1
+
+
+def test_a_wrong_file_is_an_error_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fault = "isostep.rules.half cannot be imported: SyntaxError"
+    monkeypatch.setattr(select, "broken", lambda: {"half": fault})
+    base = ["--backend", "numpy:reference", "--dtype", "float32"]
+    for arguments in ([], ["--rule", "half"]):
+        assert cli.main([*base, *arguments]) == 2
+        assert capsys.readouterr().err == f"isostep-conformance: {fault}\n"
+    assert cli.main([*base, "--rule", "signsgd"]) == 0
+
+
+def test_a_rule_that_cannot_be_traced_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def update(p: Any, g: Any, t: Any, /, *, lr: Any) -> Any:
+        return -lr * g if lr > 0.5 else -g
+
+    rule = Rule(name="branchy", update=update, hyper={"lr": Real(0.1)})
+    subject = cases.subject_of("branchy", 0, rule.bind())
+    monkeypatch.setattr(select, "subjects", lambda: (subject,))
+    assert cli.main(["--backend", "numpy:reference", "--rule", "branchy"]) == 2
+    _, err = capsys.readouterr()
+    assert err.splitlines()[-1].startswith("isostep-conformance: branchy: <gt on ")
+
+
+def test_a_case_that_rounding_decides_is_nobody_elses() -> None:
+    case = next(c for c in cases.cases(("float32",)) if c.subject.name == "sgd")
+    tally = Tally(elements=100, exempt=16)
+    (text,) = session._overexempt(tally, case, "denormals")
+    assert text == (
+        f"{case.id}, denormals, teacher-forced: the case is bad, whatever the backend: 16.0% of its elements hang on "
+        "a comparison that rounding decides, at most 15% may; see 'Comparisons' in docs/contributing.md"
+    )
+    docs = Path(__file__).parents[2] / "docs" / "contributing.md"
+    assert "**Comparisons.**" in docs.read_text(encoding="utf-8")
 
 
 def test_missing_paths_are_counted_out_loud() -> None:

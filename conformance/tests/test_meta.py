@@ -42,7 +42,7 @@ def test_the_formula_that_the_slips_start_from_is_right(name: str, coupled: bool
 
 def slip(
     coupled: bool, wrong: dict[str, Any], p: Any, g: Any, /, *state_t: Any,
-    lr: Any, betas: Any, eps: Any, weight_decay: Any,
+    lr: Any, betas: Any, eps: Any, weight_decay: Any, decoupled_weight_decay: bool = False,
 ) -> Any:  # fmt: skip
     return wrong_rules.adam(
         p,
@@ -52,7 +52,7 @@ def slip(
         betas=betas,
         eps=eps,
         weight_decay=weight_decay,
-        coupled=coupled,
+        coupled=coupled and not decoupled_weight_decay,
         wrong=wrong,
     )
 

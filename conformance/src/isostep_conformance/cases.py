@@ -98,6 +98,24 @@ def subjects() -> tuple[Subject, ...]:
     return tuple([*_rules(), *_pieces(), *_deep(), *_formulas()])
 
 
+def broken() -> dict[str, str]:
+    """What is wrong with the files that declare no rule that can be bound: nothing of them is among the subjects."""
+    return _read()[1]
+
+
+@cache
+def _read() -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
+    """The settings of every rule in the folder, and what is wrong with the others."""
+    sound: dict[str, list[dict[str, Any]]] = {}
+    wrong: dict[str, str] = {}
+    for name in isostep.rules():
+        try:
+            sound[name] = hypers.bound(isostep.definition(name), name)
+        except RuleError as error:
+            wrong[name] = str(error)
+    return sound, wrong
+
+
 def cases(dtypes: tuple[str, ...] = DTYPES) -> list[Case]:
     """Every subject in every dtype."""
     return [Case(s, d) for s in subjects() for d in dtypes]
@@ -123,8 +141,8 @@ def subject_of(name: str, index: int, rule: BoundRule) -> Subject:
 
 
 def _rules() -> Iterator[Subject]:
-    for name in isostep.rules():
-        for i, values in enumerate(hypers.bound(isostep.definition(name), name)):
+    for name, settings in _read()[0].items():
+        for i, values in enumerate(settings):
             yield subject_of(name, i, isostep.rule(name, **values))
 
 

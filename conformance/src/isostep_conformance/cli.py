@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path as File
 
-from isostep import BackendError
+from isostep import BackendError, RuleError, TraceError
 from isostep_conformance import report
 from isostep_conformance.budget import FACTOR
 from isostep_conformance.cases import DTYPES
+from isostep_conformance.gaps import GapError
 from isostep_conformance.jobs import Selection, jobs, run
 from isostep_conformance.journal import Journal, JournalError
 from isostep_conformance.plugin import closing
 from isostep_conformance.select import SelectionError
 from isostep_conformance.session import header
 from isostep_conformance.toll import Toll
+
+#: What is the caller's to mend.
+ERRORS = (BackendError, GapError, JournalError, RuleError, SelectionError, TraceError)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,9 +83,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, report, and say by the exit status how it went."""
     options = parser().parse_args(argv)
     for file in (options.json, options.html, options.journal):
-        if file and not File(file).resolve().parent.is_dir():
-            print(f"isostep-conformance: the folder of {file} does not exist", file=sys.stderr)
-            return 2
+        fault = _unwritable(File(file)) if file else None
+        if fault:
+            return _complain(f"{fault}; choose another place")
+    try:
+        return _run(options)
+    except ERRORS as error:
+        _clear()
+        return _complain(error)
+    except OSError as error:
+        return _complain(f"{error.filename}: {error.strerror}; choose another place")
+
+
+def _complain(what: object) -> int:
+    """Say in one line what is the caller's to mend; the exit code."""
+    print(f"isostep-conformance: {' '.join(str(what).splitlines())}", file=sys.stderr)
+    return 2
+
+
+def _unwritable(file: File) -> str | None:
+    """Why a file cannot be written, as far as that shows before a run of minutes; None if it can."""
+    folder = file.resolve().parent
+    if not folder.is_dir():
+        return f"the folder of {file} does not exist"
+    if file.is_dir():
+        return f"{file} is a folder"
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return f"{file} cannot be written: {error.strerror}"
+    return None
+
+
+def _run(options: argparse.Namespace) -> int:
     selection = Selection(
         tuple(options.backend),
         tuple(options.rule),
@@ -88,13 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.full,
         options.mutants,
     )
-    try:
-        session = selection.session()
-        every = jobs(selection, session)
-        journal = Journal(File(options.journal), session.paths) if options.journal else None
-    except (BackendError, SelectionError, JournalError) as error:
-        print(f"isostep-conformance: {error}", file=sys.stderr)
-        return 2
+    session = selection.session()
+    every = jobs(selection, session)
+    journal = Journal(File(options.journal), session.paths) if options.journal else None
     print("\n".join(header(session)), flush=True)
     started = time.monotonic()
     fates = run(

@@ -145,6 +145,14 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         )
         for swap in ("gt -> ge", "ge -> gt")
     ),
+    *(
+        Equivalent(
+            rule,
+            "always the first branch: where(((*) >*, ((sub(...) * sub(...)) * (*",
+            "it keeps derivatives finite: where it matters the factor is not used",
+        )
+        for rule in ("radam", "ranger")
+    ),
     Equivalent("muon", "*: (lr * 1.0) [2-d]", "the shape's factor is one for a wide matrix"),
     Equivalent("adai", "x 1.01: 1.0", _MASKED),
     Equivalent("adasmooth", "x 1.01: 1.0", "it divides a zero: where n is zero, so is s"),

@@ -27,6 +27,7 @@ from isostep.domains import (
     Real,
     Scheduled,
 )
+from isostep.rule import RuleError
 from isostep.schedules import sign_decays
 
 #: Above this many combinations of static choices, only every pair of them is covered.
@@ -200,7 +201,7 @@ def bound(part: Any, name: str) -> list[dict[str, Any]]:
         found.append(values)
     if not found:
         message = f"{name}: no combination of hyperparameters passes its check"
-        raise ValueError(message)
+        raise RuleError(message)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import isostep
 from isostep.backend import families, family
-from isostep_conformance.gaps import Gap, read
+from isostep_conformance.gaps import Gap, GapError, read
 
 
 @dataclass
@@ -41,6 +41,7 @@ def chosen(names: Iterable[str], extra: Extra | None = None) -> list[Path]:
 
     Raises:
         BackendError: a name is unknown, or that path cannot run here. Asked for by name, it may not be skipped.
+        GapError: its gaps say nothing, or something that is not so.
     """
     extra = extra or {}
     found = []
@@ -67,16 +68,16 @@ def installed(extra: Extra | None = None) -> list[Path]:
     for first in families():
         try:
             known = family(first)
-        except isostep.BackendError as error:
+            gaps = _gaps(known)
+        except (isostep.BackendError, GapError) as error:
             found.append(Path(first, missing=str(error)))
             continue
-        gaps = _gaps(known)
         for path in known.paths:
             name = first if path == "default" else f"{first}:{path}"
             try:
                 stands_in = path in known.by_name
                 found.append(Path(name, known.make(path), stand_in=stands_in, gaps=gaps))
-            except isostep.Unavailable as error:
+            except (isostep.Unavailable, isostep.BackendError) as error:
                 found.append(Path(name, missing=str(error), gaps=gaps))
     for name, make in (extra or {}).items():
         found.append(Path(name, make()))
@@ -89,4 +90,8 @@ def _full_name(asked: str, made: Any) -> str:
 
 
 def _gaps(family: Any) -> list[Gap]:
-    return read(family.gaps())
+    try:
+        return read(family.gaps())
+    except Exception as error:
+        message = f"the gaps of {family.name} cannot be read: {type(error).__name__}: {error}; mend its support.py"
+        raise GapError(message) from error

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from isostep_conformance.cases import DTYPES, Case, Subject, subjects
+from isostep_conformance.cases import DTYPES, Case, Subject, broken, subjects
 from isostep_conformance.contract import CHECKS
 from isostep_conformance.gaps import Gap
 from isostep_conformance.paths import Path
@@ -91,6 +91,9 @@ def units(
 
 
 def _subjects(rules: tuple[str, ...]) -> list[Subject]:
+    for name, fault in broken().items():
+        if not rules or name in rules:
+            raise SelectionError(fault)
     every = subjects()
     names = {s.name for s in every}
     for r in rules:

@@ -215,8 +215,9 @@ def _overexempt(tally: Tally, case: Case, scenario: str) -> list[str]:
     ):
         if exempt > most * elements:
             found.append(
-                f"{case.id}, {scenario}, {kind}: a bad case, {exempt / elements:.1%} of it is exempt; "
-                f"at most {most:.0%} may be"
+                f"{case.id}, {scenario}, {kind}: the case is bad, whatever the backend: {exempt / elements:.1%} of its "
+                f"elements hang on a comparison that rounding decides, at most {most:.0%} may; see 'Comparisons' in "
+                "docs/contributing.md"
             )
     return found
 

@@ -33,6 +33,14 @@ NEVER = Family("never", {"fast": absent, "other": absent})
 NEEDY = Family("needy", {"path": lambda: Path("needy:path")}, needs={"path": "no_such_module"})
 
 
+def no_licence():
+    message = "no licence"
+    raise ValueError(message)
+
+
+COSTLY = Family("costly", {"path": no_licence})
+
+
 def bare():
     return Path("bare")
 
@@ -92,8 +100,27 @@ def test_what_cannot_run_says_why(installed):
 
 def test_what_cannot_be_loaded_says_why(installed):
     assert error("broken") == (
-        "backend 'broken' is installed but cannot be loaded: No module named 'no_such_package'"
+        "backend 'broken' is installed but cannot be loaded: "
+        "ModuleNotFoundError: No module named 'no_such_package'"
     )
+
+
+def test_what_fails_in_a_package_of_others_says_how(monkeypatch):
+    monkeypatch.setattr(discovery, "families", lambda: {"costly": lambda: COSTLY})
+    text = "costly:path cannot be made: ValueError: no licence; mend that package"
+    assert error("costly") == error("costly:path") == text
+    for fault in (RuntimeError("my plug-in is broken"), AttributeError("no B")):
+        monkeypatch.setattr(discovery, "families", lambda fault=fault: {"bad": failing(fault)})
+        assert error("bad") == (
+            f"backend 'bad' is installed but cannot be loaded: {type(fault).__name__}: {fault}"
+        )
+
+
+def failing(fault):
+    def load():
+        raise fault
+
+    return load
 
 
 def test_a_bare_factory_is_a_family_of_one_path(installed):
@@ -142,9 +169,7 @@ def test_without_numba_numpy_is_the_reference(monkeypatch):
     absent = lambda name, *rest: None if name == "numba" else real(name, *rest)  # noqa: E731
     monkeypatch.setattr(discovery.importlib.util, "find_spec", absent)
     assert isostep.backend("numpy").name == "numpy:reference"
-    missing = (
-        "numpy:fused needs the package 'numba', which is not installed; pip install 'isostep[fused]'"
-    )
+    missing = "numpy:fused needs the package 'numba', which is not installed; pip install 'isostep[fused]'"
     assert error("numpy:fused") == missing
 
 

@@ -406,7 +406,7 @@ def test_doctor_is_calm_where_nothing_is_installed(capsys, monkeypatch):
     out = printed(capsys, "doctor")
     rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert rows["torch"].split()[1:3] == ["not", "installed"]
-    assert "cannot be loaded: no such module" in rows["other"]
+    assert "cannot be loaded: ImportError: no such module" in rows["other"]
     assert "no NVIDIA driver here" in rows["gpu"]
 
 

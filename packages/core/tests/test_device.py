@@ -16,7 +16,7 @@ from isostep.lower.device import kernels, of_group
 from isostep.lower.executor import Device, DeviceBackend
 from isostep.rule import compose
 from isostep.sums import factors
-from isostep.values import FACTS, MAPS
+from isostep.values import FACTS, MAPS, is_bool
 
 REFERENCE = isostep.backend("numpy:reference")
 
@@ -152,7 +152,7 @@ class Interpreter(Device):
             "totals": lambda: a["totals"].reshape(-1, a["width"])[place.stage, k],
             "sums": lambda: a["sums"].reshape(-1, a["arrays"], a["width"])[place.stage, array, k],
         }[place.table]()
-        if device.is_bool(node):
+        if is_bool(node):
             return value != 0
         return np.dtype(kernels.group_dtype if of_group(node) else kernels.compute).type(value)
 
@@ -161,7 +161,7 @@ class Interpreter(Device):
             value = node.attrs[0]
             return value if isinstance(value, bool) else np.dtype(dtype).type(value)
         value = known[node]
-        return value if device.is_bool(node) else np.asarray(value).astype(dtype)
+        return value if is_bool(node) else np.asarray(value).astype(dtype)
 
     def evaluate(self, kernels, nodes, known, facts):
         for node in nodes:

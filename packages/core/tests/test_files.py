@@ -199,6 +199,45 @@ def test_values_in_a_file_are_checked(tmp_path):
     assert text == "x: adam: lr must be >= 0, got -1.5; pass the rule: load(path, rule=...)"
 
 
+def test_what_load_is_asked_for_is_looked_at_first(tmp_path):
+    path = saved(tmp_path, isostep.rule("adamw"))
+    for rule in ("adamw", isostep.definition("adamw")):
+        with pytest.raises(
+            StepError, match=r"expected a rule such as isostep.rule\('adamw', lr=1e-3\), got "
+        ):
+            isostep.load(path, "numpy:reference", rule=rule)
+    for backend in (None, 3, {}):
+        with pytest.raises(
+            isostep.BackendError, match="backend must be a name such as 'numpy', or"
+        ):
+            isostep.load(path, backend)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        *(("t", v) for v in (["x"], [None], 3, [-1, 2], [0, 0, 0], "ab")),
+        *(("keys", v) for v in (["a", "b"], [], ["a", "a"], 3, {})),
+        ("rule", [{}]),
+        ("rule", 3),
+        ("group_t", "x"),
+        ("storage", {"master": 3, "none": 4}),
+    ],
+)
+def test_damaged_metadata_is_one_line(entry, value, tmp_path):
+    path = saved(tmp_path, isostep.rule("adamw"), {"w": np.ones(2), "v": np.ones(3)})
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    notes = json.loads(header["__metadata__"]["isostep"]) | {entry: value}
+    if entry == "keys" and value == ["a", "b"]:
+        notes["keys"] = ["a", "b", "c"]
+    header["__metadata__"]["isostep"] = json.dumps(notes)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    assert line(path).startswith("x is damaged: ")
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = saved(tmp_path, isostep.rule("adam"))
     before = path.read_bytes()

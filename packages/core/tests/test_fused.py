@@ -412,7 +412,7 @@ def test_generic_rules_say_why(fused):
         == "generic: it works on axes or matrices (matmul, transpose)"
     )
     two = compose(pieces.centralize(0), pieces.adaptive_clip(unit_axis=-1), isostep.rule("sgd"))
-    assert fused.path(two) == "generic: it reduces over units of several axes ([-1, 0])"
+    assert fused.path(two) == "generic: it looks at units of several axes ([-1, 0])"
     assert fused.path(made(nested)) == (
         "generic: it sums values that are sums themselves or the same for the whole array"
     )

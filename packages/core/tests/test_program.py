@@ -1,6 +1,7 @@
 """Traced values and programs: domains, sharing, stages, what is stored, and the listing."""
 
 import math
+import re
 from collections import Counter
 
 import numpy as np
@@ -131,9 +132,10 @@ def test_if_on_a_traced_value_is_an_error_that_says_what_to_do(decide):
 
     with pytest.raises(TraceError) as caught:
         traced(update)
-    assert str(caught.value).endswith(
-        "is known only when the program runs, so it cannot decide an `if`; "
-        "use nm.where, or declare the hyperparameter static"
+    assert re.fullmatch(
+        r"mine: <.*> is known only when the program runs, so it cannot decide an `if`; "
+        r"use nm.where, or declare the hyperparameter static \(test_program\.py:\d+\)",
+        str(caught.value),
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 import isostep
 from isostep import nm, pieces
 from isostep.domains import Choice, DomainError, Flag, Real
+from isostep.program import init_shapes
 from isostep.registry import Folder
 from isostep.rule import Piece, Rule, RuleError, compose
 
@@ -99,10 +100,10 @@ def test_a_file_that_declares_something_else_is_an_error(tmp_path, monkeypatch):
     folder = Folder("odd_rules", "RULE", "rule")
     assert folder.names() == ["empty", "misnamed"]
     assert error(RuleError, folder.__getitem__, "empty") == (
-        "odd_rules.empty must declare RULE with name='empty', got None"
+        "odd_rules.empty must declare RULE = Rule(name='empty', ...), got nothing of that name"
     )
     assert error(RuleError, folder.__getitem__, "misnamed").startswith(
-        "odd_rules.misnamed must declare RULE with name='misnamed', got Rule(name='other'"
+        "odd_rules.misnamed must declare RULE with name='misnamed', got name='other'"
     )
     (package / "late.py").write_text(
         "from isostep.rule import Rule\nRULE = Rule(name='late', update=lambda p, g, t, /: g)\n"
@@ -209,22 +210,26 @@ def test_structures_keep_their_parts_alive():
 
 
 def trace_of(*names):
-    """A gradient piece and an update piece that write down the order in which they run."""
+    """A gradient piece and an update piece that write down the order in which they run, on arrays."""
     order = []
+
+    def note(text, g):
+        if isinstance(g, np.ndarray):
+            order.append(text.format(*g))
 
     def piece(name):
         def before(p, g, t, /):
-            order.append(f"{name} before")
+            note(f"{name} before", g)
             return g + 1
 
         def after(p, g, u, t, /):
-            order.append(f"{name} after {float(g[0])}")
+            note(f"{name} after {{}}", g)
             return u * 2
 
         return Piece(name=name, before=before, after=after).bind()
 
     def update(p, g, t, /, *, lr):
-        order.append(f"rule {float(g[0])}")
+        note("rule {}", g)
         return -lr * g
 
     return order, [piece(n) for n in names], made(update).bind()
@@ -308,16 +313,16 @@ def test_what_compose_refuses():
         ),
         (
             {"state": ("u", "t")},
-            "mine: state and inputs cannot be named ['t', 'u']; these name the step's own",
+            "mine: nothing of a rule can be named ['t', 'u']; these name the step's own",
         ),
         (
             {"inputs": ("g",)},
-            "mine: state and inputs cannot be named ['g']; these name the step's own",
+            "mine: nothing of a rule can be named ['g']; these name the step's own",
         ),
     ],
 )
 def test_names_that_would_be_taken_for_one_another_are_errors(facts, text):
-    assert error(RuleError, made(**facts).bind) == text
+    assert error(RuleError, lambda: made(**facts).bind()) == text
 
 
 @pytest.mark.parametrize(
@@ -515,3 +520,34 @@ def test_evaluation_point_is_the_rule_s_or_the_parameters():
     copies = REFERENCE.evaluation_point(plain, params, REFERENCE.init(plain, params))
     assert copies["w"].tolist() == [0.5, 0.5]
     assert copies["w"] is not params["w"]
+
+
+def test_what_is_made_first_does_not_depend_on_a_schedule_s_value():
+    def schedule(done):
+        message = "shapes need no value"
+        raise AssertionError(message)
+
+    for momentum in (schedule, lambda done: 0.0):
+        rule = isostep.rule("madgrad", lr=schedule, momentum=momentum)
+        shapes = init_shapes(rule, rule.components[0], (2, 3))
+        assert shapes == [(2, 3)] * len(rule.state_names) == [(2, 3)] * 3
+        assert rule.given_init(rule.components[0], {**rule.values, "momentum": 0.0})["momentum"]
+    doubled = isostep.rule("adam", betas=(lambda done: 0.5, 0.75)).map_schedules(lambda s: 2 * s(0))
+    assert (doubled["lr"], doubled["betas"]) == (1e-3, (1.0, 0.75))
+    hyper = {**isostep.rule("sgd_hd").values, "lr": np.float32(0.5)}
+    assert type(isostep.rule("sgd_hd").group_init(hyper)["lr"]) is np.float32
+
+
+@pytest.mark.parametrize("path", ["numpy:reference", "numpy:fused"])
+def test_a_schedule_may_pass_through_a_zero_that_would_be_a_choice(path):
+    """A constant momentum of 0 has no buffer; a schedule's has one, also in the step in which it is 0."""
+    backend = isostep.backend(path)
+    rule = isostep.rule("sgd", lr=0.5, momentum=lambda done: [0.0, 0.5, 0.0, 0.5][done])
+    params = [np.zeros(2)]
+    state, m, p = backend.init(rule, params), 0.0, 0.0
+    for momentum in (0.0, 0.5, 0.0, 0.5):
+        params, state = backend.step(rule, params, [np.ones(2)], state)
+        m = momentum * m + 1.0
+        p -= 0.5 * m
+        np.testing.assert_array_equal(params[0], p)
+        np.testing.assert_array_equal(state.arrays[0]["momentum_buffer"], m)

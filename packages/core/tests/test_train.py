@@ -452,6 +452,7 @@ def test_the_command_and_its_pictures(tmp_path, capsys):
         ("--hidden ,", "--hidden must be whole numbers >= 1 with commas between, got ','"),
         ("--hidden 3,x", "--hidden must be whole numbers >= 1 with commas between, got '3,x'"),
         ("--backend nope", "unknown backend 'nope'; installed: "),
+        ("--rule adahessian", "adahessian needs hessian_diag beside gradients and loss, which "),
         ("--data mnist", "MNIST's IDX files are not in data "),
         ("--seed x", "--seed must be an integer, got 'x'; see 'isostep train --help'"),
         ("--alpha-0 x", "--alpha-0 must be a finite number, got 'x'; see 'isostep train --help'"),

@@ -73,6 +73,15 @@ def adam() -> Iterator[Check]:
                 partial(torch_optim.run, _optimizer(kind, **settings), states=states),
                 states,
             )
+    settings = {"betas": BETAS, "eps": 1e-3, "weight_decay": 0.3, "decoupled_weight_decay": True}
+    yield Check(
+        isostep.rule("adam", **settings, dialect="torch"),
+        "torch.optim.Adam",
+        "torch dialect, decay 0.3, decoupled",
+        problem,
+        partial(torch_optim.run, _optimizer("Adam", **settings), states=MOMENTS),
+        MOMENTS,
+    )
     # The paper's decay is not multiplied by lr: torch is given the quotient at every step.
     make = _optimizer("AdamW", betas=BETAS, eps=1e-3)
     yield Check(

@@ -43,6 +43,7 @@ from isostep.rule import BoundPiece, BoundRule, Piece, Rule, RuleError, compose
 from isostep.state import State, StepError
 from isostep.storage import Storage, low_precision
 from isostep.telemetry import Figures, observe
+from isostep.values import TraceError
 from isostep.version import VERSION as __version__
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "State",
     "StepError",
     "Storage",
+    "TraceError",
     "Unavailable",
     "__version__",
     "averaging",

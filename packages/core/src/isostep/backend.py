@@ -67,12 +67,18 @@ class Family:
     by_name: tuple[str, ...] = ()
 
     def make(self, path: str) -> Any:
-        """The backend of one path; ``Unavailable`` if it cannot run here."""
+        """The backend of one path; ``Unavailable`` if it cannot run here, ``BackendError`` if it fails to be made."""
         module = self.needs.get(path)
         if module is not None and importlib.util.find_spec(module) is None:
             message = f"{self.name}:{path} needs the package {module!r}, which is not installed{brought(module)}"
             raise Unavailable(message)
-        return self.paths[path]()
+        try:
+            return self.paths[path]()
+        except Unavailable:
+            raise
+        except Exception as error:  # a package is its author's, and may do anything wrong
+            message = f"{self.name}:{path} cannot be made: {type(error).__name__}: {error}; mend that package"
+            raise BackendError(message) from error
 
 
 def families() -> dict[str, Callable[[], Any]]:
@@ -90,8 +96,10 @@ def family(name: str) -> Family:
         raise BackendError(message)
     try:
         found = known[name]()
-    except ImportError as error:
-        message = f"backend {name!r} is installed but cannot be loaded: {error}"
+    except Exception as error:
+        message = (
+            f"backend {name!r} is installed but cannot be loaded: {type(error).__name__}: {error}"
+        )
         raise BackendError(message) from error
     return found if isinstance(found, Family) else Family(name, {"default": found})
 

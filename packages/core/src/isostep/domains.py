@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+import array_api_compat
 
 REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "required"})()
 
@@ -29,6 +32,8 @@ class Domain(ABC):
 
     #: True: each value has a program of its own. False: the value is an input of the program.
     static = False
+    #: whether a value may be a schedule, or an array of JAX, which is one
+    schedulable = False
 
     @abstractmethod
     def check(self, label: str, value: Any) -> Any:
@@ -44,8 +49,50 @@ class Domain(ABC):
 
 
 def _fail(label: str, allowed: str, value: Any) -> DomainError:
-    message = f"{label} must be {allowed}, got {value!r}"
-    return DomainError(message)
+    return DomainError(f"{label} must be {allowed}, got {_on_one_line(value)}")
+
+
+def _on_one_line(value: Any) -> str:
+    return " ".join(map(str.strip, repr(value).splitlines()))  # arrays take several
+
+
+def _of_jax(value: Any) -> bool:
+    """Whether it is an array of JAX, which may be traced; without JAX there are none."""
+    return sys.modules.get("jax") is not None and array_api_compat.is_jax_array(value)
+
+
+def _fail_static(label: str, allowed: str, value: Any) -> DomainError:
+    """As ``_fail``, of what no array can stand for."""
+    if not _of_jax(value):
+        return _fail(label, allowed, value)
+    how = "it shapes the program, so pass Python's own; optax.inject_hyperparams: in static_args"
+    return DomainError(f"{_fail(label, allowed, value)}; {how}")
+
+
+class Held:
+    """An array of JAX as a hyperparameter: to the rule a schedule that always has this value, traced or not.
+
+    So nothing about it is static, and the rule is the same one inside of ``jit`` and outside.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __call__(self, done: Any) -> Any:
+        return self.array
+
+    def __repr__(self) -> str:
+        return _on_one_line(self.array)
+
+
+def _scheduled(label: str, allowed: str, value: Any, inside: Callable[[float], bool]) -> Any:
+    """A schedule as it is, or an array of JAX as one; None if ``value`` is neither."""
+    if _of_jax(value):
+        number = _number(label, allowed, value) if tuple(value.shape) == () else math.nan
+        if number is not None and not (math.isfinite(number) and inside(number)):
+            raise _fail(label, allowed, value)
+        return Held(value)
+    return value if callable(value) and not isinstance(value, numbers.Number) else None
 
 
 @dataclass(frozen=True)
@@ -56,6 +103,8 @@ class Real(Domain):
     ``if momentum:`` and a program with zero carries neither the state nor the arithmetic.
     ``cases`` are the non-neutral values that conformance uses; without it they are drawn from the interval.
     """
+
+    schedulable = True
 
     low: float | None = None
     high: float | None = None
@@ -82,8 +131,9 @@ class Real(Domain):
     def check(self, label: str, value: Any) -> Any:
         if value is None and self.optional:
             return None
-        if callable(value) and not isinstance(value, numbers.Number):
-            return value
+        schedule = _scheduled(label, self.describe(), value, self._inside)
+        if schedule is not None:
+            return schedule
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             value = _number(label, self.describe(), value)
         number = _as_float(value)
@@ -110,14 +160,17 @@ def _as_float(number: Any) -> float:
         return math.inf
 
 
-def _number(label: str, allowed: str, value: Any) -> float:
-    """A 0-d array or framework scalar as a float; anything else is an error."""
-    logical = "bool" in str(getattr(value, "dtype", ""))
-    if isinstance(value, bool | str | bytes) or logical or not hasattr(value, "__float__"):
+def _number(label: str, allowed: str, value: Any) -> float | None:
+    """A 0-d array or framework scalar as a float, None if JAX traces it; anything else is an error."""
+    dtype = str(getattr(value, "dtype", ""))
+    unreal = "bool" in dtype or "complex" in dtype
+    if isinstance(value, bool | str | bytes) or unreal or not hasattr(value, "__float__"):
         raise _fail(label, allowed, value)
     try:
         return float(value)
     except (TypeError, ValueError):
+        if _of_jax(value) and ("float" in dtype or "int" in dtype):
+            return None
         raise _fail(label, allowed, value) from None
 
 
@@ -146,7 +199,7 @@ class Integer(Domain):
         if value is None and self.optional:
             return None
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise _fail(label, self.describe(), value)
+            raise _fail_static(label, self.describe(), value)
         number = int(value)
         if (self.low is not None and number < self.low) or (
             self.high is not None and number > self.high
@@ -168,7 +221,7 @@ class Flag(Domain):
 
     def check(self, label: str, value: Any) -> bool:
         if type(value).__name__ not in ("bool", "bool_"):
-            raise _fail(label, self.describe(), value)
+            raise _fail_static(label, self.describe(), value)
         return bool(value)
 
 
@@ -188,7 +241,7 @@ class Choice(Domain):
         for option in self.options:
             if type(value) is type(option) and value == option:
                 return option
-        raise _fail(label, self.describe(), value)
+        raise _fail_static(label, self.describe(), value)
 
 
 @dataclass(frozen=True, init=False)
@@ -201,6 +254,7 @@ class Pair(Domain):
     parts: tuple[Real, ...] = ()
     doc: str = field(default="", kw_only=True)
     unit = ""
+    schedulable = True
 
     def __init__(self, *parts: Real, doc: str = "") -> None:
         defaults = tuple(p.default for p in parts)
@@ -238,13 +292,17 @@ class Scheduled(Domain):
     default: Any = None
     doc: str = field(default="", kw_only=True)
     unit: str = field(default="", kw_only=True)
+    schedulable = True
 
     def describe(self) -> str:
         return "None, a number, or a callable of the number of steps already done"
 
     def check(self, label: str, value: Any) -> Any:
-        if value is None or (callable(value) and not isinstance(value, numbers.Number)):
-            return value
+        if value is None:
+            return None
+        schedule = _scheduled(label, self.describe(), value, lambda _: True)
+        if schedule is not None:
+            return schedule
         if (
             isinstance(value, bool)
             or not isinstance(value, numbers.Real)
@@ -257,15 +315,33 @@ class Scheduled(Domain):
         return value is None
 
 
+class Passing(float):
+    """A zero that a schedule is passing through: true, because a rule with a schedule has what zero leaves out."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
 def evaluate(label: str, domain: Domain, value: Any, done: int) -> Any:
     """The number that ``value`` has after ``done`` steps; a schedule's result is checked like any number."""
+    found = _evaluated(label, domain, value, done)
+    structural = callable(value) and getattr(domain, "zero_is_static", False)
+    return Passing(found) if structural and found == 0 else found
+
+
+def _evaluated(label: str, domain: Domain, value: Any, done: int) -> Any:
     if not callable(value):
         return value
     schedule: Callable[[int], Any] = value
-    result = schedule(done)
+    result, called = schedule(done), f"{label}({done})"
     if result is None or callable(result):
-        called = f"{label}({done})"
         raise _fail(called, Real().describe(), result)
     if isinstance(domain, Scheduled):
-        return Real().check(f"{label}({done})", result)
-    return domain.check(f"{label}({done})", result)
+        domain = Real()
+    found = domain.check(called, result)
+    if not isinstance(found, Held):
+        return found
+    number = _number(called, domain.describe(), result)
+    if number is None:
+        raise _fail(called, f"{domain.describe()}, known to the host", result)
+    return number

@@ -15,7 +15,8 @@ import numpy as np
 
 from isostep import evaluation, nm, rounding, sums, telemetry
 from isostep.flow import Group, Item, flow
-from isostep.rule import BoundRule, RuleError, call_part
+from isostep.program import trace
+from isostep.rule import BoundRule, first_state
 from isostep.state import (
     COMPUTE_DTYPE,
     State,
@@ -198,11 +199,7 @@ class ArrayBackend(ABC):
                 made |= {n: self.zeros_like(p, dtype) for n in names}
                 continue
             wide = self.cast(p, self.compute_dtype(p))
-            result = call_part(c.part.init, wide, given=c.own(hyper))
-            values = result if isinstance(result, tuple) else (result,)
-            if len(values) != len(names):
-                message = f"{c.part.name}: init returned {len(values)} arrays, expected {len(names)}: {names}"
-                raise RuleError(message)
+            values = first_state(c, wide, names, c.own(hyper))
             for n, v in zip(names, values, strict=True):
                 made[n] = self.write(self.zeros_like(v, dtype), v)
         return made
@@ -300,8 +297,8 @@ class ArrayBackend(ABC):
             work.append(
                 Item(
                     t=t,
-                    p=self._whole(self.cast(p, wide), own),
-                    g=g * state.handling.factor if state.storage.scaled else g,
+                    p=self._whole(p, self.cast(p, wide), own),
+                    g=self.scaled(g, state.handling.factor) if state.storage.scaled else g,
                     inputs={n: self.cast(v[i], wide) for n, v in all_inputs.items()},
                     state=own,
                     hyper=hypers[t][0],
@@ -310,12 +307,20 @@ class ArrayBackend(ABC):
             )
         return work
 
-    @staticmethod
-    def _whole(p: Any, own: dict[str, Any]) -> Any:
-        """The parameter that a step is taken with, of itself and what is kept beside it, which leaves ``own``."""
+    def _whole(self, p: Any, wide: Any, own: dict[str, Any]) -> Any:
+        """The parameter that a step is taken with: itself and what is kept beside it, which leaves ``own``.
+
+        Where somebody has written to the parameter since, it is the parameter alone; see ``program._whole``.
+        """
         if LOST in own:
-            return p + own.pop(LOST)
-        return own.pop(MASTER, p)
+            lost = own.pop(LOST)
+            near, whole = wide + lost * 0.5, wide + lost
+        elif MASTER in own:
+            near = whole = own.pop(MASTER)
+        else:
+            return wide
+        held = self.cast(self.cast(near, self.dtype(p)), self.dtype(wide))
+        return self.call("where", held == wide, whole, wide)
 
     def _at(self, rule: BoundRule, t: Any) -> tuple[Mapping[str, Any], tuple[int, ...]]:
         """The hyperparameters and the phase of step t."""
@@ -326,9 +331,11 @@ class ArrayBackend(ABC):
         free = {n for c in rule.components if c.part.init is not None for n in rule.state_of(c)}
         for i, (p, own) in enumerate(zip(arrays, state.arrays, strict=True)):
             self._check_beside(rule, i, p, own, state.storage)
+            mine = self.dtype(p)
+            ways = state.storage.of(mine)
             for n, a in own.items():
                 shape, dtype = tuple(a.shape), self.dtype(a)
-                kept = state.storage.of(self.dtype(p)).dtype_of(n, self.dtype(p))
+                kept = ways.dtype_of(n, mine)
                 if dtype != kept or (n not in free and shape != tuple(p.shape)):
                     message = (
                         f"{rule.name}: state {n} of params[{i}] must be a {kept} array of shape "
@@ -340,6 +347,8 @@ class ArrayBackend(ABC):
         self, rule: BoundRule, i: int, p: Any, own: Mapping[str, Any], storage: Storage
     ) -> None:
         """A parameter has beside its state what its dtype needs, no more and no less."""
+        if storage.beside is None and own.keys() <= {*rule.state_names}:
+            return
         wanted = {storage.of(self.dtype(p)).beside} - {None}
         if {*own} - {*rule.state_names} != wanted:
             found, needs = sorted({*own} - {*rule.state_names}), sorted(map(str, wanted))
@@ -365,6 +374,8 @@ class ArrayBackend(ABC):
     ) -> dict[str, Any]:
         like = items[0].p
         dtype = self._dtype_of_group(group, [item.p for item in items])
+        for phase, shape in {(item.phase, tuple(item.p.shape)) for item in items}:
+            trace(rule, phase, shape)  # raises: what has no one meaning on all paths has none here
 
         def one(value: Any) -> Any:
             summed = nm.sum(value)
@@ -434,6 +445,10 @@ class ArrayBackend(ABC):
         if noise is not None and dtype in HALVES:
             value = self.stochastic(self.cast(value, "float32"), dtype, noise, place)
         return self.write(target, value)
+
+    def scaled(self, gradient: Any, factor: Any) -> Any:
+        """A gradient in the compute dtype times a number, or a 0-d array."""
+        return gradient * factor
 
     def stochastic(self, value: Any, dtype: str, noise: tuple[int, int, int], place: int) -> Any:
         """float32 values, rounded by chance to those of a half-precision dtype; see ``isostep.rounding``."""

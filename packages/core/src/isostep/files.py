@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from isostep import schedules
+from isostep.backend import Backend, BackendError, families, family
 from isostep.backend import backend as find_backend
-from isostep.backend import families, family
 from isostep.domains import DomainError
 from isostep.extras import need
 from isostep.nm import namespace
@@ -113,6 +113,11 @@ def load(
     """
     safetensors = need("safetensors", "files", "isostep.load")
     reader = find_backend(backend) if isinstance(backend, str) else backend
+    if not isinstance(reader, Backend):
+        message = f"load: backend must be a name such as 'numpy', or a backend, got {backend!r}"
+        raise BackendError(message)
+    if rule is not None:
+        check_rule(rule)
     name = os.fspath(path)
     try:
         with safetensors.safe_open(name, framework="np") as file:
@@ -124,22 +129,29 @@ def load(
     try:
         bound = rule if rule is not None else _restore(name, notes["rule"])
         plain, state = _assemble(notes, read)
+        keys = notes["keys"]
+        if keys is not None and len({*map(str, keys)}) != len(plain):
+            message = (
+                f"{name} is damaged: {len(plain)} parameters have the keys {keys!r}; save it again"
+            )
+            raise FileError(message)
         check_state(bound, state, len(plain))
         for own in (*([p] for p in plain), *map(dict.values, state.arrays), state.group.values()):
             for a in own:
                 if a.dtype.name not in reader.dtypes:
                     message = f"{name} has {a.dtype.name} arrays, and {reader.name} takes {', '.join(reader.dtypes)}"
                     raise FileError(message)
-    except (KeyError, TypeError, AttributeError) as error:
-        message = f"{name} is damaged: {type(error).__name__} {error}; save it again"
-        raise FileError(message) from None
+    except FileError:
+        raise
     except StepError as error:
         message = f"{name} does not fit this rule: {error}"
+        raise FileError(message) from None
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        message = f"{name} is damaged: {type(error).__name__} {error}; save it again"
         raise FileError(message) from None
     state.arrays = [{n: reader.asarray(a) for n, a in own.items()} for own in state.arrays]
     state.group = {n: reader.asarray(a) for n, a in state.group.items()}
     params = [reader.asarray(a) for a in plain]
-    keys = notes["keys"]
     return bound, params if keys is None else dict(zip(keys, params, strict=True)), state
 
 
@@ -164,7 +176,11 @@ def _notes(name: str, metadata: dict[str, str]) -> dict[str, Any]:
 def _assemble(notes: dict[str, Any], read: dict[str, np.ndarray]) -> tuple[list[np.ndarray], State]:
     """Parameters and state as NumPy arrays."""
     rule = "+".join(c["prefix"].rstrip(".") or c["name"] for c in notes["rule"])
-    params = [read[f"params/{i}"] for i in range(len(notes["t"]))]
+    counts = [int(t) for t in notes["t"]]
+    if min([0, *counts]) < 0:
+        message = f"steps are counted from 0, got {counts}"
+        raise ValueError(message)
+    params = [read[f"params/{i}"] for i in range(len(counts))]
     arrays: list[dict[str, Any]] = [{} for _ in params]
     group: dict[str, Any] = {}
     for name, array in read.items():
@@ -176,7 +192,7 @@ def _assemble(notes: dict[str, Any], read: dict[str, np.ndarray]) -> tuple[list[
             arrays[int(i)][which] = array
     return params, State(
         rule,
-        [int(t) for t in notes["t"]],
+        counts,
         arrays,
         group,
         int(notes["group_t"]),

@@ -12,7 +12,7 @@ from typing import Any
 
 from isostep.nm import Overwrite, computing
 from isostep.parts import filled
-from isostep.rule import BoundRule, Component, RuleError, call_part
+from isostep.rule import BoundRule, Component, RuleError, call_part, written
 
 
 @dataclass
@@ -123,7 +123,7 @@ def _run(
     if len(parts) != 1 + len(names):
         wanted = ", ".join(("u", *names))
         count = f"returned {len(parts)} values, expected {1 + len(names)}"
-        message = f"{c.part.name}: {function.__name__} {count}: {wanted}"
+        message = f"{c.part.name}: {written(function).__name__} {count}: {wanted}"
         raise RuleError(message)
     item.state.update(zip(names, parts[1:], strict=True))
     return parts[0]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 
 #: The largest number of axes of rules with a matrix for each axis: a rule has the same states for every array.
 AXES = 4
@@ -18,8 +18,9 @@ def others(rank: int, axis: int) -> tuple[int, ...]:
 
 
 def identity(p: Any, size: int) -> Any:
-    """The identity matrix of this size, of the dtype and on the device of p. For ``init``."""
-    return nm.namespace(p).eye(size, dtype=p.dtype, device=nm.device(p))
+    """The identity matrix of this size, of the dtype and on the device of p, or on all of its devices. For ``init``."""
+    one = nm.namespace(p).eye(size, dtype=p.dtype, device=nm.device(p))
+    return one + nm.sum(parts.zeros(p))  # which takes it to where JAX has p
 
 
 def unfold(x: Any, axis: int) -> Any:

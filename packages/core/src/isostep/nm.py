@@ -16,7 +16,7 @@ from typing import Any
 
 import array_api_compat
 
-from isostep.values import MAPS, Value
+from isostep.values import MAPS, TraceError, Value
 
 __all__ = [
     "Overwrite", "abs", "atan2", "cbrt", "clip", "cos", "eigenbasis", "eps", "exp", "expm1", "floor", "isfinite",
@@ -76,9 +76,7 @@ def computing(like: Any) -> Iterator[None]:
 
 def _like(xp: Any, number: float, like: Any) -> Any:
     # Not every namespace takes Python scalars in functions (operators all do): round once to the array's dtype.
-    # JAX moves a number to whatever it meets; the device of a sharded array is a layout that no number has.
-    anywhere = array_api_compat.is_numpy_array(like) or array_api_compat.is_jax_array(like)
-    place = None if anywhere else array_api_compat.device(like)
+    place = device(like)
     if isinstance(number, bool) or "bool" in str(like.dtype):
         return xp.asarray(number, device=place)
     return xp.asarray(number, dtype=like.dtype, device=place)
@@ -193,13 +191,22 @@ def eps(x: Any, /) -> Any:
 # Reductions. The array forms keep the dtype; the order is the library's own and fixed.
 
 
+def _added_up(x: Any, **how: Any) -> Any:
+    if "bool" in str(x.dtype):
+        message = (
+            f"a sum takes numbers, got an array of {x.dtype}; write nm.where(c, 1.0, 0.0) to count"
+        )
+        raise TraceError(message)
+    return namespace(x).sum(x, dtype=x.dtype, **how)
+
+
 def sum(x: Any, /) -> Any:
     """The sum of all elements: a 0-d array."""
     if isinstance(x, Value):
         return x.graph.apply("sum", (x,))
     if _is_number(x):
         return x
-    return namespace(x).sum(x, dtype=x.dtype)
+    return _added_up(x)
 
 
 def sum_units(x: Any, /, unit_axis: int = 0) -> Any:
@@ -212,7 +219,7 @@ def sum_units(x: Any, /, unit_axis: int = 0) -> Any:
         return x.graph.apply("sum_units", (x,), (unit_axis,))
     axis = unit_axis_of(x.shape, unit_axis)
     axes = tuple(i for i in range(len(x.shape)) if i != axis)
-    return namespace(x).sum(x, axis=axes, keepdims=True, dtype=x.dtype)
+    return _added_up(x, axis=axes, keepdims=True)
 
 
 # Generic operations: factored state and matrices. A program that has one of them is not fused.
@@ -223,7 +230,7 @@ def sum_axis(x: Any, /, *, axis: int | tuple[int, ...]) -> Any:
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
     if isinstance(x, Value):
         return x.graph.apply("sum_axis", (x,), (axes,))
-    return namespace(x).sum(x, axis=axes, keepdims=True, dtype=x.dtype)
+    return _added_up(x, axis=axes, keepdims=True)
 
 
 def max_axis(x: Any, /, *, axis: int | tuple[int, ...]) -> Any:
@@ -380,5 +387,10 @@ def overwrite(p: Any, /) -> Overwrite:
 
 
 def device(x: Any, /) -> Any:
-    """The device of an array, for adapters; rules have no use for it."""
-    return array_api_compat.device(x)
+    """Where to make what meets this array, for adapters; rules have no use for it.
+
+    None where that is the library's business: JAX moves what it made to whatever it meets, and the device of a sharded
+    array is a layout, which nothing of another shape has.
+    """
+    anywhere = array_api_compat.is_numpy_array(x) or array_api_compat.is_jax_array(x)
+    return None if anywhere else array_api_compat.device(x)

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import sys
 import threading
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from isostep import sums
-from isostep.domains import Pair
+from isostep.domains import DomainError, Pair
 from isostep.flow import Group, Item, flow
 from isostep.nm import Overwrite
-from isostep.rule import COUNT, BoundRule, RuleError, call_part
-from isostep.storage import FACTOR, LOST, MASTER, PLAIN, SEED, Storage
-from isostep.values import REDUCTIONS, Domain, Graph, NeedsShape, Value
+from isostep.rule import COUNT, BoundRule, RuleError, first_state, written
+from isostep.storage import FACTOR, LOST, PLAIN, SEED, Storage
+from isostep.values import REDUCTIONS, Domain, Graph, NeedsShape, TraceError, Value, as_number
 
 #: Outputs that are not state arrays. A program has exactly one of them.
 UPDATE, PARAMETER = "u", "p"
@@ -158,16 +160,38 @@ def trace(
     if found is not None:
         return found
     try:
-        program = _trace(rule, phase, None, kept)
+        program = _traced(rule, phase, None, kept)
     except NeedsShape:
         shape = shape if shape is not None else EXAMPLE
         key = (*key, shape)
         with _LOCK:
             if (found := _CACHE.get(key)) is not None:
                 return found
-        program = _trace(rule, phase, shape, kept)
+        program = _traced(rule, phase, shape, kept)
     with _LOCK:
         return _CACHE.setdefault(key, program)
+
+
+def _traced(
+    rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | None, kept: Storage
+) -> Program:
+    """As ``_trace``; what a rule's own functions did wrong is told with the rule's name and the line."""
+    try:
+        return _trace(rule, phase, shape, kept)
+    except (NeedsShape, RuleError, DomainError):
+        raise
+    except Exception as error:
+        files = _files(rule)
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f"{Path(f.filename).name}:{f.lineno}" for f in frames if f.filename in files]
+        if not lines:
+            raise
+        if isinstance(error, TraceError):
+            message = f"{rule.name}: {error} ({lines[-1]})"
+            raise TraceError(message) from error
+        what = f"{type(error).__name__} in {lines[-1]}, where the rule is traced"
+        message = f"{rule.name}: {what}: {error}; use operators and isostep.nm on its arrays"
+        raise RuleError(message) from error
 
 
 def _trace(
@@ -179,7 +203,7 @@ def _trace(
     stored = p = _input(graph, "p", Domain.ELEMENT)
     beside = _input(graph, kept.beside, Domain.ELEMENT) if kept.beside else None
     if beside is not None:
-        p = beside if kept.beside == MASTER else graph.apply("add", (stored, beside))
+        p = _whole(graph, stored, beside)
     g = _input(graph, "g", Domain.ELEMENT)
     if kept.scaled:
         g = graph.apply("mul", (g, _input(graph, FACTOR, Domain.HOST, "array")))
@@ -208,8 +232,8 @@ def _trace(
     }
     if beside is not None:
         outputs = _beside(graph, outputs, p, beside)
-    outputs = {n: v if isinstance(v, Value) else graph.const(v) for n, v in outputs.items()}
-    groups = {n: v if isinstance(v, Value) else graph.const(v) for n, v in group.state.items()}
+    outputs = {n: as_number(graph.value(v)) for n, v in outputs.items()}
+    groups = {n: as_number(graph.value(v)) for n, v in group.state.items()}
     figures = _figures(rule, p, g, item) if rule.observed else ()
     noise = (_input(graph, SEED, Domain.HOST, "array"), t) if kept.stochastic else ()
     return Program(
@@ -223,6 +247,21 @@ def _trace(
         figures=figures,
         noise=noise,
     )
+
+
+def _whole(graph: Graph, stored: Value, beside: Value) -> Value:
+    """The parameter that a step is taken with: itself and what is beside it, where they still belong together.
+
+    Somebody may have written to the parameter since (a checkpoint, an average): then what is beside it is of another.
+    """
+    near, whole = beside, beside
+    if (
+        beside.name == LOST
+    ):  # half of it: with all of it a sum in the middle of two may round to the other
+        near = graph.apply("add", (stored, graph.apply("mul", (beside, 0.5))))
+        whole = graph.apply("add", (stored, beside))
+    held = graph.node("stored", (near,), domain=Domain.ELEMENT)
+    return graph.apply("where", (graph.apply("eq", (held, stored)), whole, stored))
 
 
 def _beside(graph: Graph, outputs: dict[str, Any], p: Value, beside: Value) -> dict[str, Any]:
@@ -301,21 +340,25 @@ def init_shapes(rule: BoundRule, component: Any, shape: tuple[int, ...]) -> list
     """The shapes of a component's state arrays, of a parameter of this shape."""
     import numpy as np
 
-    made = call_part(component.part.init, np.zeros(shape), given=component.own(rule.at(1)))
-    made = made if isinstance(made, tuple) else (made,)
-    names = rule.state_of(component)
-    if len(made) != len(names):
-        message = f"{component.part.name}: init returned {len(made)} arrays, expected {len(names)}: {names}"
-        raise RuleError(message)
+    # A schedule may be traced, and shapes do not depend on its value: any number will do.
+    hyper = rule.map_schedules(lambda schedule: 1.0)
+    given = rule.given_init(component, hyper)
+    made = first_state(component, np.zeros(shape), rule.state_of(component), given)
     return [tuple(np.shape(a)) for a in made]
+
+
+def _files(rule: BoundRule) -> set[str]:
+    """The files that the rule's functions were written in."""
+    functions = (f for c in rule.components for f in c.part.called().values())
+    codes = (getattr(written(f), "__code__", None) for f in functions)
+    return {code.co_filename for code in codes if code is not None}
 
 
 class _local_names:
     """While a rule is traced, remember what it calls its intermediate values, so that listings can too."""
 
     def __init__(self, rule: BoundRule) -> None:
-        functions = (f for c in rule.components for f in c.part.functions())
-        self.files = {f.__code__.co_filename for f in functions if f is not None}
+        self.files = _files(rule)
 
     def __enter__(self) -> None:
         self.free = (

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from isostep.rule import Part, RuleError
@@ -30,10 +31,18 @@ class Folder(Generic[P]):
         """The declaration of this name and no setting, or the one that knows a setting by it, with that setting."""
         known = self.names()
         if name not in known:
-            for part in map(self.__getitem__, known):
+            for part in self.sound():
                 if name in part.known_as:
                     return part, part.known_as[name]
         return self[name], {}
+
+    def sound(self) -> list[P]:
+        """The declarations of all files that have one: a file half written must not stand in the way of others."""
+        found = []
+        for name in self.names():
+            with suppress(RuleError):
+                found.append(self[name])
+        return found
 
     def __getitem__(self, name: str) -> P:
         known = self.names()
@@ -42,9 +51,21 @@ class Folder(Generic[P]):
             hint = f"; did you mean {near[0]!r}?" if near else ";"
             message = f"unknown {self._kind} {name!r}{hint} known: {', '.join(known)}"
             raise RuleError(message)
-        found = getattr(importlib.import_module(f"{self._package}.{name}"), self._attribute, None)
-        if not isinstance(found, Part) or found.name != name:
-            message = f"{self._package}.{name} must declare {self._attribute} with name={name!r}, got {found!r}"
+        file = f"{self._package}.{name}"
+        try:
+            module = importlib.import_module(file)
+        except Exception as error:  # a file is its author's, and may do anything wrong
+            message = f"{file} cannot be imported: {type(error).__name__}: {error}; mend the file"
+            raise RuleError(message) from error
+        found = getattr(module, self._attribute, None)
+        if not isinstance(found, Part):
+            got = "nothing of that name" if found is None else type(found).__name__
+            message = f"{file} must declare {self._attribute} = {self._kind.title()}(name={name!r}, ...), got {got}"
+            raise RuleError(message)
+        if found.name != name:
+            message = (
+                f"{file} must declare {self._attribute} with name={name!r}, got name={found.name!r}"
+            )
             raise RuleError(message)
         return found  # type: ignore[return-value]
 

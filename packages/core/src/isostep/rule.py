@@ -8,20 +8,41 @@ with several components.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import traceback
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from itertools import product
+from keyword import iskeyword
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from isostep.domains import REQUIRED, Domain, DomainError, Pair, evaluate
+from isostep.storage import FACTOR, LOST, MASTER, SEED
 from isostep.sums import MOMENTA
 
 #: What a step calls its number, which is 1 for the first.
 COUNT = "t"
-#: What it calls the parameter, the gradient, the update and its number.
-RESERVED = frozenset(("p", "g", "u", COUNT))
+#: Steps whose kind is looked at beforehand, for paths on which only the device knows t.
+PROBED = 1000
+_KINDS: dict[Any, list[tuple[int, ...]]] = {}  # of rules by their structure
+#: What it calls the parameter, the gradient, the update and its number, and what storage adds to them.
+RESERVED = frozenset(("p", "g", "u", COUNT, MASTER, LOST, SEED, FACTOR))
+
+
+#: The fields of rules and pieces with the functions that a step calls.
+CALLED = (
+    "init",
+    "phase",
+    "measure",
+    "advance",
+    "update",
+    "evaluate",
+    "before",
+    "after",
+    "denominator",
+)
 
 
 class RuleError(ValueError):
@@ -32,7 +53,7 @@ class RuleError(ValueError):
 GroupState = Mapping[str, Callable[[SimpleNamespace], float]]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Part:
     """What rules and pieces share: hyperparameters, state, group state, phases, and where they come from."""
 
@@ -55,6 +76,25 @@ class Part:
     paper: str = ""
     arxiv: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.name.isprintable() or not self.name:
+            message = f"a rule's or piece's name must be one printable line, got {self.name!r}"
+            raise RuleError(message)
+        named = (*self.hyper, *self.inputs, *self.group_inputs)
+        check_names(self.name, named if callable(self.state) else (*named, *self.state))
+        for what, function in self.called().items():
+            if not callable(function) or not isinstance(function, Hashable):
+                message = f"{self.name}: {what} must be a function, got {type(function).__name__}"
+                raise RuleError(message)
+
+    def called(self) -> dict[str, Callable[..., Any]]:
+        """The functions that a step calls, by the fields that declare them."""
+        found = {n: getattr(self, n, None) for n in CALLED}
+        return {n: f for n, f in found.items() if f is not None}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r}, ...)"
+
     @property
     def signature(self) -> inspect.Signature:
         """The keyword parameters with their defaults, in declared order."""
@@ -73,7 +113,7 @@ class Part:
     @property
     def doc(self) -> str:
         """The docstring of the file that declares this: equations, ``Follows``, ``Departs``."""
-        functions = [f for f in (*self.functions(), self.phase) if f is not None]
+        functions = [written(f) for f in (*self.functions(), self.phase) if f is not None]
         module = inspect.getmodule(functions[0]) if functions else None
         return inspect.cleandoc(module.__doc__) if module is not None and module.__doc__ else ""
 
@@ -112,7 +152,7 @@ class Part:
         return values
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Rule(Part):
     """One update rule: ``update(p, g, *inputs, *state, t, /, *, hyper) -> (u, *state)``; u is added to p.
 
@@ -140,7 +180,7 @@ class Rule(Part):
         return BoundRule((Component(self),), self.bind_values(hyper))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Piece(Part):
     """A change of the gradient (``before``), of the update or parameter (``after``), or of both.
 
@@ -184,6 +224,73 @@ def keywords(function: Callable[..., Any]) -> frozenset[str] | None:
     )
 
 
+def written(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that somebody has written: what a ``partial`` or a wrapper calls, or an object that is called."""
+    while isinstance(function, partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    return function if hasattr(function, "__name__") else type(function).__call__
+
+
+def check_names(owner: str, names: Iterable[str]) -> None:
+    """What a rule names its arrays and numbers has to be a name in Python, and none of the step's own."""
+    for name in names:
+        if not str(name).isidentifier() or iskeyword(name):
+            message = f"{owner}: names must be identifiers, got {name!r}"
+            raise RuleError(message)
+    taken = RESERVED.intersection(names)
+    if taken:
+        message = (
+            f"{owner}: nothing of a rule can be named {sorted(taken)}; these name the step's own"
+        )
+        raise RuleError(message)
+
+
+@cache
+def mismatch(
+    function: Callable[..., Any], arguments: tuple[str, ...], known: frozenset[str], open: bool
+) -> str | None:
+    """Why a function cannot be called with these arguments and those keywords that it names; None if it can.
+
+    ``open``: there may be further keywords, whose names only a step tells (what ``measure`` gives).
+    """
+    signature, named = inspect.signature(function), keywords(function)
+    given = known if named is None else known & named
+    if open:
+        given |= {n for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
+    try:
+        signature.bind(*arguments, **dict.fromkeys(given))
+    except TypeError as error:
+        takes = ", ".join(arguments)
+        may = f" and may name {', '.join(sorted(known))}" if known else ""
+        name = written(function).__name__
+        return f"{name}{signature} is called with ({takes}){may}: {error}; change its arguments"
+    return None
+
+
+@cache
+def check_calls(part: Part, rule: Rule, state: tuple[str, ...], group: tuple[str, ...]) -> None:
+    """That a part's functions take what they are called with, in front of a rule, behind it or as that rule."""
+    check_names(part.name, (*state, *group))
+    own = frozenset(part.hyper)
+    known = own.union(rule.hyper, group, ("phase",) if part.phase is not None else ())
+    arrays = (*part.inputs, *state, COUNT)
+    calls: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
+        "init": (("p",), own),
+        "phase": ((COUNT,), own),
+        "advance": (("sums", "group", COUNT), own),
+        "evaluate": (("p", *state, COUNT), own),
+        "after": (("p", "g", "u", *arrays), known),
+        "denominator": (("d",), known),
+    }
+    for name, function in part.called().items():
+        sums = part.measure is not None and name in ("update", "before", "after")
+        fault = mismatch(function, *calls.get(name, (("p", "g", *arrays), known)), sums)
+        if fault is not None:
+            message = f"{part.name}: {fault}"
+            raise RuleError(message)
+
+
 @dataclass(frozen=True, eq=False)
 class Component:
     """A part at its place in a composed rule; ``prefix`` keeps its names apart from the others'."""
@@ -220,7 +327,42 @@ def call_part(function: Callable[..., Any], *args: Any, given: Mapping[str, Any]
     """Call a part's function with those of ``given`` that its signature names."""
     names = keywords(function)
     chosen = given if names is None else {n: given[n] for n in names if n in given}
-    return function(*args, **chosen)
+    try:
+        return function(*args, **chosen)
+    except (OverflowError, ZeroDivisionError) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        message = (
+            f"{error} of plain numbers in {where}, and arrays would go on with inf or nan; nm.where chooses only "
+            "after both sides are computed, so bound what is divided by: nm.maximum(t - 1, 1)"
+        )
+        raise RuleError(message) from error
+    except TypeError:
+        places = tuple(str(i) for i in range(len(args)))
+        fault = mismatch(function, places, frozenset(given), open=False)
+        if fault is None:  # it is called rightly, and did something wrong
+            raise
+        raise RuleError(fault) from None
+
+
+def first_state(
+    component: Component, p: Any, names: Sequence[str], given: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """What a component's ``init`` makes of a parameter, an array for each of its state's names."""
+    part = component.part
+    assert part.init is not None
+    made = call_part(part.init, p, given=given)
+    made = made if isinstance(made, tuple) else (made,)
+    if len(made) != len(names):
+        message = (
+            f"{part.name}: init returned {len(made)} arrays, expected {len(names)}: {tuple(names)}"
+        )
+        raise RuleError(message)
+    for n, a in zip(names, made, strict=True):
+        if not hasattr(a, "shape"):
+            message = f"{part.name}: init must return an array as {n}, got {a!r}; write isostep.parts.filled(p, {a!r})"
+            raise RuleError(message)
+    return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,17 +380,15 @@ class BoundRule:
     def __post_init__(self) -> None:
         names: list[str] = []
         for c in self.components:
-            names += c.part.inputs
-            names += self.state_of(c)
-            names += [c.prefix + n for n in c.group_state(self.values)]
+            group = c.group_state(self.values)
+            names += (*c.part.inputs, *self.state_of(c), *(c.prefix + n for n in group))
         clash = {n for n in names if names.count(n) > 1}
         if clash:
             message = f"{self.name}: state or input names appear twice: {sorted(clash)}"
             raise RuleError(message)
-        taken = RESERVED.intersection(names)
-        if taken:
-            message = f"{self.name}: state and inputs cannot be named {sorted(taken)}; these name the step's own"
-            raise RuleError(message)
+        for c in self.components:
+            own = tuple(n.removeprefix(c.prefix) for n in self.state_of(c))
+            check_calls(c.part, self.rule, own, tuple(c.group_state(self.values)))
 
     @cached_property
     def rule(self) -> Rule:
@@ -363,16 +503,29 @@ class BoundRule:
 
     def phase(self, t: int) -> tuple[int, ...]:
         """What kind of step t is: one small value for each component that has phases."""
-        return tuple(
-            int(call_part(c.part.phase, t, given=c.own(self.values)))
-            for c in self.components
-            if c.part.phase is not None
-        )
+        return tuple(self._phase_of(c, t) for c in self.components if c.part.phase is not None)
+
+    def _phase_of(self, component: Component, t: int) -> int:
+        part = component.part
+        assert part.phase is not None
+        found = call_part(part.phase, t, given=component.own(self.values))
+        if not 0 <= found < part.phases or found != int(found):
+            message = (
+                f"{part.name}: phase({t}) must be a whole number in [0, {part.phases}), got {found!r}; "
+                "declare phases=, how many kinds of step there are"
+            )
+            raise RuleError(message)
+        return int(found)
 
     def kinds(self) -> list[tuple[int, ...]]:
         """Every kind of step that the rule has: what ``phase`` may return."""
-        ranges = [range(c.part.phases) for c in self.components if c.part.phase is not None]
-        return list(product(*ranges))
+        found = _KINDS.get(self.structure())
+        if found is None:
+            ranges = [range(c.part.phases) for c in self.components if c.part.phase is not None]
+            if ranges:  # where t lives on a device, nobody sees that its kind is none of these
+                list(map(self.phase, range(1, PROBED + 1)))
+            found = _KINDS[self.structure()] = list(product(*ranges))
+        return found
 
     def kind(self, t: Any) -> Any:
         """The place in ``kinds`` of what step t is, for a t that a host need not know: a whole number on a device."""
@@ -383,13 +536,38 @@ class BoundRule:
                 place = place * c.part.phases + own
         return place
 
-    def group_init(self) -> dict[str, float]:
-        """The group's state before the first step."""
-        initial = self.at(1)
-        return {
-            c.prefix + n: float(make(SimpleNamespace(**c.own(initial))))
+    def given_init(self, component: Component, hyper: Mapping[str, Any]) -> dict[str, Any]:
+        """What a component's ``init`` is given, of the first step's hyperparameters.
+
+        Those whose zero is static decide what state there is. A schedule of one does not, whatever its value: it is
+        handed over as it is, which is true and no number.
+        """
+        own = component.own(hyper)
+        for n, domain in component.part.hyper.items():
+            value = self.values[component.prefix + n]
+            if callable(value) and getattr(domain, "zero_is_static", False):
+                own[n] = value
+        return own
+
+    def group_init(self, hyper: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The group's state before the first step: floats, or of ``hyper``, the first step's, which may be traced."""
+        initial = self.at(1) if hyper is None else hyper
+        found = {
+            c.prefix + n: make(SimpleNamespace(**c.own(initial)))
             for c in self.components
             for n, make in c.group_state(self.values).items()
+        }
+        return {n: float(v) for n, v in found.items()} if hyper is None else found
+
+    def map_schedules(self, value: Callable[[Any], Any]) -> dict[str, Any]:
+        """The hyperparameters with ``value(schedule)`` in the place of every schedule."""
+
+        def one(x: Any) -> Any:
+            return value(x) if callable(x) else x
+
+        return {
+            n: tuple(map(one, v)) if isinstance(v, tuple) else one(v)
+            for n, v in self.values.items()
         }
 
     def structure(self) -> tuple[Any, ...]:

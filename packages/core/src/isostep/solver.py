@@ -32,7 +32,7 @@ class Vectors:
         return x + a * y
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Solver(Part):
     """One solver: ``step(evaluate, x, state, hyper, vectors) -> (loss, x, state)`` over flat vectors.
 

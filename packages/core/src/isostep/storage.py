@@ -117,4 +117,4 @@ class Handling:
 
     seed: int = 0
     places: Sequence[int] = ()
-    factor: float = 1.0
+    factor: Any = 1.0

@@ -34,8 +34,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import array_api_compat
-
 from isostep import nm, sums
 from isostep.extras import MissingExtra
 from isostep.rule import BoundRule, RuleError
@@ -151,8 +149,6 @@ class Figures:
         """Host numbers where the sums are."""
         like = self._stepped
         xp, dtype = nm.namespace(like), like.dtype if dtype is None else dtype
-        if array_api_compat.is_jax_array(like):  # which may be traced, and then is nowhere
-            return xp.asarray(values, dtype=dtype)
         return xp.asarray(values, dtype=dtype, device=nm.device(like))
 
     def _of(self, rows: Any, sizes: Any) -> dict[str, Any]:

@@ -167,6 +167,10 @@ MAPS: dict[str, Op] = {
     )
 }
 
+#: Operations whose result is true or false, not a number.
+BOOLEAN = frozenset(("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "isfinite", "isnan"))
+#: Operations that take what is true or false, and where among their operands; every other one takes numbers.
+CONDITIONS = {"and": (0, 1), "or": (0, 1), "not": (0,), "where": (0,)}
 #: Sums with a fixed order. A result is known only after a pass over the elements: stages are cut here.
 REDUCTIONS = {"sum": Domain.ARRAY, "sum_units": Domain.UNIT, "sum_group": Domain.GROUP}
 #: Facts of an array that are known before any pass: per array, not per element.
@@ -217,9 +221,16 @@ class Graph:
         """A number written in the rule."""
         return self.node("const", attrs=(number,), domain=Domain.HOST)
 
+    def value(self, x: Any) -> Value:
+        """A value as it is; a number written in the rule as a node."""
+        return x if isinstance(x, Value) else self.const(_as_number(x))
+
     def apply(self, op: str, args: tuple[Any, ...], attrs: tuple[Any, ...] = ()) -> Value:
         """``op`` on values and Python numbers; the domain follows from the operands."""
-        values = tuple(a if isinstance(a, Value) else self.const(_as_number(a)) for a in args)
+        values = tuple(map(self.value, args))
+        places = CONDITIONS.get(op, ())
+        if op != "where" or not all(map(is_bool, values[1:])):
+            values = tuple(v if i in places else as_number(v) for i, v in enumerate(values))
         domain, scope, axis = _join(values)
         if op in REDUCTIONS:
             if domain is Domain.TENSOR and op != "sum_units":
@@ -234,9 +245,30 @@ class Graph:
         return self.node(op, values, attrs, domain=domain, scope=scope, axis=axis)
 
 
+def is_bool(node: Value) -> bool:
+    """Whether the value is true or false."""
+    if node.op == "const":
+        return isinstance(node.attrs[0], bool)
+    return node.op in BOOLEAN or (node.op == "where" and is_bool(node.args[1]))
+
+
+def as_number(node: Value) -> Value:
+    """The node as a number. A comparison is none: a sum of three that hold is 3 in one library, True in another."""
+    if not is_bool(node):
+        return node
+    if node.op == "const":
+        return node.graph.const(int(node.attrs[0]))
+    message = (
+        f"{node!r} is true or false, not a number; write nm.where(c, 1.0, 0.0) to count it as one"
+    )
+    raise TraceError(message)
+
+
 def _as_number(x: Any) -> float | int | bool:
-    if isinstance(x, bool | int | float):
+    if isinstance(x, bool | int):
         return x
+    if isinstance(x, float):
+        return float(x)  # NumPy's are floats too, and are written in another way
     message = f"a traced rule met {type(x).__name__}; only numbers and the rule's own arrays may be combined"
     raise TraceError(message)
 

@@ -24,6 +24,7 @@ ERRORS = (
     UsageError,
     MissingExtra,
     isostep.RuleError,
+    isostep.TraceError,
     isostep.DomainError,
     isostep.BackendError,
     isostep.FileError,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import re
+import sys
 from typing import Any
 
 import isostep
@@ -17,6 +18,7 @@ from isostep.commands.common import (
     at_least,
     bind,
     command,
+    complaint,
     completes,
     print_json,
     print_table,
@@ -77,12 +79,16 @@ def run_list(arguments: argparse.Namespace) -> None:
         known = ", ".join([*isostep.rules(), *isostep.solvers.names()])
         message = f"no rule or solver matches {arguments.pattern!r}; known: {known}"
         raise UsageError(message)
-    rows = [row(isostep.definition(n)) for n in names]
-    if arguments.paths:
-        made = runnable()
-        for r in rows:
-            rule = bind(isostep.definition(r["name"]), {}, example=True)
-            r["paths"] = {name: path.path(rule) for name, path in made.items()}
+    made = runnable() if arguments.paths else {}
+    rows = []
+    for n in names:
+        try:
+            rows.append(row(isostep.definition(n)))
+            if arguments.paths:
+                rule = bind(n, {}, example=True)
+                rows[-1]["paths"] = {name: path.path(rule) for name, path in made.items()}
+        except (isostep.RuleError, isostep.TraceError) as error:
+            print(complaint(error), end="", file=sys.stderr)  # the others are listed all the same
     called = [common_row(isostep.solvers.registry[n], "solver") for n in solvers]
     if arguments.json:
         print_json([*rows, *called])
@@ -139,7 +145,7 @@ def runnable() -> dict[str, Any]:
         for path in family.paths:
             try:
                 backend = family.make(path)
-            except isostep.Unavailable:
+            except (isostep.Unavailable, isostep.BackendError):
                 continue
             if hasattr(backend, "path"):
                 found[name if path == "default" else f"{name}:{path}"] = backend

@@ -187,13 +187,25 @@ def _unlike_rules(text: str) -> UsageError:
 
 
 def _rule(tree: ast.expr, text: str) -> BoundRule | str:
-    if isinstance(tree, ast.Name):
-        isostep._rules.named(tree.id)  # an error if it is unknown
-        return tree.id
-    if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name) or tree.args:
+    name = _name(tree, text)
+    if name is not None:
+        isostep._rules.named(name)  # an error if it is unknown
+        return name
+    called = _name(tree.func, text) if isinstance(tree, ast.Call) and not tree.args else None
+    if called is None or not isinstance(tree, ast.Call):
         raise _unlike_rules(text)
     given = {k.arg or "": _word(k.value, text) for k in tree.keywords}
-    return bind(tree.func.id, given, example=True)
+    return bind(called, given, example=True)
+
+
+def _name(tree: ast.expr, text: str) -> str | None:
+    """A rule's name, ``sgd`` or ``formula(sign(g) * m)``."""
+    if isinstance(tree, ast.Name):
+        return tree.id
+    function = getattr(getattr(tree, "func", None), "id", None)
+    if function == isostep.formulas.BEFORE.rstrip("(") and getattr(tree, "args", None):
+        return ast.get_source_segment(f"[{text}]", tree)
+    return None
 
 
 def _word(tree: ast.expr, text: str) -> Any:

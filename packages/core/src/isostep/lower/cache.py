@@ -69,7 +69,11 @@ def module(kind: str, name: str, text: str, beside: str = "") -> ModuleType:
     assert spec.loader is not None
     found = importlib.util.module_from_spec(spec)
     sys.modules[own_name] = found
-    spec.loader.exec_module(found)
+    try:
+        spec.loader.exec_module(found)
+    except BaseException:  # Ctrl-C while it compiles: the next step starts anew
+        sys.modules.pop(own_name, None)
+        raise
     return found
 
 

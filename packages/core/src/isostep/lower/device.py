@@ -73,7 +73,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import NamedTuple
 
-from isostep.lower.layout import BOOLEAN, Layout, layout
+from isostep.lower.layout import Layout, layout
 from isostep.program import UPDATE, Program, ancestors
 from isostep.state import COMPUTE_DTYPE
 from isostep.storage import PLAIN, Storage
@@ -101,13 +101,6 @@ CHUNK, MOST = 4096, 4096
 def of_group(node: Value) -> bool:
     """Whether the value belongs to the group, so that it has the group's dtype."""
     return node.domain is Domain.GROUP or node.scope == "group"
-
-
-def is_bool(node: Value) -> bool:
-    """Whether the value is true or false."""
-    if node.op == "const":
-        return isinstance(node.attrs[0], bool)
-    return node.op in BOOLEAN or (node.op == "where" and is_bool(node.args[1]))
 
 
 class Given(NamedTuple):
@@ -232,7 +225,7 @@ class Kernels:
     @cached_property
     def axis(self) -> int | None:
         """The axis of the units; a fused program has one at most."""
-        return next((a for s in range(self.layout.stages) for a in self.layout.unit_axes(s)), None)
+        return next(iter(self.layout.axes), None)
 
     @cached_property
     def stages(self) -> tuple[Kernel, ...]:

@@ -47,6 +47,7 @@ class Slot:
         self.arrays, self.backend, self.used = arrays, backend, list(arrays)
         self.strided: list[int] = []
         self.addresses: np.ndarray | None = None  # of ``arrays``, where arrays may move
+        self.find: Callable[[], np.ndarray] | None = None  # and what finds them again
         if backend is not None:
             self.strided = backend.strided(arrays)
             for i in self.strided:
@@ -94,14 +95,16 @@ class Part:
         """Put arrays into a slot; whether any lies elsewhere than before. ``known``: they are the last step's."""
         k = self.bin.layout.slots.index(name)
         slot, now = self.slots[k], None
+        find = None
         if not backend.stays_put:
-            now = backend.addresses(arrays)
+            find = slot.find if known else backend.finder(arrays)
+            now = backend.addresses(arrays) if find is None else find()
             if known and np.array_equal(now, slot.addresses):  # type: ignore[arg-type]
                 return False
         elif known:
             return False
         slot = self.slots[k] = Slot(self.in_memory(name, arrays, backend), backend)
-        slot.addresses = now
+        slot.addresses, slot.find = now, find
         used = backend.addresses(slot.used) if now is None or slot.strided else now
         moved = not np.array_equal(used, self.table[:, k])
         self.table[:, k] = used
@@ -156,7 +159,7 @@ class Plan:
 
 
 class _Elsewhere(Exception):
-    """A parameter's memory has been moved to where kernels cannot read it."""
+    """Some array lies where kernels cannot read it, or has no memory of its own."""
 
 
 def _keep_only(state: State, plans: Sequence[Plan]) -> None:
@@ -223,9 +226,9 @@ class FusedBackend(ArrayBackend):
     def addresses(self, arrays: Sequence[Any]) -> np.ndarray:
         """The address of the first element of each array, as int64."""
 
-    def takes(self, rule: BoundRule, params: Sequence[Any]) -> bool:
-        """Whether a step of these is fused, so that arrays may be kept in other ways (``State.storage``)."""
-        return layout(trace(rule), "float32").obstacle is None and self.all_reachable(params)
+    def finder(self, arrays: Sequence[Any]) -> Callable[[], np.ndarray] | None:
+        """What finds these very arrays' addresses faster than ``addresses``, now and later, and holds none of them."""
+        return None
 
     def path(self, rule: BoundRule) -> str:
         obstacle = layout(trace(rule), "float32").obstacle
@@ -306,7 +309,9 @@ class FusedBackend(ArrayBackend):
         found = self._at(rule, t)[0]
         if state.storage == PLAIN:
             return found
-        return {**found, SEED: state.handling.seed, FACTOR: state.handling.factor}
+        # Of the seed as much as the noise takes: a kernel's scalars are float64, which hold no more than 53 bits.
+        seed = state.handling.seed % (1 << 32)
+        return {**found, SEED: seed, FACTOR: state.handling.factor}
 
     def _plan(
         self,
@@ -332,6 +337,9 @@ class FusedBackend(ArrayBackend):
         plan, made = known.get(key), False
         now = _of(active, given[0]) if len(given) == 1 else [v[i] for v in given for i in active]
         again = plan is not None and plan.was_given(now)
+        if not again and (rule.input_names or not {*map(type, now)} <= {self.array_type}):
+            if not self.all_reachable([a for a in now if hasattr(a, "dtype")]):
+                raise _Elsewhere
         if plan is not None and not (
             (plan is seen or _same(plan.params, arrays))
             and (plan is seen or state.sealed or plan.has_states(state.arrays))
@@ -341,6 +349,8 @@ class FusedBackend(ArrayBackend):
         stepped = _of(active, arrays)
         if plan is None:
             self._check(rule, params, grads=given, state=state)
+            if not self.all_reachable([a for i in active for a in state.arrays[i].values()]):
+                raise _Elsewhere
             parts = self._parts(
                 rule,
                 arrays,
@@ -361,17 +371,21 @@ class FusedBackend(ArrayBackend):
         moved = []
         for part in plan.parts:
             given_names = ("p", "g", *rule.input_names)
-            names = part.bin.layout.filled if made else given_names
-            own = {n: self._arrays_of(rule, n, part.members, arrays, state, given) for n in names}
+            # Where an array may move under its own name, its state may as well.
+            names = part.bin.layout.filled if made or not self.stays_put else given_names
+            own = {
+                n: self._arrays_of(rule, n, part.members, arrays, plan, state, given) for n in names
+            }
             axes = part.axes
             new = [
                 n
                 for n, a in own.items()
-                if part.place(n, a, self, again or (n == "p" and not made))
+                if part.place(n, a, self, not made and (again or n not in given_names[1:]))
             ]
             if new:
                 moved.append(part)
-            if part.axes != axes and not made:  # its state lies in another order
+            if not made and (part.axes != axes or not {*new} <= {*given_names}):
+                # Its state lies in another order, or somewhere else: it is checked anew.
                 del known[key]
                 return self._plan(rule, params, arrays, state, active, given, None)
             if "p" in new and not made and not self.all_reachable(stepped):
@@ -412,8 +426,8 @@ class FusedBackend(ArrayBackend):
                 dtype = kept.dtype_of(n, self.dtype(p))
                 if a.shape != p.shape or self.dtype(a) != dtype or not self.writable(a):
                     message = (
-                        f"{rule.name}: state {n} of params[{i}] must be a writable {dtype} array of shape {p.shape}, "
-                        f"got {a.dtype} {a.shape}; make a new state"
+                        f"{rule.name}: state {n} of params[{i}] must be a writable {dtype} array of shape "
+                        f"{tuple(p.shape)}, got {self.dtype(a)} {tuple(a.shape)}; make a new state"
                     )
                     raise StepError(message)
 
@@ -423,6 +437,7 @@ class FusedBackend(ArrayBackend):
         name: str,
         members: list[int],
         arrays: list[Any],
+        plan: Plan,
         state: State,
         given: list[list[Any]],
     ) -> list[np.ndarray]:
@@ -430,7 +445,9 @@ class FusedBackend(ArrayBackend):
             return _of(members, arrays)
         if name == "g" or name in rule.input_names:
             return _of(members, given[0 if name == "g" else 1 + rule.input_names.index(name)])
-        return [state.arrays[i][name] for i in members]
+        if name in plan.states:
+            return _of(members, plan.states[name])
+        return [state.arrays[i][name] for i in members]  # what is beside some parameters
 
     def _parts(
         self,

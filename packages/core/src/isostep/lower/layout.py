@@ -13,8 +13,6 @@ from isostep.storage import HALVES, PLAIN, Storage
 from isostep.sums import factors
 from isostep.values import MAPS, Domain, Value
 
-#: Operations whose result is true or false, not a number.
-BOOLEAN = frozenset(("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "isfinite", "isnan"))
 SCALARS = (Domain.HOST, Domain.STEP)
 PER_ARRAY = (Domain.GROUP, Domain.ARRAY)
 
@@ -149,8 +147,14 @@ class Layout:
                 return "it sums values that are sums themselves or the same for the whole array"
             named = f" ({', '.join(sorted(odd))})" if odd else ""
             return f"it works on axes or matrices{named}"
-        axes = {a for s in range(self.stages) for a in self.unit_axes(s)}
-        return f"it reduces over units of several axes ({sorted(axes)})" if len(axes) > 1 else None
+        several = len(self.axes) > 1
+        return f"it looks at units of several axes ({list(self.axes)})" if several else None
+
+    @cached_property
+    def axes(self) -> tuple[int, ...]:
+        """The unit axes of the program: what it reduces over, and whose units it asks the size of."""
+        sizes = {n.attrs[0] for n in self.program.live if n.op == "unit_size"}
+        return tuple(sorted(sizes.union(*map(self.unit_axes, range(self.stages)))))
 
     def unit_axes(self, stage: int) -> list[int]:
         """The unit axes that a pass reads or reduces over."""

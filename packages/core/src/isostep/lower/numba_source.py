@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from isostep.listing import identifiers, lines
-from isostep.lower.layout import BOOLEAN, Layout, Pass, layout
+from isostep.lower.layout import Layout, Pass, layout
 from isostep.program import UPDATE, Program
 from isostep.state import COMPUTE_DTYPE
 from isostep.storage import HALVES, PLAIN, Storage
 from isostep.sums import factors
-from isostep.values import MAPS, Value
+from isostep.values import BOOLEAN, MAPS, Value
 
 #: Where Numba's text differs from the listing's. Comparisons of floats are the same everywhere.
 TEXT = {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from isostep.backend import backend
-from isostep.domains import DomainError
+from isostep.domains import REQUIRED, DomainError
 from isostep.plot.surfaces import SURFACES, Surface
 from isostep.rule import BoundRule, RuleError
 from isostep.state import StepError
@@ -79,9 +79,13 @@ def path(
     """
     found = surface_named(surface)
     if isinstance(rule, str):
-        from isostep import rule as rule_named
+        from isostep import _rules
 
-        rule = tuned(rule_named(rule), found, start=start, steps=steps, noise=noise, seed=seed)
+        part, setting = _rules.named(rule)
+        rate = part.hyper.get("lr")
+        given = {"lr": GRID[0]} if rate is not None and rate.default is REQUIRED else {}
+        bound = part.bind(**given, **setting)
+        rule = tuned(bound, found, start=start, steps=steps, noise=noise, seed=seed)
     if rule.input_names:
         message = f"{rule.name} needs {', '.join(rule.input_names)} beside the gradient, which a surface does not give"
         raise RuleError(message)

@@ -1,6 +1,7 @@
 """Adam: the running average of gradients over the root of the running average of their squares.
 
-    g <- g + weight_decay * p                       (keras: u <- u - lr * weight_decay * p instead)
+    g <- g + weight_decay * p                       (keras, and with decoupled_weight_decay:
+                                                     u <- u - lr * weight_decay * p instead)
     m <- b1 * m + (1 - b1) * g                      c1 = 1 - b1**t
     v <- b2 * v + (1 - b2) * g**2                   c2 = 1 - b2**t
 
@@ -25,7 +26,7 @@ Departs:
       setting of optax.amsgrad gives torch's.
     - weight_decay is not in the paper: coupled (L2) as torch.optim.Adam and
       optax.add_decayed_weights in front of adam; decoupled in keras, whose Adam(weight_decay) is
-      AdamW.
+      AdamW. decoupled_weight_decay is torch.optim.Adam's.
     - Keras's own default of eps is 1e-7; here every dialect has 1e-8.
     - The bias corrections are taken in float64 or by expm1, never as 1 - b**t in float32 (optax
       does, and is 1e-5 off there).
@@ -134,11 +135,12 @@ def update(
     betas: Any,
     eps: Any,
     weight_decay: Any,
+    decoupled_weight_decay: bool,
     dialect: str,
     denominator: Any = parts.same,
 ) -> tuple[Any, ...]:
     """See the module's equations."""
-    coupled = dialect != "keras"
+    coupled = dialect != "keras" and not decoupled_weight_decay
     g = parts.coupled(p, g, weight_decay, when=coupled)
     u, *state = step(
         g, *state_t, lr=lr, betas=betas, eps=eps, dialect=dialect, denominator=denominator
@@ -161,6 +163,7 @@ RULE = Rule(
         "eps": parts.eps(1e-8),
         "weight_decay": parts.weight_decay(doc="weight decay, coupled but in keras"),
         "amsgrad": Flag(False, doc="divide by the largest average of squares so far"),
+        "decoupled_weight_decay": Flag(False, doc="weight decay past the averages, as in AdamW"),
         "dialect": Choice("torch", options=tuple(RATES), doc="whose formula where they differ"),
     },
     known_as={"amsgrad": {"amsgrad": True}},

@@ -56,7 +56,7 @@ RULE = Rule(
     update=update,
     state=adam.state,
     hyper={
-        **adam.RULE.hyper,
+        **{n: d for n, d in adam.RULE.hyper.items() if n != "decoupled_weight_decay"},
         "weight_decay": parts.weight_decay(1e-2),
     },
     family="adam",

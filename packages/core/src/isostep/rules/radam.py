@@ -35,7 +35,7 @@ DIALECTS = ("torch", "optax", "paper")
 
 
 def rectification(t: Any, b2: Any, dialect: str) -> tuple[Any, Any]:
-    """Whether the variance is tractable at step t, and the factor r if it is."""
+    """Whether the variance is tractable at step t, and the factor r, which is one if it is not."""
     full = 2 / (1 - b2) - 1
     power = nm.exp(t * nm.log(b2))
     length = full - 2 * t * power / nm.one_minus_pow(b2, t)
@@ -43,10 +43,10 @@ def rectification(t: Any, b2: Any, dialect: str) -> tuple[Any, Any]:
         tractable = length >= 5
     else:
         tractable = length > (5 if dialect == "torch" else 4)
-    # A power instead of a division, which Python refuses by zero: where the variance is not
-    # tractable the factor may be infinite or NaN, and is not used.
-    reached = (length - 4) * (length - 2) * full
-    return tractable, nm.sqrt(reached) * nm.pow((full - 4) * (full - 2) * length, -0.5)
+    # One, not the root of a negative number that another choice throws away: a derivative goes through both branches.
+    reached = nm.where(tractable, (length - 4) * (length - 2) * full, 1.0)
+    limit = nm.where(tractable, (full - 4) * (full - 2) * length, 1.0)
+    return tractable, nm.sqrt(reached) * nm.pow(limit, -0.5)
 
 
 def update(

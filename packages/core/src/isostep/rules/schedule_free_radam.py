@@ -34,7 +34,8 @@ from isostep.rules import radam, schedule_free_adamw, schedule_free_sgd
 def rectified(lr: Any, t: Any, b2: Any, silent_sgd_phase: bool) -> tuple[Any, Any]:
     """Whether RAdam rectifies at step t, and the learning rate k."""
     tractable, factor = radam.rectification(t, b2, "paper")
-    return tractable, nm.where(tractable, lr * factor, 0.0 if silent_sgd_phase else lr)
+    rate = lr * factor
+    return tractable, nm.where(tractable, rate, 0.0) if silent_sgd_phase else rate
 
 
 def advance(

@@ -145,12 +145,22 @@ class _Run:
         self.backend = isostep.backend(settings.backend)
         self.both = self.net.gradients(self.backend)
         self.rule = settings.rule
+        self._check_rule()
         self.x = data.x_train.astype(settings.dtype)
         self.onehot = np.eye(data.classes, dtype=settings.dtype)
         size = settings.batch_size
         self.per_epoch = -(-len(self.x) // size)
         self.params: list[Any] = []
         self.state: Any = None
+
+    def _check_rule(self) -> None:
+        """That the rule can step here, before anything is written."""
+        rule = self.rule
+        more = [*rule.input_names, *(n for n in rule.group_input_names if n != "loss")]
+        if more:
+            message = f"{rule.name} needs {', '.join(more)} beside gradients and loss, which training here has not; "
+            raise TrainError(message + "choose another rule, or step it yourself")
+        isostep.program(rule)
 
     @property
     def checkpoint(self) -> Path:
@@ -200,7 +210,9 @@ class _Run:
         shapes = [tuple(p.shape) for p in self.params]
         wanted = [w.shape for w in self.net.weights(self.settings.seed, self.settings.dtype)]
         if shapes != wanted:
-            message = f"{self.checkpoint} holds {shapes}, the model has {wanted}; start anew with --force"
+            message = (
+                f"{self.checkpoint} holds {shapes}, the model has {wanted}; start anew with --force"
+            )
             raise TrainError(message)
         done = int(self.state.t[0])
         rows = [r for r in rows if r.iteration <= done]
