@@ -11,6 +11,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
 
+import isostep
 import isostep_torch
 from isostep_torch import load_optimizer
 
@@ -405,3 +406,28 @@ def test_wrong_kinds_of_arguments_are_one_clear_line():
         isostep_torch.param_groups(net.parameters())
     with pytest.raises(ValueError, match="layer_decay must be > 0, got -2"):
         isostep_torch.param_groups(net, layer_decay=-2)
+
+
+@EVERY
+def test_an_expanded_parameter_is_refused_before_anything_is_written(path):
+    p, q = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(1).expand(3))
+    optimizer = isostep_torch.SGD([p, q], lr=0.1, **path)
+    p.grad, q.grad = torch.ones(3), torch.ones(3)
+    with pytest.raises(ValueError, match=r"sgd: params\[\d\] is read-only; pass a writable copy"):
+        optimizer.step()
+    assert p[0].item() == 1.0
+
+
+@EVERY
+def test_numbers_beyond_a_dtype_are_infinite_in_it(path):
+    def update(p, g, t, /, *, lr, top):
+        from isostep import nm
+
+        return -lr * nm.minimum(nm.maximum(g, -1e300), top)
+
+    hyper = {"lr": isostep.domains.Real(0.5), "top": isostep.domains.Real(1e300)}
+    rule = isostep.Rule(name="far", update=update, hyper=hyper).bind()
+    p = torch.nn.Parameter(torch.zeros(3))
+    p.grad = torch.tensor([1.0, -2.0, 1e30])
+    isostep_torch.from_rule(rule, [p], **path).step()
+    assert p.tolist() == [-0.5, 1.0, torch.tensor(-0.5e30).item()]

@@ -6,6 +6,7 @@ is freed after its last use.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -61,9 +62,16 @@ UNARY: dict[str, Callable[..., Any]] = {
 }
 
 
+def _number(x: Any, dtype: torch.dtype) -> Any:
+    """A number as arrays of ``dtype`` have it; torch refuses one that is infinite there."""
+    far = isinstance(x, float | int) and dtype.is_floating_point and abs(x) > torch.finfo(dtype).max
+    return math.copysign(math.inf, x) if far else x
+
+
 def apply(op: str, *operands: Any) -> Any:
     """One elementwise operation on lists and numbers; by foreach if torch has it, else tensor by tensor."""
     lists = [x for x in operands if isinstance(x, list)]
+    operands = tuple(_number(x, lists[0][0].dtype) for x in operands)
     plain = all(
         all(isinstance(t, torch.Tensor) and t.is_floating_point() for t in same)
         and len({t.shape for t in same}) == 1

@@ -47,6 +47,11 @@ class TorchLoop(ArrayBackend):
     def write(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return target.copy_(value)
 
+    def writable(self, array: torch.Tensor) -> bool:
+        """Not what was expanded: its elements share memory."""
+        pairs = zip(array.shape, array.stride(), strict=True)
+        return not any(count > 1 and step == 0 for count, step in pairs)
+
     def scaled(self, gradient: torch.Tensor, factor: Any) -> torch.Tensor:
         here = factor.to(gradient.device) if isinstance(factor, torch.Tensor) else factor
         return gradient * here
