@@ -538,7 +538,9 @@ def test_what_is_made_first_does_not_depend_on_a_schedule_s_value():
     assert type(isostep.rule("sgd_hd").group_init(hyper)["lr"]) is np.float32
 
 
-@pytest.mark.parametrize("path", ["numpy:reference", "numpy:fused"])
+@pytest.mark.parametrize(
+    "path", ["numpy:reference", pytest.param("numpy:fused", marks=pytest.mark.whole)]
+)
 def test_a_schedule_may_pass_through_a_zero_that_would_be_a_choice(path):
     """A constant momentum of 0 has no buffer; a schedule's has one, also in the step in which it is 0."""
     backend = isostep.backend(path)
