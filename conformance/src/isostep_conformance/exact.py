@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from isostep.calls import COUNT
 from isostep.program import PARAMETER, UPDATE, Program, trace
-from isostep.rule import COUNT, BoundRule
+from isostep.rule import BoundRule
 from isostep.values import (
     BASES,
     DECOMPOSITIONS,

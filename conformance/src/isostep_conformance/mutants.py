@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from isostep.calls import COUNT
 from isostep.program import UPDATE, Program, ancestors
-from isostep.rule import COUNT
 from isostep.shapes import shape_of
 from isostep.values import BASES, DECOMPOSITIONS, FACTS, MAPS, MATRIX_OPS, Domain, Graph, Value
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from isostep import nm
-from isostep.rule import BoundRule, call_part
+from isostep.calls import call_part
+from isostep.rule import BoundRule
 from isostep.state import State, as_list, check_rule, check_state
 
 if TYPE_CHECKING:

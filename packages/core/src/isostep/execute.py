@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from isostep import evaluation, nm, rounding, sums, telemetry
+from isostep.calls import first_state
 from isostep.flow import Group, Item, flow
 from isostep.program import trace
-from isostep.rule import BoundRule, first_state
+from isostep.rule import BoundRule
 from isostep.state import (
     COMPUTE_DTYPE,
     State,

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from isostep.calls import RuleError, call_part, written
 from isostep.nm import Overwrite, computing
 from isostep.parts import filled
-from isostep.rule import BoundRule, Component, RuleError, call_part, written
+from isostep.rule import BoundRule, Component
 
 
 @dataclass

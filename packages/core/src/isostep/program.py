@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from isostep import sums
+from isostep.calls import COUNT, RuleError, first_state, written
 from isostep.domains import DomainError, Pair
 from isostep.flow import Group, Item, flow
 from isostep.nm import Overwrite
-from isostep.rule import COUNT, BoundRule, RuleError, first_state, written
+from isostep.rule import BoundRule
 from isostep.storage import FACTOR, LOST, PLAIN, SEED, Storage
 from isostep.values import REDUCTIONS, Domain, Graph, NeedsShape, TraceError, Value, as_number
 

@@ -8,29 +8,20 @@ with several components.
 from __future__ import annotations
 
 import inspect
-import traceback
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from functools import cached_property
 from itertools import product
-from keyword import iskeyword
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from isostep.calls import RuleError, call_part, check_calls, check_names, keywords, written
 from isostep.domains import REQUIRED, Domain, DomainError, Pair, evaluate
-from isostep.storage import FACTOR, LOST, MASTER, SEED
 from isostep.sums import MOMENTA
 
-#: What a step calls its number, which is 1 for the first.
-COUNT = "t"
 #: Steps whose kind is looked at beforehand, for paths on which only the device knows t.
 PROBED = 1000
 _KINDS: dict[Any, list[tuple[int, ...]]] = {}  # of rules by their structure
-#: What it calls the parameter, the gradient, the update and its number, and what storage adds to them.
-RESERVED = frozenset(("p", "g", "u", COUNT, MASTER, LOST, SEED, FACTOR))
-
-
 #: The fields of rules and pieces with the functions that a step calls.
 CALLED = (
     "init",
@@ -43,10 +34,6 @@ CALLED = (
     "after",
     "denominator",
 )
-
-
-class RuleError(ValueError):
-    """A rule that cannot be declared, bound or composed as asked: one line, what, allowed, got, next step."""
 
 
 #: Name -> function of the hyperparameters that gives the value before the first step.
@@ -213,84 +200,6 @@ class BoundPiece:
         return f"{self.piece.name}({_arguments(self.piece, self.values)})"
 
 
-@cache
-def keywords(function: Callable[..., Any]) -> frozenset[str] | None:
-    """The keyword names a function takes; None if it takes any."""
-    parameters = inspect.signature(function).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return frozenset(
-        p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
-    )
-
-
-def written(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that somebody has written: what a ``partial`` or a wrapper calls, or an object that is called."""
-    while isinstance(function, partial):
-        function = function.func
-    function = inspect.unwrap(function)
-    return function if hasattr(function, "__name__") else type(function).__call__
-
-
-def check_names(owner: str, names: Iterable[str]) -> None:
-    """What a rule names its arrays and numbers has to be a name in Python, and none of the step's own."""
-    for name in names:
-        if not str(name).isidentifier() or iskeyword(name):
-            message = f"{owner}: names must be identifiers, got {name!r}"
-            raise RuleError(message)
-    taken = RESERVED.intersection(names)
-    if taken:
-        message = (
-            f"{owner}: nothing of a rule can be named {sorted(taken)}; these name the step's own"
-        )
-        raise RuleError(message)
-
-
-@cache
-def mismatch(
-    function: Callable[..., Any], arguments: tuple[str, ...], known: frozenset[str], open: bool
-) -> str | None:
-    """Why a function cannot be called with these arguments and those keywords that it names; None if it can.
-
-    ``open``: there may be further keywords, whose names only a step tells (what ``measure`` gives).
-    """
-    signature, named = inspect.signature(function), keywords(function)
-    given = known if named is None else known & named
-    if open:
-        given |= {n for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
-    try:
-        signature.bind(*arguments, **dict.fromkeys(given))
-    except TypeError as error:
-        takes = ", ".join(arguments)
-        may = f" and may name {', '.join(sorted(known))}" if known else ""
-        name = written(function).__name__
-        return f"{name}{signature} is called with ({takes}){may}: {error}; change its arguments"
-    return None
-
-
-@cache
-def check_calls(part: Part, rule: Rule, state: tuple[str, ...], group: tuple[str, ...]) -> None:
-    """That a part's functions take what they are called with, in front of a rule, behind it or as that rule."""
-    check_names(part.name, (*state, *group))
-    own = frozenset(part.hyper)
-    known = own.union(rule.hyper, group, ("phase",) if part.phase is not None else ())
-    arrays = (*part.inputs, *state, COUNT)
-    calls: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
-        "init": (("p",), own),
-        "phase": ((COUNT,), own),
-        "advance": (("sums", "group", COUNT), own),
-        "evaluate": (("p", *state, COUNT), own),
-        "after": (("p", "g", "u", *arrays), known),
-        "denominator": (("d",), known),
-    }
-    for name, function in part.called().items():
-        sums = part.measure is not None and name in ("update", "before", "after")
-        fault = mismatch(function, *calls.get(name, (("p", "g", *arrays), known)), sums)
-        if fault is not None:
-            message = f"{part.name}: {fault}"
-            raise RuleError(message)
-
-
 @dataclass(frozen=True, eq=False)
 class Component:
     """A part at its place in a composed rule; ``prefix`` keeps its names apart from the others'."""
@@ -321,48 +230,6 @@ class Component:
 
 def _nothing_yet(_: SimpleNamespace) -> float:
     return 0.0
-
-
-def call_part(function: Callable[..., Any], *args: Any, given: Mapping[str, Any]) -> Any:
-    """Call a part's function with those of ``given`` that its signature names."""
-    names = keywords(function)
-    chosen = given if names is None else {n: given[n] for n in names if n in given}
-    try:
-        return function(*args, **chosen)
-    except (OverflowError, ZeroDivisionError) as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}:{place.lineno}"
-        message = (
-            f"{error} of plain numbers in {where}, and arrays would go on with inf or nan; nm.where chooses only "
-            "after both sides are computed, so bound what is divided by: nm.maximum(t - 1, 1)"
-        )
-        raise RuleError(message) from error
-    except TypeError:
-        places = tuple(str(i) for i in range(len(args)))
-        fault = mismatch(function, places, frozenset(given), open=False)
-        if fault is None:  # it is called rightly, and did something wrong
-            raise
-        raise RuleError(fault) from None
-
-
-def first_state(
-    component: Component, p: Any, names: Sequence[str], given: Mapping[str, Any]
-) -> tuple[Any, ...]:
-    """What a component's ``init`` makes of a parameter, an array for each of its state's names."""
-    part = component.part
-    assert part.init is not None
-    made = call_part(part.init, p, given=given)
-    made = made if isinstance(made, tuple) else (made,)
-    if len(made) != len(names):
-        message = (
-            f"{part.name}: init returned {len(made)} arrays, expected {len(names)}: {tuple(names)}"
-        )
-        raise RuleError(message)
-    for n, a in zip(names, made, strict=True):
-        if not hasattr(a, "shape"):
-            message = f"{part.name}: init must return an array as {n}, got {a!r}; write isostep.parts.filled(p, {a!r})"
-            raise RuleError(message)
-    return made
 
 
 @dataclass(frozen=True, eq=False)

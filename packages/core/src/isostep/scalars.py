@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from isostep.calls import COUNT
 from isostep.program import Program
-from isostep.rule import COUNT
 from isostep.values import MAPS, Domain, Value
 
 

@@ -20,6 +20,7 @@ import isostep
 from isostep.version import VERSION as __version__
 from isostep_jax.backend import JaxGrouped, JaxJit
 from isostep_jax.batch_stats import fresh_batch_stats
+from isostep_jax.constructors import constructor
 from isostep_jax.extra import (
     hutchinson,
     looksam_gradient,
@@ -32,7 +33,7 @@ from isostep_jax.flat import FlatTransform, flat
 from isostep_jax.observe import Observed, figures, observe
 from isostep_jax.solver import TreeSolver
 from isostep_jax.solver import constructor as solver
-from isostep_jax.transform import Transform, TransformState, constructor, step, transform
+from isostep_jax.transform import Transform, TransformState, step, transform
 
 __all__ = [
     "FlatTransform", "JaxGrouped", "JaxJit", "Observed", "Transform", "TransformState", "TreeSolver", "__version__",

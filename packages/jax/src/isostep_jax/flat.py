@@ -28,7 +28,8 @@ from isostep.rule import BoundRule, RuleError
 from isostep.state import StepError
 from isostep_jax.layout import Segments, views
 from isostep_jax.stacked import Leaf, stacked
-from isostep_jax.transform import Init, Transform, TransformState, build, flattened
+from isostep_jax.transform import Init, Transform, TransformState, build
+from isostep_jax.trees import flattened
 
 Buffers = dict[str, jax.Array]
 

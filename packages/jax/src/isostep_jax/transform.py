@@ -8,7 +8,6 @@ traced, so that changing them does not recompile.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-import isostep
 import isostep.scalars as scalars
+from isostep.calls import COUNT, RuleError, first_state
 from isostep.interpret import Task
-from isostep.naming import class_parameters
 from isostep.program import PARAMETER, UPDATE, Program, trace
-from isostep.rule import COUNT, BoundRule, Rule, RuleError, first_state
-from isostep.state import COMPUTE_DTYPE, StepError, check_inputs, check_like, check_param
+from isostep.rule import BoundRule
+from isostep.state import COMPUTE_DTYPE, StepError, check_inputs
 from isostep.storage import HALVES, OPTIONS, PLAIN, Storage
 from isostep.values import Domain, Value
 from isostep_jax.layout import (
@@ -39,6 +37,7 @@ from isostep_jax.layout import (
     stacks,
 )
 from isostep_jax.storage import Noise, asked_for, closed, first_beside, kept, opened
+from isostep_jax.trees import flattened, like
 
 #: What optax's protocol for extra arguments calls an input, where that is another name.
 OPTAX = {"loss": "value"}
@@ -122,7 +121,7 @@ class Init:
             structure = jax.tree.structure(
                 jax.tree.unflatten(kept, [0 if has else None for has in own])
             )
-            values = iter(_like(self.rule, f"state {n}", structure, [], state.arrays[n]))
+            values = iter(like(self.rule, f"state {n}", structure, [], state.arrays[n]))
             for each, has in zip(found, own, strict=True):
                 if has:
                     each[n] = next(values)
@@ -240,7 +239,7 @@ def build(
             n: jnp.asarray(wanted.pop(n), state.group[n].dtype) for n in rule.group_input_names
         }
         runs = init.runs(leaves)
-        given = {n: _like(rule, n, tree, leaves, v) for n, v in {"g": grads, **wanted}.items()}
+        given = {n: like(rule, n, tree, leaves, v) for n, v in {"g": grads, **wanted}.items()}
         held = init.held(state, tree, leaves)
         stacked = [
             _Leaf(
@@ -380,54 +379,6 @@ def _scalars(program: Program, hyper: dict[str, Any], t: Any, scope: str) -> dic
     return {n: v for n, v in found.items() if n.scope == scope}
 
 
-def _like(rule: BoundRule, what: str, tree: Any, leaves: list[Any], values: Any) -> list[Any]:
-    """The leaves of a tree that must have the parameters' structure (and, for gradients, shapes and dtypes)."""
-    found, structure = jax.tree.flatten(values)
-    label = "grads" if what == "g" else what
-    if structure != tree:
-        message = f"{rule.name}: {label} must have the structure of params, {tree}, got {structure}"
-        raise StepError(message)
-    if leaves:
-        for i, (p, v) in enumerate(zip(leaves, found, strict=True)):
-            own = (p.dtype.name, tuple(p.shape))
-            if not hasattr(v, "shape") and not isinstance(v, float | int):
-                message = (
-                    f"{rule.name}: {label} of leaf {i} must be an array, got {type(v).__name__}"
-                )
-                raise StepError(message)
-            if jnp.iscomplexobj(v):
-                message = f"{rule.name}: {label} of leaf {i} must be real like the parameter, got {v.dtype.name}"
-                raise StepError(message)
-            check_like(rule, f"leaf {i} of params", label, own[0], tuple(jnp.shape(v)), own)
-            _check_devices(rule, f"{label} of leaf {i}", p, v)
-        found = [jnp.asarray(v) for v in found]
-    return found
-
-
-def _check_devices(rule: BoundRule, label: str, p: Any, v: Any) -> None:
-    """Arrays that were put on devices must be on the parameter's; under jit JAX sees to it."""
-    if all(isinstance(a, jax.Array) and not isinstance(a, jax.core.Tracer) for a in (p, v)):
-        there, here = v.sharding.device_set, p.sharding.device_set
-        if p.committed and v.committed and there != here:
-            names = [", ".join(sorted(map(str, devices))) for devices in (here, there)]
-            message = (
-                f"{rule.name}: {label} must be on {names[0]} like the parameter, got {names[1]}; "
-                "move it with jax.device_put"
-            )
-            raise StepError(message)
-
-
-def flattened(rule: BoundRule, params: Any) -> tuple[list[Any], Any]:
-    """The parameters' leaves and their structure, checked."""
-    leaves, tree = jax.tree.flatten(params)
-    for i, p in enumerate(leaves):
-        if not hasattr(p, "dtype") or not hasattr(p, "shape"):
-            message = f"{rule.name}: leaf {i} of params must be an array, got {type(p).__name__}; tree: {tree}"
-            raise StepError(message)
-        check_param(rule, f"leaf {i} of params", p.dtype.name, tuple(p.shape))
-    return leaves, tree
-
-
 def _group_dtype(leaves: list[Any]) -> str:
     return "float64" if any(p.dtype.name == "float64" for p in leaves) else "float32"
 
@@ -451,64 +402,10 @@ def _init_leaf(
     return made
 
 
-class _Default:
-    """A signature's default that shapes the program: of a number ``optax.inject_hyperparams`` would make an array."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return repr(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return bool(self.value == (other.value if isinstance(other, _Default) else other))
-
-    def __hash__(self) -> int:
-        return hash(self.value)
-
-
-def constructor(name: str) -> Callable[..., Transform]:
-    """The function ``isostep_jax.NAME``: hyperparameters by position or name, then a transformation."""
-    definition = isostep.definition(name)
-    signature, names = _signature(definition), [p.name for p in class_parameters(definition)]
-
-    def construct(*args: Any, **named: Any) -> Transform:
-        if len(args) > len(names):
-            message = f"{name} takes {len(names)} hyperparameters, got {len(args)} by position"
-            raise RuleError(message)
-        first = dict(zip(names, args, strict=False))
-        if twice := [n for n in first if n in named]:
-            message = f"{name}: {twice[0]} is given by position and by name; give it once"
-            raise RuleError(message)
-        given = {n: v.value if isinstance(v, _Default) else v for n, v in (first | named).items()}
-        options = {n: given.pop(n) for n in KEYWORDS if n in given}
-        return transform(definition.bind(**given), **options)
-
-    construct.__name__ = construct.__qualname__ = name
-    construct.__doc__ = definition.doc
-    construct.__signature__ = signature  # type: ignore[attr-defined]
-    return construct
-
-
-def _signature(definition: Rule) -> inspect.Signature:
-    """Hyperparameters by position or name, then the options by name; numbers that are no arrays' are ``_Default``."""
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    options = [inspect.Parameter(n, keyword, default=v) for n, v in KEYWORDS.items()]
-    found = []
-    for p in [*class_parameters(definition), *options]:
-        domain = definition.hyper.get(p.name)
-        free = domain is not None and domain.schedulable and not domain.is_static(p.default)
-        number = isinstance(p.default, int | float) and not isinstance(p.default, bool)
-        found.append(p.replace(default=_Default(p.default)) if number and not free else p)
-    return inspect.Signature(found)
-
-
 __all__ = [
     "Init",
     "Transform",
     "TransformState",
     "build",
-    "constructor",
-    "flattened",
     "transform",
 ]

@@ -71,7 +71,10 @@ def _number(x: Any, dtype: torch.dtype) -> Any:
 def apply(op: str, *operands: Any) -> Any:
     """One elementwise operation on lists and numbers; by foreach if torch has it, else tensor by tensor."""
     lists = [x for x in operands if isinstance(x, list)]
-    operands = tuple(_number(x, lists[0][0].dtype) for x in operands)
+    kinds = [
+        x[0].dtype for x in lists if isinstance(x[0], torch.Tensor)
+    ]  # a list of facts is of numbers
+    operands = tuple(_number(x, kinds[0]) for x in operands) if kinds else operands
     plain = all(
         all(isinstance(t, torch.Tensor) and t.is_floating_point() for t in same)
         and len({t.shape for t in same}) == 1
