@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from isostep.state import (
     check_state,
     labels,
 )
-from isostep.storage import HALVES, LOST, MASTER, PLAIN, Handling, Storage
+from isostep.storage import HALVES, LOST, MASTER, PLAIN, Handling, Storage, whole
 
 
 class ArrayBackend(ABC):
@@ -298,7 +299,9 @@ class ArrayBackend(ABC):
             work.append(
                 Item(
                     t=t,
-                    p=self._whole(p, self.cast(p, wide), own),
+                    p=whole(
+                        self.cast(p, wide), own, partial(self._narrowed, p), partial(self.call, "where")
+                    ),
                     g=self.scaled(g, state.handling.factor) if state.storage.scaled else g,
                     inputs={n: self.cast(v[i], wide) for n, v in all_inputs.items()},
                     state=own,
@@ -307,21 +310,6 @@ class ArrayBackend(ABC):
                 )
             )
         return work
-
-    def _whole(self, p: Any, wide: Any, own: dict[str, Any]) -> Any:
-        """The parameter that a step is taken with: itself and what is kept beside it, which leaves ``own``.
-
-        Where somebody has written to the parameter since, it is the parameter alone; see ``program._whole``.
-        """
-        if LOST in own:
-            lost = own.pop(LOST)
-            near, whole = wide + lost * 0.5, wide + lost
-        elif MASTER in own:
-            near = whole = own.pop(MASTER)
-        else:
-            return wide
-        held = self.cast(self.cast(near, self.dtype(p)), self.dtype(wide))
-        return self.call("where", held == wide, whole, wide)
 
     def _at(self, rule: BoundRule, t: Any) -> tuple[Mapping[str, Any], tuple[int, ...]]:
         """The hyperparameters and the phase of step t."""
@@ -446,6 +434,10 @@ class ArrayBackend(ABC):
         if noise is not None and dtype in HALVES:
             value = self.stochastic(self.cast(value, "float32"), dtype, noise, place)
         return self.write(target, value)
+
+    def _narrowed(self, p: Any, value: Any) -> Any:
+        """What an array like ``p`` holds of a value, in the value's dtype."""
+        return self.cast(self.cast(value, self.dtype(p)), self.dtype(value))
 
     def scaled(self, gradient: Any, factor: Any) -> Any:
         """A gradient in the compute dtype times a number, or a 0-d array."""

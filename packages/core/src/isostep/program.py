@@ -22,7 +22,7 @@ from isostep.domains import DomainError, Pair
 from isostep.flow import Group, Item, flow
 from isostep.nm import Overwrite
 from isostep.rule import BoundRule
-from isostep.storage import FACTOR, LOST, PLAIN, SEED, Storage
+from isostep.storage import FACTOR, LOST, PLAIN, SEED, Storage, whole
 from isostep.values import REDUCTIONS, Domain, Graph, NeedsShape, TraceError, Value, as_number
 
 #: Outputs that are not state arrays. A program has exactly one of them.
@@ -204,7 +204,9 @@ def _trace(
     stored = p = _input(graph, "p", Domain.ELEMENT)
     beside = _input(graph, kept.beside, Domain.ELEMENT) if kept.beside else None
     if beside is not None:
-        p = _whole(graph, stored, beside)
+        own = {str(kept.beside): beside}
+        held = lambda x: graph.node("stored", (x,), domain=Domain.ELEMENT)  # noqa: E731
+        p = whole(stored, own, held, lambda *xs: graph.apply("where", xs))
     g = _input(graph, "g", Domain.ELEMENT)
     if kept.scaled:
         g = graph.apply("mul", (g, _input(graph, FACTOR, Domain.HOST, "array")))
@@ -250,31 +252,16 @@ def _trace(
     )
 
 
-def _whole(graph: Graph, stored: Value, beside: Value) -> Value:
-    """The parameter that a step is taken with: itself and what is beside it, where they still belong together.
-
-    Somebody may have written to the parameter since (a checkpoint, an average): then what is beside it is of another.
-    """
-    near, whole = beside, beside
-    if (
-        beside.name == LOST
-    ):  # half of it: with all of it a sum in the middle of two may round to the other
-        near = graph.apply("add", (stored, graph.apply("mul", (beside, 0.5))))
-        whole = graph.apply("add", (stored, beside))
-    held = graph.node("stored", (near,), domain=Domain.ELEMENT)
-    return graph.apply("where", (graph.apply("eq", (held, stored)), whole, stored))
-
-
 def _beside(graph: Graph, outputs: dict[str, Any], p: Value, beside: Value) -> dict[str, Any]:
     """The outputs of a parameter that has something beside it, which the step brings up to date."""
     outputs = dict(outputs)
-    whole = p + outputs.pop(UPDATE) if UPDATE in outputs else outputs.pop(PARAMETER)
-    rest = whole = whole if isinstance(whole, Value) else graph.const(whole)
+    new = p + outputs.pop(UPDATE) if UPDATE in outputs else outputs.pop(PARAMETER)
+    rest = new = new if isinstance(new, Value) else graph.const(new)
     if beside.name == LOST:
-        kept = graph.node("stored", (whole,), domain=Domain.ELEMENT)
-        lost = graph.apply("sub", (whole, kept))
+        kept = graph.node("stored", (new,), domain=Domain.ELEMENT)
+        lost = graph.apply("sub", (new, kept))
         rest = graph.apply("where", (graph.apply("isfinite", (lost,)), lost, 0.0))
-    return {PARAMETER: whole, **outputs, str(beside.name): rest}
+    return {PARAMETER: new, **outputs, str(beside.name): rest}
 
 
 def _figures(rule: BoundRule, p: Value, g: Value, item: Item) -> tuple[Value, ...]:

@@ -7,7 +7,7 @@ and closed after it, in the same pass where kernels load and store. ``low_precis
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,6 +109,29 @@ def taken(name: str, options: Mapping[str, Any]) -> tuple[Storage, int]:
         raise ValueError(message)
     beside = {"kahan": LOST, "master_weights": MASTER}.get(ways[0]) if ways else None
     return Storage(dtype, beside, ways == ["stochastic_rounding"]), seed
+
+
+def whole(stored: Any, own: dict[str, Any], held: Callable[[Any], Any], where: Any) -> Any:
+    """The parameter that a step is taken with: itself and what is beside it, which leaves ``own``.
+
+    Somebody may have written to the parameter since (a checkpoint, an average): where what is beside it is another's,
+    it is the parameter alone.
+
+    Args:
+        stored: the parameter, in the compute dtype; an array, or a traced value as all that comes and goes here.
+        own: its arrays by name, in the compute dtype.
+        held: what the parameter's dtype holds of a value, in the compute dtype.
+        where: the choice between two values by a condition.
+    """
+    if LOST in own:
+        lost = own.pop(LOST)
+        # Half of what was lost: with all of it a sum in the middle of two may round to the other.
+        near, found = stored + lost * 0.5, stored + lost
+    elif MASTER in own:
+        near = found = own.pop(MASTER)
+    else:
+        return stored
+    return where(held(near) == stored, found, stored)
 
 
 @dataclass

@@ -17,7 +17,7 @@ import numpy as np
 from isostep import rounding
 from isostep.rule import RuleError
 from isostep.state import StepError
-from isostep.storage import HALVES, LOST, MASTER, Storage, taken
+from isostep.storage import HALVES, LOST, MASTER, Storage, taken, whole
 from isostep_jax.layout import Segments
 
 
@@ -82,20 +82,11 @@ def _numbered(shape: Sequence[int]) -> jax.Array:
 
 
 def opened(arrays: Mapping[str, jax.Array], wide: str) -> dict[str, jax.Array]:
-    """The arrays of a step in the compute dtype; what is kept beside the parameter has become part of it.
-
-    Where somebody has written to the parameter since, it is the parameter alone.
-    """
+    """The arrays of a step in the compute dtype; what is kept beside the parameter has become part of it."""
     found = {n: a.astype(wide) for n, a in arrays.items()}
-    p = found["p"]
-    if LOST in found:
-        lost = found.pop(LOST)
-        near, whole = p + lost * 0.5, p + lost
-    elif MASTER in found:
-        near = whole = found.pop(MASTER)
-    else:
-        return found
-    return found | {"p": jnp.where(held(near, arrays["p"].dtype) == p, whole, p)}
+    near = partial(held, dtype=arrays["p"].dtype)
+    found["p"] = whole(found["p"], found, near, jnp.where)
+    return found
 
 
 def closed(

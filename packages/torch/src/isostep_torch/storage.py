@@ -23,7 +23,7 @@ import torch
 from isostep.program import Program, trace
 from isostep.rule import BoundRule
 from isostep.state import StepError
-from isostep.storage import LOST, MASTER, OPTIONS, PLAIN, Storage, taken
+from isostep.storage import LOST, MASTER, OPTIONS, PLAIN, Storage, taken, whole
 from isostep.values import FACTS, REDUCTIONS
 from isostep_torch.rounding import key_of, stochastic_
 
@@ -180,16 +180,10 @@ def _wide(tensors: Tensors, noise: tuple[int, Any, int] | None) -> tuple[Tensors
     With ``kahan`` the parameter is the sum of two halves, itself and what it lost: both are rounded to nearest.
     """
     p, dtype = tensors["p"], _compute(tensors["p"])
-    extra = MASTER in tensors or LOST in tensors
-    near = whole = p.to(dtype)
-    if LOST in tensors:
-        near, whole = near + 0.5 * tensors[LOST], whole + tensors[LOST]
-    elif MASTER in tensors:
-        near = whole = tensors[MASTER]
-    if extra:  # where somebody has written to the parameter since, it is the parameter alone
-        whole = torch.where(near.to(p.dtype) == p, whole, p.to(dtype))
+    own = {n: a.to(dtype) for n, a in tensors.items() if n in (MASTER, LOST)}
+    entire = whole(p.to(dtype), own, lambda x: x.to(p.dtype).to(dtype), torch.where)
     names = [n for n in tensors if n not in ("p", MASTER, LOST)]
-    opened = {"p": whole, **{n: tensors[n].to(dtype) for n in names}}
+    opened = {"p": entire, **{n: tensors[n].to(dtype) for n in names}}
 
     def store(place: int, target: torch.Tensor, value: torch.Tensor) -> None:
         if target is value:
