@@ -39,7 +39,9 @@ def test_cuda_tensors_take_the_fused_path():
 def test_tensors_of_several_devices_take_foreach():
     assert choice("cuda:0", "cuda:1") == ("torch:foreach", "other tensors")
     assert choice("cuda:0", "cpu")[0] == "torch:foreach"
-    with pytest.raises(ValueError, match=r"of one CUDA device with triton installed, .*; use foreach"):
+    with pytest.raises(
+        ValueError, match=r"of one CUDA device with triton installed, .*; use foreach"
+    ):
         choice("cuda:0", "cuda:1", fused=True)
 
 

@@ -9,10 +9,12 @@ expected, or llvmlite is not installed, tensors are asked one by one in Python.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from ctypes import CDLL, PYFUNCTYPE, c_int64, c_void_p, cast
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -55,26 +57,36 @@ def finder(tensors: Sequence[torch.Tensor]) -> Callable[[], np.ndarray] | None:
 @cache
 def reader() -> tuple[Any, int] | None:
     """The compiled loop (objects, where to write, how many, offset), and where in an object its C++ tensor is."""
-    offset = _offset()
-    if offset is None:
+    offset = place_of(attrgetter("_cdata"))
+    functions = shim("data_ptr")
+    if offset is None or functions is None:
         return None
-    try:
-        from isostep.lower.objects import compiled
+    from isostep.lower.objects import compiled
 
-        function = CDLL(torch._C.__file__).aoti_torch_get_data_ptr
-    except (ImportError, AttributeError, OSError):
-        return None
-    loop = compiled(_text(cast(function, c_void_p).value or 0), "addresses")
+    loop = compiled(_text(*functions), "addresses")
     return PYFUNCTYPE(None, *[c_int64] * 4)(loop), offset  # which keeps the GIL
 
 
-def _offset() -> int | None:
+def shim(*names: str) -> list[int] | None:
+    """Where torch's C functions ``aoti_torch_get_NAME`` begin; None if it lacks one, or nothing can be compiled."""
+    if importlib.util.find_spec("llvmlite") is None:
+        return None
+    try:
+        library = CDLL(torch._C.__file__)
+        functions = [getattr(library, f"aoti_torch_get_{n}") for n in names]
+    except (AttributeError, OSError):
+        return None
+    return [cast(f, c_void_p).value or 0 for f in functions]
+
+
+def place_of(word: Callable[[Any], int]) -> int | None:
+    """How many bytes into a tensor's object this word of it lies; None if that cannot be told."""
     if sys.implementation.name != "cpython" or sys.maxsize != 2**63 - 1:
         return None
     found = set()
     for probe in (torch.zeros(3), torch.zeros(5)[2:], torch.nn.Parameter(torch.zeros(()))):
         words = range(0, torch.Tensor.__basicsize__ - WORD + 1, WORD)
-        at = [k for k in words if c_int64.from_address(id(probe) + k).value == probe._cdata]
+        at = [k for k in words if c_int64.from_address(id(probe) + k).value == word(probe)]
         found.add(at[0] if len(at) == 1 else None)
     return found.pop() if len(found) == 1 else None
 

@@ -19,7 +19,7 @@ import triton.language as tl
 
 from isostep.lower.device import Kernel, Kernels
 from isostep.lower.executor import Device, DeviceBackend, Launch
-from isostep.lower.fused import Plan
+from isostep.lower.plan import Plan
 from isostep.state import StepError
 from isostep_torch import triton_modules
 from isostep_torch.loop import TorchLoop

@@ -20,7 +20,7 @@ import triton.language as tl
 from isostep import scalars
 from isostep.lower.device import Kernels
 from isostep.lower.executor import Launch, Runner
-from isostep.lower.fused import Plan
+from isostep.lower.plan import Plan
 from isostep.rule import BoundRule
 from isostep.state import State, as_list
 from isostep_torch import triton_modules

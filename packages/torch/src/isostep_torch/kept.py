@@ -1,12 +1,12 @@
 """What an optimizer keeps from step to step, and how it sees at a glance that nobody has touched it since.
 
-A step over a thousand small tensors may not cost lines of Python for each of them: lists are compared as lists, by
-identity, and the counts of steps are the elements of one tensor.
+A step over a thousand small tensors may not cost lines of Python for each of them: entries are looked up only when
+somebody has written to one (``isostep_torch.entries``), and the counts of steps are the elements of one tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import is_, itemgetter
 from typing import Any
@@ -15,22 +15,13 @@ import torch
 
 from isostep.state import State
 from isostep.storage import Storage
+from isostep_torch.entries import Entries
 from isostep_torch.storage import local
 
 
 def same(a: Sequence[Any], b: Sequence[Any]) -> bool:
     """Whether two lists hold the very same objects."""
     return len(a) == len(b) and all(map(is_, a, b))
-
-
-class Entries:
-    """Which entries ``optimizer.state`` had at the last look."""
-
-    def __init__(self, state: Mapping[Any, Any]) -> None:
-        self.keys, self.values = list(state), list(state.values())
-
-    def unchanged(self, state: Mapping[Any, Any]) -> bool:
-        return same(list(state), self.keys) and same(list(state.values()), self.values)
 
 
 @dataclass
@@ -49,6 +40,8 @@ class Kept:
     opened_plan: Any = None  # the backend's own notes of steps whose tensors were opened
     #: name -> the entries that have it, and what they hold
     columns: dict[str, tuple[list[dict[str, Any]], list[Any]]] = field(init=False)
+    #: how often entries had been written to when they were last looked at
+    looked_at: int | None = None
     counts: torch.Tensor | None = (
         None  # of steps: the entries of the columns "step" are its elements
     )
@@ -62,19 +55,22 @@ class Kept:
             having = [i for i, own in enumerate(arrays) if n in own]
             self.columns[n] = [self.owns[i] for i in having], [self.owns[i][n] for i in having]
 
-    def unchanged(self, params: Sequence[Any], names: tuple[str, ...]) -> bool:
+    def unchanged(self, params: Sequence[Any], names: tuple[str, ...], entries: Entries) -> bool:
         """Whether these are still the parameters, and their entries hold what they did."""
         if names != self.names or not same(params, self.params):
             return False
         if not self.plain and [p.dtype for p in params] != self.dtypes:
             return False  # what is kept beside a parameter depends on its dtype
-        try:
-            return all(
-                all(map(is_, map(itemgetter(n), owns), column))
-                for n, (owns, column) in self.columns.items()
-            )
-        except KeyError:
-            return False
+        if self.looked_at != entries.writes.count:
+            try:
+                found = same(list(map(entries.get, params)), self.owns) and all(
+                    all(map(is_, map(itemgetter(n), owns), column))
+                    for n, (owns, column) in self.columns.items()
+                )
+            except KeyError:
+                return False
+            self.looked_at = entries.writes.count if found else None
+        return self.looked_at is not None
 
     def holds_shards(self) -> bool:
         """Whether what is stepped of distributed state is still what lies here of it."""
@@ -83,7 +79,9 @@ class Kept:
 
     def read_counts(self) -> None:
         """Take the counts as they are in ``optimizer.state``, if somebody has changed them there."""
-        if self.written is None or type(self.counts) is not torch.Tensor:  # none yet, or fakes without values
+        if (
+            self.written is None or type(self.counts) is not torch.Tensor
+        ):  # none yet, or fakes without values
             return
         column = self.columns["step"][1]
         ends = (column[0], self.counts[0]), (column[-1], self.counts[-1])

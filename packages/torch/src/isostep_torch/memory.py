@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from isostep.lower.plan import Looks
 from isostep_torch.addresses import finder, in_python
+from isostep_torch.looks import looks
 
 
 @cache
@@ -44,3 +46,6 @@ class Memory:
 
     def finder(self, arrays: Sequence[torch.Tensor]) -> Callable[[], np.ndarray] | None:
         return finder(arrays)
+
+    def looks(self, arrays: list[torch.Tensor]) -> Looks | None:
+        return looks(arrays)

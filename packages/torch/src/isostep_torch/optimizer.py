@@ -21,7 +21,8 @@ from isostep.rule import BoundRule, Rule
 from isostep.state import State, check_inputs
 from isostep.storage import LOST, MASTER, PLAIN, Handling, Storage
 from isostep_torch import checkpoint, paths, storage
-from isostep_torch.kept import Entries, Kept
+from isostep_torch.entries import Entries
+from isostep_torch.kept import Kept
 from isostep_torch.loop import TorchLoop
 from isostep_torch.observer import Observer
 from isostep_torch.paths import OPTIONS, check_options
@@ -65,12 +66,12 @@ class Optimizer(torch.optim.Optimizer):
         self._template = rule
         self._forget()
         super().__init__(params, {**rule.values, **given, **chosen, "rule": rule.name})
+        self._watched()
 
     def _forget(self) -> None:
         """Drop what is only a shortcut: bound rules, states and backends."""
         self._bound: dict[tuple[int, bool], tuple[tuple[Any, ...], BoundRule]] = {}
         self._kept: dict[int, Kept] = {}  # by group
-        self._entries: Entries | None = None
         self._counts: dict[
             Any, torch.Tensor
         ] = {}  # those that ``capturable`` steps advance in place
@@ -86,6 +87,7 @@ class Optimizer(torch.optim.Optimizer):
         loading = getattr(self, "_loading", None)
         self._forget()
         super().__setstate__(state)
+        self._watched()
         for group in self.param_groups:  # torch.optim's state dicts lack what only we have
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -229,16 +231,12 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
             if "loss" in self._template.group_input_names:
                 inputs.setdefault("loss", loss)
-        if self._entries is None or not self._entries.unchanged(self.state):
-            self._kept.clear()
         with _full_precision():
             ready = [self._ready(group, inputs) for group in self.param_groups]
             for group, found in zip(self.param_groups, ready, strict=True):
                 if found is not None:
                     with torch.set_grad_enabled(bool(group["differentiable"])):
                         self._step_group(group, found, inputs)
-        if self._entries is None:
-            self._entries = Entries(self.state)
         return loss
 
     @property
@@ -279,7 +277,7 @@ class Optimizer(torch.optim.Optimizer):
         if (
             kept is None
             or kept.ways != ways
-            or not kept.unchanged(params, rule.state_names)
+            or not kept.unchanged(params, rule.state_names, self._watched())
             or (parts and not kept.holds_shards())
         ):
             kept = self._rebuild(rule, group, params, ways)
@@ -314,6 +312,13 @@ class Optimizer(torch.optim.Optimizer):
             kept.publish_counts()
         if state.group:
             group[SHARED] = {"step": state.group_t, **state.group}
+
+    def _watched(self) -> Entries:
+        """``self.state``, which torch and users may have put an ordinary dict in place of."""
+        if type(self.state) is not Entries:
+            self.state = Entries(self.state)
+            self._kept.clear()
+        return self.state
 
     @staticmethod
     def _as_stored(
@@ -389,7 +394,6 @@ class Optimizer(torch.optim.Optimizer):
     ) -> Kept:
         reached = storage.shards(rule, params) or params
         backend = self._backend_of(group, reached)
-        self._entries = None
         if not any(self.state.get(p) for p in group["params"]):
             group.pop(SHARED, None)  # the state was cleared, and with it what is shared
         self._places = {
@@ -399,8 +403,8 @@ class Optimizer(torch.optim.Optimizer):
         for p in params:
             own = self.state[p]
             names = (*rule.state_names, *storage.extra_names(group, p))
-            for n in {MASTER, LOST} - {*names}:
-                own.pop(n, None)  # of an option that is off: steps without it would leave it behind
+            for n in ({MASTER, LOST} - {*names}) & own.keys():
+                del own[n]  # of an option that is off: steps without it would leave it behind
             if any(own.get(n) is None for n in ("step", *names)):
                 # A parameter's first step; or torch.optim's state, which may lack a count (SGD) or an array.
                 found = {n: v for n, v in own.items() if v is not None}
@@ -455,7 +459,7 @@ class Optimizer(torch.optim.Optimizer):
 
 def _as_torchs(_: Any, packed: dict[str, Any]) -> None:
     """Parameters at the same step share its count; torch.optim's classes, which may load this, count in place."""
-    state = dict(packed["state"])
+    state = {k: dict(v) if isinstance(v, dict) else v for k, v in packed["state"].items()}
     for group in packed["param_groups"]:
         shared = {n: v for n, v in group.get(SHARED, {}).items() if n != "step"}
         for key in group["params"]:

@@ -223,8 +223,7 @@ def check_rows(rule: BoundRule) -> None:
 def shards(rule: BoundRule, params: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
     """The parts of distributed parameters (FSDP2's) that lie here, if they can be stepped alone."""
     module = sys.modules.get("torch.distributed.tensor")  # if nobody has loaded it, there are none
-    kinds = {*map(type, params)}
-    if module is None or kinds != {module.DTensor} or rule.observed or ties(rule):
+    if module is None or {*map(type, params)} != {module.DTensor} or rule.observed or ties(rule):
         return None
     return [local(p) for p in params]
 

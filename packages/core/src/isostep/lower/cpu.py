@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from isostep.lower.bins import Bin
-from isostep.lower.fused import FusedBackend, Plan
+from isostep.lower.fused import FusedBackend
+from isostep.lower.plan import Plan
 from isostep.lower.run import Step
 from isostep.lower.threads import POOL, Team
 

@@ -20,8 +20,9 @@ from isostep import scalars
 from isostep.lower import device
 from isostep.lower.bins import Bin
 from isostep.lower.device import Kernel, Kernels, kernels
-from isostep.lower.fused import FusedBackend, Part, Plan
+from isostep.lower.fused import FusedBackend
 from isostep.lower.layout import layout
+from isostep.lower.plan import Part, Plan
 from isostep.program import trace
 from isostep.rule import BoundRule
 from isostep.state import State, StepError, as_list
@@ -210,7 +211,9 @@ class Runner:
 
     def upload_addresses(self, tables: Sequence[np.ndarray], group: np.ndarray) -> None:
         """Where arrays lie, and where the group's state does."""
-        self.tables.write("table", _with_alignment(np.concatenate(tables), len(self.kernels[0].slots)))
+        self.tables.write(
+            "table", _with_alignment(np.concatenate(tables), len(self.kernels[0].slots))
+        )
         self.tables.write("group", group)
 
     def launch(self) -> None:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from operator import attrgetter, is_, itemgetter
+from operator import attrgetter
 from typing import Any
 from weakref import ref
 
@@ -21,7 +20,7 @@ from isostep import telemetry
 from isostep.execute import ArrayBackend
 from isostep.lower.bins import Bin
 from isostep.lower.layout import layout
-from isostep.lower.overlap import overlap
+from isostep.lower.plan import Looks, Part, Plan, Slot, at, same
 from isostep.program import trace
 from isostep.rule import BoundRule
 from isostep.state import State, StepError, aligned, as_list, check_inputs, check_rule, check_state
@@ -29,133 +28,6 @@ from isostep.storage import FACTOR, PLAIN, SEED
 
 #: How many plans a state keeps beside those of its last step.
 OTHER_PLANS = 3
-
-
-def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:
-    return len(a) == len(b) and all(map(is_, a, b))
-
-
-def _of(places: Sequence[int], values: list[Any]) -> list[Any]:
-    """The values at these places, which ascend: all of them, most of the time, and then the list itself."""
-    return values if len(places) == len(values) else [values[i] for i in places]
-
-
-class Slot:
-    """The arrays of one name in a bin: where they lie, and contiguous stand-ins for those that are strided."""
-
-    def __init__(self, arrays: list[Any], backend: FusedBackend | None) -> None:
-        self.arrays, self.backend, self.used = arrays, backend, list(arrays)
-        self.strided: list[int] = []
-        self.addresses: np.ndarray | None = None  # of ``arrays``, where arrays may move
-        self.find: Callable[[], np.ndarray] | None = None  # and what finds them again
-        if backend is not None:
-            self.strided = backend.strided(arrays)
-            for i in self.strided:
-                self.used[i] = backend.stand_in(arrays[i])
-
-    def fetch(self) -> None:
-        for i in self.strided:
-            self.used[i][...] = self.arrays[i]
-
-    def store(self) -> None:
-        for i in self.strided:
-            self.arrays[i][...] = self.used[i]
-
-
-@dataclass(eq=False)
-class Part:
-    """A bin with its arrays: slot k of the pointer table holds ``slots[k]``."""
-
-    bin: Bin
-    members: list[int]
-    slots: list[Slot]
-    table: np.ndarray
-    axes: dict[int, Sequence[int]] = field(default_factory=dict)  # see ``in_memory``
-
-    def in_memory(self, name: str, arrays: list[Any], backend: FusedBackend) -> list[Any]:
-        """The arrays with their axes in the order in which the parameter's lie in memory, where that is another.
-
-        A kernel that knows no units and adds no noise takes elements in any order, if only it is one for all arrays of
-        a parameter: those of a convolution in torch's ``channels_last``, or of a transposed matrix, need not be copied.
-        """
-        if name == "p" and not self.bin.ordered:
-            self.axes = {}
-            for i in backend.strided(arrays):
-                strides = backend.strides(arrays[i])
-                axes = sorted(range(len(strides)), key=lambda a: -strides[a])
-                if backend.addressable(backend.turned(arrays[i], axes)):
-                    self.axes[i] = axes
-        found = list(arrays)
-        for i, order in self.axes.items():
-            if len(backend.strides(arrays[i])) == len(order):  # else it is about to be refused
-                found[i] = backend.turned(arrays[i], order)
-        return found
-
-    def place(self, name: str, arrays: list[Any], backend: FusedBackend, known: bool) -> bool:
-        """Put arrays into a slot; whether any lies elsewhere than before. ``known``: they are the last step's."""
-        k = self.bin.layout.slots.index(name)
-        slot, now = self.slots[k], None
-        find = None
-        if not backend.stays_put:
-            find = slot.find if known else backend.finder(arrays)
-            now = backend.addresses(arrays) if find is None else find()
-            if known and np.array_equal(now, slot.addresses):  # type: ignore[arg-type]
-                return False
-        elif known:
-            return False
-        slot = self.slots[k] = Slot(self.in_memory(name, arrays, backend), backend)
-        slot.addresses, slot.find = now, find
-        used = backend.addresses(slot.used) if now is None or slot.strided else now
-        moved = not np.array_equal(used, self.table[:, k])
-        self.table[:, k] = used
-        return moved
-
-    def shares_memory(self) -> bool:
-        written = [k for k, n in enumerate(self.bin.layout.slots) if n in self.bin.layout.written]
-        read = [k for k in range(len(self.slots)) if k not in written]
-        pick = lambda ks: (self.table[:, ks].ravel(), self.bin.bytes[:, ks].ravel())  # noqa: E731
-        return overlap(*pick(written), *pick(read))
-
-
-@dataclass(eq=False)
-class Plan:
-    """What stays the same from step to step; a state keeps some by a key that says when it does."""
-
-    params: list[np.ndarray]
-    states: dict[str, list[np.ndarray]]
-    shapes: list[Any]  # and dtypes, of the parameters that are stepped
-    parts: list[Part]
-    group_dtype: np.dtype
-    given: list[ref[Any]] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)  # of steps, this one included, each once
-    runner: Any = None  # what ``launch`` has made for these arrays and wants to keep
-    seen: list[Callable[[], Any]] = field(
-        default_factory=list
-    )  # a part's sums, of an observed rule
-
-    def has_states(self, states: list[dict[str, Any]]) -> bool:
-        """Whether these are the very state arrays that it was made for, and no others."""
-        try:
-            return sum(map(len, states)) == len(self.states) * len(states) and all(
-                all(map(is_, map(itemgetter(n), states), own)) for n, own in self.states.items()
-            )
-        except KeyError:
-            return False
-
-    def was_given(self, arrays: list[Any]) -> bool:
-        """Whether the last step had these very gradients and inputs."""
-        return len(self.given) == len(arrays) and all(
-            map(is_, map(ref.__call__, self.given), arrays)
-        )
-
-    def let_go(self) -> None:
-        """Hold on to no gradient: it is freed when its owner wants it to be."""
-        for part in self.parts:
-            for name, slot in zip(part.bin.layout.slots, part.slots, strict=True):
-                if name != "p" and name not in part.bin.layout.state_names:
-                    if slot.strided:  # it will be copied from again
-                        self.given = []
-                    slot.arrays, slot.used, slot.strided = [], [], []
 
 
 class _Elsewhere(Exception):
@@ -230,6 +102,10 @@ class FusedBackend(ArrayBackend):
         """What finds these very arrays' addresses faster than ``addresses``, now and later, and holds none of them."""
         return None
 
+    def looks(self, arrays: list[Any]) -> Looks | None:
+        """What these arrays look like; None if only a look at each can tell."""
+        return None
+
     def path(self, rule: BoundRule) -> str:
         obstacle = layout(trace(rule), "float32").obstacle
         return f"generic: {obstacle}" if obstacle else "fused"
@@ -240,7 +116,7 @@ class FusedBackend(ArrayBackend):
         check_rule(rule)
         arrays = as_list(params)
         made = (state.plan or {}).values() if isinstance(state, State) else ()
-        known = next((plan for plan in made if _same(plan.params, arrays)), None)
+        known = next((plan for plan in made if same(plan.params, arrays)), None)
         if layout(trace(rule), "float32").obstacle or not (known or self.all_reachable(arrays)):
             return super().step(rule, params, grads, state, **inputs)
         seen = known if known and (state.sealed or known.has_states(state.arrays)) else None
@@ -327,7 +203,7 @@ class FusedBackend(ArrayBackend):
 
         ``seen``: the plan that parameters and state are already known to be those of.
         """
-        counts = _of(active, state.t)  # of steps before this one
+        counts = at(active, state.t)  # of steps before this one
         kinds = {t + 1: k for k, t in enumerate(sorted(set(counts)))}
         phases = {t: rule.phase(t) for t in kinds}
         pattern = tuple(kinds[t + 1] for t in counts) if len(kinds) > 1 else ()
@@ -335,18 +211,22 @@ class FusedBackend(ArrayBackend):
         key = (rule.structure(), places, pattern, tuple(phases.values()), state.storage)
         known: dict[Any, Plan] = state.plan or {}
         plan, made = known.get(key), False
-        now = _of(active, given[0]) if len(given) == 1 else [v[i] for v in given for i in active]
-        again = plan is not None and plan.was_given(now)
-        if not again and (rule.input_names or not {*map(type, now)} <= {self.array_type}):
+        now = at(active, given[0]) if len(given) == 1 else [v[i] for v in given for i in active]
+        looks = self.looks(now)
+        alike = plan is not None and plan.looks_like(looks)
+        again = plan is not None and looks is None and plan.was_given(now)
+        if not (again or alike) and (
+            rule.input_names or not {*map(type, now)} <= {self.array_type}
+        ):
             if not self.all_reachable([a for a in now if hasattr(a, "dtype")]):
                 raise _Elsewhere
         if plan is not None and not (
-            (plan is seen or _same(plan.params, arrays))
+            (plan is seen or same(plan.params, arrays))
             and (plan is seen or state.sealed or plan.has_states(state.arrays))
-            and (again or self._alike(rule, plan, params, given, active, now))
+            and (again or alike or self._alike(rule, plan, params, given, active, now))
         ):
             plan = None
-        stepped = _of(active, arrays)
+        stepped = at(active, arrays)
         if plan is None:
             self._check(rule, params, grads=given, state=state)
             if not self.all_reachable([a for i in active for a in state.arrays[i].values()]):
@@ -362,13 +242,14 @@ class FusedBackend(ArrayBackend):
             dtype = np.dtype(self._dtype_of_group(state.group, stepped))
             states = {n: [own[n] for own in state.arrays] for n in rule.state_names}
             shapes = list(map(self.shape_of, stepped))
-            plan, made, again = Plan(list(arrays), states, shapes, parts, dtype), True, False
+            plan, made = Plan(list(arrays), states, shapes, parts, dtype), True
+            again = alike = False
             known[key] = plan
             state.plan = known
         plan.counts = sorted(kinds)
         if again and self.stays_put:
             return plan  # nothing is anywhere else
-        moved = []
+        moved, elsewhere = [], False  # which parts, and whether parameters of an earlier plan
         for part in plan.parts:
             given_names = ("p", "g", *rule.input_names)
             # Where an array may move under its own name, its state may as well.
@@ -377,10 +258,17 @@ class FusedBackend(ArrayBackend):
                 n: self._arrays_of(rule, n, part.members, arrays, plan, state, given) for n in names
             }
             axes = part.axes
+            there = {
+                n: looks.of(part.members, active, k)
+                for k, n in enumerate(given_names[1:])
+                if alike and looks is not None
+            }
             new = [
                 n
                 for n, a in own.items()
-                if part.place(n, a, self, not made and (again or n not in given_names[1:]))
+                if part.place(
+                    n, a, self, not made and (again or n not in given_names[1:]), there.get(n)
+                )
             ]
             if new:
                 moved.append(part)
@@ -388,18 +276,20 @@ class FusedBackend(ArrayBackend):
                 # Its state lies in another order, or somewhere else: it is checked anew.
                 del known[key]
                 return self._plan(rule, params, arrays, state, active, given, None)
-            if "p" in new and not made and not self.all_reachable(stepped):
-                raise _Elsewhere
-        if moved and not made and list(map(self.shape_of, stepped)) != plan.shapes:
+            elsewhere = elsewhere or ("p" in new and not made)
+        if elsewhere and not self.all_reachable(stepped):
+            raise _Elsewhere
+        if elsewhere and list(map(self.shape_of, stepped)) != plan.shapes:
             del known[key]  # something of another shape has taken a parameter's place
             return self._plan(rule, params, arrays, state, active, given, None)
         if any(part.shares_memory() for part in moved):
             state.plan = None
             message = f"{rule.name}: a parameter or state array shares memory with another array; pass copies"
             raise StepError(message)
+        plan.looks = None if looks is None else looks.numbers
         if not again:  # a NumPy scalar in a 0-d array's place cannot be kept sight of
-            arrays_all = set(map(type, now)) == {self.array_type}
-            plan.given = list(map(ref, now)) if arrays_all else []
+            in_sight = looks is None and set(map(type, now)) == {self.array_type}
+            plan.given = list(map(ref, now)) if in_sight else []
         return plan
 
     def _alike(
@@ -442,11 +332,11 @@ class FusedBackend(ArrayBackend):
         given: list[list[Any]],
     ) -> list[np.ndarray]:
         if name == "p":
-            return _of(members, arrays)
+            return at(members, arrays)
         if name == "g" or name in rule.input_names:
-            return _of(members, given[0 if name == "g" else 1 + rule.input_names.index(name)])
+            return at(members, given[0 if name == "g" else 1 + rule.input_names.index(name)])
         if name in plan.states:
-            return _of(members, plan.states[name])
+            return at(members, plan.states[name])
         return [state.arrays[i][name] for i in members]  # what is beside some parameters
 
     def _parts(
