@@ -51,9 +51,16 @@ def ours(path: str, rule: isostep.BoundRule) -> Contender:
 
 
 def measure(
-    contenders: list[Contender], count: int, size: int, rounds: int = ROUNDS
+    contenders: list[Contender],
+    count: int,
+    size: int,
+    rounds: int = ROUNDS,
+    before: Callable[[Any], None] = lambda step: None,
 ) -> dict[str, dict[str, float]]:
-    """Median and least seconds per step of each contender; the first step (compilation) apart."""
+    """Median and least seconds per step of each contender; the first step (compilation) apart.
+
+    ``before(step)`` is called before each step, and not timed.
+    """
     rng = np.random.default_rng(0)
     params = [rng.standard_normal(size).astype(np.float32) for _ in range(count)]
     grads = [rng.standard_normal(size).astype(np.float32) for _ in range(count)]
@@ -69,7 +76,9 @@ def measure(
     limit = begun + SECONDS * len(steps)
     while len(taken[contenders[0].name]) < rounds and time.perf_counter() < limit:
         for name, step in steps.items():
+            before(step)
             step()  # bring this contender's arrays back into the cache, as in a run of its own
+            before(step)
             start = time.perf_counter()
             step()
             taken[name].append(time.perf_counter() - start)

@@ -2,6 +2,7 @@
 
     python benchmarks/torch_cpu.py                  every row, and the first step with and without a cache
     python benchmarks/torch_cpu.py --rows adamw lamb --out mine.json
+    python benchmarks/torch_cpu.py --new-gradients  gradients that are other tensors in every step, as in training
 
 A row is a rule, its hyperparameters, and its peers: torch's fused and foreach forms, and classes of packages on PyPI
 as far as they are installed (`pip install --no-deps`, dependency group `catalogue`). AddSign and PowerSign are in
@@ -111,6 +112,13 @@ def ours(rule: str, hyper: dict[str, Any]) -> Contender:
     return torch_class("isostep_torch", name, "isostep", lr=1e-3, fused=True, **hyper)
 
 
+def new_gradients(step: Any) -> None:
+    """Other tensors with the same elements, for the contenders that are optimizers: what ``backward`` leaves."""
+    for group in getattr(getattr(step, "__self__", None), "param_groups", ()):
+        for p in group["params"]:
+            p.grad = p.grad.clone()
+
+
 def first_steps(rule: str) -> dict[str, float]:
     """Seconds of the first step of a process, with an empty cache of kernels and then with a full one."""
     with tempfile.TemporaryDirectory() as folder:
@@ -140,6 +148,7 @@ def main() -> int:
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), help="ARRAYSxELEMENTS")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--new-gradients", action="store_true", help="other tensors in every step")
     parser.add_argument("--out", type=Path, help="where to write (benchmarks/results/DEVICE-torch)")
     arguments = parser.parse_args()
     absent = [n for n in PACKAGES if importlib.util.find_spec(n.partition(".")[0]) is None]
@@ -153,8 +162,10 @@ def main() -> int:
         held = [p for p in peers if p.name not in {PACKAGES[a] for a in absent}]
         for size in arguments.sizes:
             count, elements = map(int, size.split("x"))
-            times = measure([ours(rule, hyper), *held], count, elements, arguments.rounds)
+            before = new_gradients if arguments.new_gradients else lambda step: None
+            times = measure([ours(rule, hyper), *held], count, elements, arguments.rounds, before)
             row = {"rule": rule, "hyper": repr(isostep.rule(rule, lr=1e-3, **hyper)), "size": size}
+            row |= {"new_gradients": arguments.new_gradients}
             result["rows"].append({**row, "times": times})
             print(table(result["rows"][-1]), flush=True)
             out.write_text(json.dumps(result, indent=2) + "\n")

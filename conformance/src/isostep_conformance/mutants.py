@@ -16,7 +16,17 @@ from functools import partial
 from isostep.calls import COUNT
 from isostep.program import UPDATE, Program, ancestors
 from isostep.shapes import shape_of
-from isostep.values import BASES, DECOMPOSITIONS, FACTS, MAPS, MATRIX_OPS, Domain, Graph, Value
+from isostep.values import (
+    BASES,
+    DECOMPOSITIONS,
+    FACTS,
+    MAPS,
+    MATRIX_OPS,
+    Domain,
+    Graph,
+    Value,
+    attributes,
+)
 
 #: Replaces one node: gets its new operands, returns another node (None: leave it alone).
 Edit = Callable[[Graph, Value, tuple[Value, ...]], Value | None]
@@ -188,8 +198,13 @@ def clone(graph: Graph, program: Program, edits: dict[Value, Edit]) -> dict[Valu
 
 
 def _program(
-    program: Program, graph: Graph, outputs: dict[str, Value], groups: dict[str, Value]
+    program: Program,
+    made: dict[Value, Value],
+    graph: Graph,
+    outputs: dict[str, Value],
+    groups: dict[str, Value],
 ) -> Program:
+    sums = {name: made[node] for name, node in program.group_sums.items()}
     return Program(
         program.name,
         tuple(graph.nodes),
@@ -198,6 +213,7 @@ def _program(
         program.state_names,
         program.input_names,
         program.shape,
+        {name: node for name, node in sums.items() if node.op == "sum_group"},
     )
 
 
@@ -206,6 +222,7 @@ def _edited(program: Program, node: Value, edit: Edit) -> Program:
     made = clone(graph, program, {node: edit})
     return _program(
         program,
+        made,
         graph,
         {n: made[v] for n, v in program.outputs.items()},
         {n: made[v] for n, v in program.group_outputs.items()},
@@ -249,7 +266,7 @@ def _changed(program: Program, name: str, how: str) -> Program:
         other = clone(graph, program, {target: lambda g, n, a: instead})
         outputs = {n: v if n == name else other[program.outputs[n]] for n, v in outputs.items()}
         groups = {n: other[program.group_outputs[n]] for n in groups}
-    return _program(program, graph, outputs, groups)
+    return _program(program, made, graph, outputs, groups)
 
 
 def text(node: Value, depth: int = 3) -> str:
@@ -263,4 +280,4 @@ def text(node: Value, depth: int = 3) -> str:
     parts = [text(a, depth - 1) for a in node.args]
     if node.op in MAPS:
         return MAPS[node.op].text.format(*parts)
-    return f"{node.op}({', '.join(parts + [repr(a) for a in node.attrs])})"
+    return f"{node.op}({', '.join(parts + attributes(node))})"

@@ -201,6 +201,14 @@ def test_the_version():
             "lbfgs is a solver, which calls a function: it has no numba of its own",
         ),
         (("show", "nope"), f"unknown rule 'nope'; known: {', '.join(isostep.rules())}"),
+        (
+            ("show", "formula(g"),
+            "formula: a rule's name formula(...) must end in ')', got the end; at 2 in 'g'",
+        ),
+        (
+            ("show", "formula(exp(g"),
+            "formula: expected ')' or ',' in exp(...), got the end; at 6 in 'exp(g'",
+        ),
         (("show", "adam", "--set", "lr"), "--set takes NAME=VALUE, got 'lr'"),
         (("show", "adam", "--set", "lr=-1"), "adam: lr must be >= 0, got -1"),
         (("show", "adam", "--set", "lr=fast"), "adam: lr must be >= 0, got 'fast'"),
@@ -524,6 +532,26 @@ def test_a_table_on_a_terminal_is_richs(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "[red]two" in out
     assert "─" in out
+
+
+def test_what_the_memory_does_not_hold_is_one_line(capsys, monkeypatch):
+    def endless():
+        raise MemoryError("7 TiB")
+
+    monkeypatch.setattr(doctor, "report", endless)
+    assert failed(capsys, "doctor") == (
+        "isostep: the memory here is too small for this: 7 TiB; ask for less"
+    )
+
+
+@pytest.mark.parametrize("words", ["list", "list --json", "show adam"])
+def test_nobody_need_listen(words):
+    script = f"{sys.executable} -m isostep.cli {words} >&-; echo $?"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+    script = f"{sys.executable} -m isostep.cli {words} nope 2>&-; echo $?"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n"
 
 
 def test_a_reader_that_stops_early_is_no_error():

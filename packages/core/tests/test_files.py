@@ -1,7 +1,9 @@
 """Saved and loaded: the same bits, on any backend, and a wrong file is one clear line."""
 
 import json
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from isostep.rule import Rule
 safetensors_numpy = pytest.importorskip(
     "safetensors.numpy", reason="isostep[files] is not installed"
 )
+import safetensors  # noqa: E402
 
 SHAPES = [(3, 4), (), (0,), (5,)]
 
@@ -213,29 +216,173 @@ def test_what_load_is_asked_for_is_looked_at_first(tmp_path):
             isostep.load(path, backend)
 
 
+def rewritten(path, change):
+    """The file with other notes and tensors, as ``change(notes, tensors)`` makes them."""
+    with safetensors.safe_open(path, framework="np") as file:
+        notes, read = (
+            json.loads(file.metadata()["isostep"]),
+            {n: file.get_tensor(n) for n in file.keys()},
+        )
+    change(notes, read)
+    safetensors_numpy.save_file(read, path, metadata={"isostep": json.dumps(notes)})
+    return path
+
+
 @pytest.mark.parametrize(
-    ("entry", "value"),
+    ("entry", "value", "text"),
     [
-        *(("t", v) for v in (["x"], [None], 3, [-1, 2], [0, 0, 0], "ab")),
-        *(("keys", v) for v in (["a", "b"], [], ["a", "a"], 3, {})),
-        ("rule", [{}]),
-        ("rule", 3),
-        ("group_t", "x"),
-        ("storage", {"master": 3, "none": 4}),
+        *(("t", v, "t must be a list of step counts, got") for v in (3, "ab", {})),
+        *(("t", v, "t[0] must be a whole number >= 0, got") for v in (["x"], [None], [-1, 2], [1.0, 2])),
+        ("t", [True, 0], "t[0] must be a whole number >= 0, got True"),
+        ("t", [0, 0, 0], "for 3 parameters it lacks the tensors params/2"),
+        ("t", [0], "for 1 parameters it has the tensors params/1, state/1/exp_avg, state/1/exp_avg_sq"),
+        *(
+            ("keys", v, "2 parameters must have as many different names as keys, got")
+            for v in (["a", "b", "c"], [], ["a", "a"], 3, {}, {"a": 0, "b": 1}, "ab", [1, 2], [None, "a"])
+        ),
+        ("rule", [{}], "KeyError"),
+        ("rule", 3, "TypeError"),
+        *(("group_t", v, "group_t must be a whole number >= 0, got") for v in ("x", -5, 1.5, None)),
+        *(("seed", v, "seed must be a whole number, got") for v in ("x", 1.5, None)),
+        ("storage", {"master": 3, "none": 4}, "storage must be a dict of state, beside, stochastic, scaled, got"),
+        ("storage", [], "storage must be a dict of state, beside, stochastic, scaled, got"),
+        ("storage", {"state": "int8"}, "storage's state must be one of None, float64, float32, bfloat16, float16, got"),
+        ("storage", {"beside": "x"}, "storage's beside must be one of None, master_weight, kahan_compensation, got"),
+        ("storage", {"stochastic": 1}, "storage's stochastic must be one of False, True, got 1"),
+        ("storage", {"stochastic": []}, "storage's stochastic must be one of False, True, got []"),
     ],
-)
-def test_damaged_metadata_is_one_line(entry, value, tmp_path):
+)  # fmt: skip
+def test_damaged_metadata_is_one_line(entry, value, text, tmp_path):
     path = saved(tmp_path, isostep.rule("adamw"), {"w": np.ones(2), "v": np.ones(3)})
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    notes = json.loads(header["__metadata__"]["isostep"]) | {entry: value}
-    if entry == "keys" and value == ["a", "b"]:
-        notes["keys"] = ["a", "b", "c"]
-    header["__metadata__"]["isostep"] = json.dumps(notes)
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
-    assert line(path).startswith("x is damaged: ")
+    found = line(rewritten(path, lambda notes, read: notes.update({entry: value})))
+    assert found.startswith(f"x is damaged: {text}")
+    assert found.endswith("; save it again")
+
+
+def without(name):
+    return lambda notes, read: read.pop(name)
+
+
+def put(name, array):
+    return lambda notes, read: read.update({name: array})
+
+
+#: What is said of a sound file with other arrays than its rule has.
+NOT = "x does not fit this rule"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (without("params/1"), "x is damaged: for 2 parameters it lacks the tensors params/1; save it again"),
+        *(
+            (put(name, np.ones(3)), f"x is damaged: for 2 parameters it has the tensors {name}; save it again")
+            for name in ("params/7", "params/-1", "params/", "state/-1/exp_avg", "state/2/exp_avg", "state", "more/0")
+        ),
+        (without("state/1/exp_avg"), f"{NOT}: adam_hd: state of params[1] has ['exp_avg_sq'], expected"),
+        (put("state/1/more", np.ones(3)), f"{NOT}: adam_hd: state of params[1] has ['exp_avg',"),
+        (put("group/more", np.ones(())), f"{NOT}: adam_hd: group state has ['lr', 'more']"),
+        (
+            put("state/1/exp_avg", np.ones(2)),
+            f"{NOT}: state exp_avg of params[1] must be a float64 array of shape (3,), got float64 (2,)",
+        ),
+        (
+            put("state/0/exp_avg", np.ones(2, np.float32)),
+            f"{NOT}: state exp_avg of params[0] must be a float64 array of shape (2,), got float32 (2,)",
+        ),
+        (
+            put("group/lr", np.ones(2)),
+            f"{NOT}: group value lr must be a float64 or float32 array of shape (), got float64 (2,)",
+        ),
+        (put("group/lr", np.ones((), np.int32)), f"{NOT}: group value lr must be a float64 or float32"),
+        (put("params/0", np.ones(2, np.int32)), f"{NOT}: adam_hd: params[0] must be one of float64,"),
+        (
+            lambda notes, read: notes.update(storage={"state": "float32"}),
+            f"{NOT}: state exp_avg of params[0] must be a float32 array of shape (2,), got float64 (2,)",
+        ),
+    ],
+)  # fmt: skip
+def test_arrays_of_a_file_are_those_of_its_rule(change, text, tmp_path):
+    path = saved(tmp_path, isostep.rule("adam_hd", lr=0.1), [np.ones(2), np.ones(3)])
+    assert line(rewritten(path, change)).startswith(text)
+
+
+def test_arrays_beside_parameters_are_looked_at(tmp_path):
+    half, wide = np.ones(2, np.float16), np.ones(3)
+    path = saved(tmp_path, isostep.rule("sgd", lr=0.1), [half, wide])
+    text = line(rewritten(path, lambda n, read: n.update(storage={"beside": "master_weight"})))
+    assert text == (
+        "x does not fit this rule: params[0] of float16 must have the arrays ['master_weight'], got []"
+    )
+    rewritten(path, put("state/0/master_weight", np.ones(2, np.float32)))
+    _, _, state = isostep.load(path, "numpy:reference")
+    assert [list(own) for own in state.arrays] == [["master_weight"], []]
+    text = line(rewritten(path, put("state/1/master_weight", np.ones(3, np.float32))))
+    assert text == (
+        "x does not fit this rule: params[1] of float64 must have the arrays [], got ['master_weight']"
+    )
+
+
+def test_state_of_shapes_of_its_own_is_looked_at(tmp_path):
+    path = saved(tmp_path, isostep.rule("adafactor"), [np.ones((3, 4)), np.ones(3)])
+    isostep.load(path, "numpy:reference")
+    _, _, state = isostep.load(path, "numpy:reference")
+    name = next(n for n, a in state.arrays[0].items() if a.shape == (3, 1))
+    text = line(rewritten(path, put(f"state/0/{name}", np.ones((3, 2)))))
+    assert text.startswith(f"x does not fit this rule: state {name} of params[0] must be a float64")
+
+
+def test_several_threads_save_to_one_path(tmp_path):
+    backend, rule = isostep.backend("numpy:reference"), isostep.rule("adam", lr=0.1)
+
+    def save(k):
+        params = [np.full(1000, float(k))]
+        for _ in range(20):
+            isostep.save(tmp_path / "x", rule, params, backend.init(rule, params))
+            isostep.load(tmp_path / "x", "numpy:reference")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(save, range(4)))
+    _, (found,), _ = isostep.load(tmp_path / "x", "numpy:reference")
+    assert len(set(found)) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def refused(path):
+    rule, backend = isostep.rule("sgd", lr=0.1), isostep.backend("numpy:reference")
+    with pytest.raises(FileError) as caught:
+        isostep.save(path, rule, [np.ones(2)], backend.init(rule, [np.ones(2)]))
+    return str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    path = tmp_path / "none" / "x"
+    assert refused(path) == (
+        f"{path} cannot be written: there is no folder {tmp_path / 'none'}; make it first"
+    )
+
+
+def test_only_a_file_gives_way_to_a_file(tmp_path):
+    pipe, link, folder = tmp_path / "pipe", tmp_path / "link", tmp_path / "folder"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    folder.mkdir()
+    for path in (pipe, link, folder):
+        assert refused(path) == (
+            f"{path} is not a regular file, which a file could take the place of; choose another place"
+        )
+    assert pipe.is_fifo()
+    assert folder.is_dir()
+
+
+def test_a_link_stays_one(tmp_path):
+    rule, backend = isostep.rule("sgd", lr=0.1), isostep.backend("numpy:reference")
+    other, link = tmp_path / "other", tmp_path / "x"
+    link.symlink_to(other)
+    saved(tmp_path, rule)
+    assert link.is_symlink()
+    assert other.is_file()
+    isostep.load(link, backend)
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):

@@ -161,6 +161,18 @@ def test_a_fault_is_shown_with_a_caret(formula, at, words):
     assert caret == " " * (4 + at) + "^"
 
 
+def test_a_name_without_its_end_is_a_formula_too():
+    for name, formula, at in (
+        ("formula(g", "g", 1),
+        ("formula(exp(g", "exp(g", 5),
+        ("formula(q", "q", 0),
+    ):
+        with pytest.raises(FormulaError) as caught:
+            isostep.rule(name)
+        _, shown, caret = str(caught.value).split("\n")
+        assert (shown, caret) == ("    " + formula, " " * (4 + at) + "^")
+
+
 def test_what_no_element_decides_is_no_rule():
     for formula in ("2", "ld(10)", "eps + 1"):
         with pytest.raises(FormulaError, match="is the same for every element; use one of g, w"):

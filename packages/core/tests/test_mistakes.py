@@ -198,6 +198,20 @@ def test_a_rules_name_is_one_line(name):
     )
 
 
+@pytest.mark.parametrize("name", ['a"""b', "it's", "a\\nb", "`a`"])
+def test_a_rules_name_stands_in_texts(name):
+    text = f"a rule's or piece's name must have no quotes and backslashes, got {name!r}"
+    assert error(RuleError, lambda: Rule(name=name, update=lambda p, g, t, /: g)) == text
+    assert error(RuleError, lambda: Piece(name=name, before=lambda p, g, t, /: g)) == text
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_rules_name_may_be_any_other_line(path):
+    name = "evil*/ {x} %s // <b> $(a) #é ?"
+    part = Rule(name=name, update=lambda p, g, t, /, *, lr: -lr * g, hyper=LR)
+    np.testing.assert_array_equal(step(part, path), [-0.5] * 3)
+
+
 def test_a_rule_is_shown_in_a_few_words():
     assert repr(isostep.definition("adam")) == "Rule(name='adam', ...)"
     assert repr(isostep.pieces.registry["lookahead"]) == "Piece(name='lookahead', ...)"

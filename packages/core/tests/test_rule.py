@@ -325,6 +325,14 @@ def test_names_that_would_be_taken_for_one_another_are_errors(facts, text):
     assert error(RuleError, lambda: made(**facts).bind()) == text
 
 
+def test_an_input_is_one_part_s():
+    noise = pieces.gradient_noise(0.1)
+    text = error(RuleError, compose, noise, noise, isostep.rule("sgd", lr=0.1))
+    assert text.endswith(
+        "names appear twice: ['noise']; inputs go by their own names, so only one part may take each"
+    )
+
+
 @pytest.mark.parametrize(
     ("update", "text"),
     [

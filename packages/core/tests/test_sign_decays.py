@@ -63,6 +63,29 @@ def test_values_of_tensorflow_also_past_the_end(schedule, table):
     assert schedule(10**9) == schedule(len(table)) == found[-1]
 
 
+@pytest.mark.parametrize("n", [0.5, 1, 2.5, 3, 10, 50])
+def test_how_far_tensorflow_s_float32_is_off(n):
+    """The docstring's figures: TensorFlow's own order of operations in float32."""
+    f = np.float32
+    cosine, restart = 0.0, 0.0
+    for T in (7, 20, 57, 200, 1000):
+        t = np.arange(T + 1)
+        x = f(2.0 * n) * (t.astype(f) / f(T))
+        y = np.mod(f(n) * t.astype(f), f(T)) / f(T)
+        theirs = [f(0.5) * (f(1) + np.cos(f(np.pi) * a)) for a in (x, y)]
+        ours = [
+            [make(T, n)(int(k)) for k in t]
+            for make in (CosineInternalDecay, RestartCosineInternalDecay)
+        ]
+        cosine, restart = (
+            max(o, np.abs(a - b).max())
+            for o, a, b in zip((cosine, restart), ours, theirs, strict=True)
+        )
+    assert cosine <= max(4e-7, 5e-7 * n)
+    assert n < 10 or cosine > 1e-6
+    assert restart <= 4e-7
+
+
 def test_ends_are_exact():
     assert LinearInternalDecay(10)(10) == 0
     assert RestartCosineInternalDecay(10)(10) == 1

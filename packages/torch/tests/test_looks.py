@@ -68,8 +68,10 @@ def test_where_a_tensor_lies_is_no_part_of_its_look():
         lambda: torch.eye(3).to_sparse(),
         lambda: torch._neg_view(torch.ones(3)),
         lambda: torch.ones(3, dtype=torch.complex64).conj().imag,
+        lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
     ],
 )
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_what_is_no_plain_tensor_is_left_to_python(odd):
     plain = torch.ones(3)
     assert looks([plain, plain]) is not None

@@ -9,11 +9,11 @@ import torch
 
 import isostep
 from isostep import pieces
-from isostep.domains import REQUIRED
+from isostep.domains import REQUIRED, Real
 from isostep.lower.device import COMMIT, DTYPES, REDUCE, kernels
 from isostep.lower.layout import layout
 from isostep.program import trace
-from isostep.rule import compose
+from isostep.rule import Rule, compose
 from isostep.storage import LOST, MASTER, PLAIN, Storage
 
 triton = pytest.importorskip("triton", reason="needs triton, which runs and compiles the kernels")
@@ -356,6 +356,33 @@ def test_kernels_of_other_storage_compile_and_stay_wide(
     for verb in ("ld", "st"):
         found[verb] = len(re.findall(rf"\b{verb}\.global(?:\.\w+)*\.v4\.b32\b", text)) * 16 / lanes
     assert found == {"ld": 8 + loads, "st": 6 + stores}
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+def test_halves_beside_float64_parameters(half, stochastic):
+    """What is loaded is computed with in float64; the noise is that of float32."""
+
+    def update(p, g, m, t, /, *, lr):
+        m = 0.9 * m + 0.3 * g
+        return -lr * m, m
+
+    rule = Rule(name="mine", update=update, state=("m",), hyper={"lr": Real(0.1)}).bind()
+    storage = isostep.low_precision(state_dtype=half, stochastic_rounding=stochastic)
+
+    def steps(backend):
+        params = [backend.asarray(a) for a in arrays(SHAPES, "float64", 0)]
+        state = backend.init(rule, params, storage=storage, seed=3)
+        for k in range(3):
+            grads = [backend.asarray(a) for a in arrays(SHAPES, "float64", 1 + k)]
+            params, state = backend.step(rule, params, grads, state)
+        return [backend.to_numpy(a) for a in (*params, *(own["m"] for own in state.arrays))]
+
+    for found, wanted in zip(steps(BACKEND), steps(REFERENCE), strict=True):
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
+    for _, text in compiled(rule, 90, "float64", storage=storage.of("float64")):
+        assert "cvt.rn.f32.f64" in text or not stochastic
 
 
 @pytest.mark.parametrize("traced", [False, True])

@@ -212,6 +212,9 @@ def swapped_in(
         if not backend.writable(p):
             message = "average: cannot swap weights that are read-only; pass writable arrays"
             raise StepError(message)
+        if backend.folded(p):
+            message = "average: cannot swap weights whose elements share memory; pass copies"
+            raise StepError(message)
     saved = [_copied(backend, a) for a in (*arrays, *others)]  # all of them before any is changed
     try:
         with backend.quiet():

@@ -103,6 +103,15 @@ def check_calls(part: Part, rule: Rule, state: tuple[str, ...], group: tuple[str
             raise RuleError(message)
 
 
+def check_sums(owner: str, named: Iterable[Iterable[str]]) -> None:
+    """That ``measure`` names the same sums for all parameters of a group: what only some have, nobody can total."""
+    found: list[set[str]] = [set(names) for names in named]
+    odd = sorted(set().union(*found) - found[0].intersection(*found)) if found else []
+    if odd:
+        message = f"{owner}: measure must return the same sums for every parameter and step, got {odd} for some only"
+        raise RuleError(message)
+
+
 def call_part(function: Callable[..., Any], *args: Any, given: Mapping[str, Any]) -> Any:
     """Call a part's function with those of ``given`` that its signature names."""
     names = keywords(function)
@@ -112,9 +121,14 @@ def call_part(function: Callable[..., Any], *args: Any, given: Mapping[str, Any]
     except (OverflowError, ZeroDivisionError) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
+        advice = (
+            "so bound what is divided by: nm.maximum(t - 1, 1)"
+            if isinstance(error, ZeroDivisionError)
+            else "so bound what grows, nm.minimum(t, 100), and write large whole numbers as floats, 1e20"
+        )
         message = (
             f"{error} of plain numbers in {where}, and arrays would go on with inf or nan; nm.where chooses only "
-            "after both sides are computed, so bound what is divided by: nm.maximum(t - 1, 1)"
+            f"after both sides are computed, {advice}"
         )
         raise RuleError(message) from error
     except TypeError:
@@ -139,7 +153,7 @@ def first_state(
         )
         raise RuleError(message)
     for n, a in zip(names, made, strict=True):
-        if not hasattr(a, "shape"):
+        if not hasattr(type(a), "shape"):
             message = f"{part.name}: init must return an array as {n}, got {a!r}; write isostep.parts.filled(p, {a!r})"
             raise RuleError(message)
     return made

@@ -93,6 +93,10 @@ class ArrayBackend(ABC):
         """Whether ``write`` may change this array."""
         return True
 
+    def folded(self, array: Any) -> bool:
+        """Whether elements of it share memory, so that none can be written alone."""
+        return False
+
     def quiet(self) -> AbstractContextManager[Any]:
         """A context in which NaN and infinity pass without warnings: they are values here."""
         return nullcontext()
@@ -140,7 +144,7 @@ class ArrayBackend(ABC):
         check_rule(rule)
         arrays = self._checked_params(rule, params)
         self._check_storage(rule, storage)
-        hyper = rule.at(1)
+        hyper = self._at(rule, 1)[0]
         with self.quiet():
             made = [self._kept(p, self._init_one(rule, hyper, p, storage), storage) for p in arrays]
         group = {}
@@ -151,7 +155,7 @@ class ArrayBackend(ABC):
                 )
                 raise StepError(message)
             dtype = self._group_dtype(arrays)
-            group = {n: self.scalar(v, dtype, arrays[0]) for n, v in rule.group_init().items()}
+            group = {n: self.scalar(v, dtype, arrays[0]) for n, v in rule.group_init(hyper).items()}
         handling = Handling(seed, range(len(arrays)))
         return State(rule.name, [0] * len(arrays), made, group, storage=storage, handling=handling)
 
@@ -179,6 +183,9 @@ class ArrayBackend(ABC):
             if not self.writable(p):
                 message = f"{rule.name}: {label} is read-only; pass a writable copy"
                 raise StepError(message)
+            if self.folded(p):
+                message = f"{rule.name}: {label} has elements that share memory; pass a copy"
+                raise StepError(message)
         return arrays
 
     def _group_dtype(self, arrays: Sequence[Any]) -> str:
@@ -201,7 +208,7 @@ class ArrayBackend(ABC):
                 made |= {n: self.zeros_like(p, dtype) for n in names}
                 continue
             wide = self.cast(p, self.compute_dtype(p))
-            values = first_state(c, wide, names, c.own(hyper))
+            values = first_state(c, wide, names, rule.given_init(c, hyper))
             for n, v in zip(names, values, strict=True):
                 made[n] = self.write(self.zeros_like(v, dtype), v)
         return made
@@ -300,7 +307,10 @@ class ArrayBackend(ABC):
                 Item(
                     t=t,
                     p=whole(
-                        self.cast(p, wide), own, partial(self._narrowed, p), partial(self.call, "where")
+                        self.cast(p, wide),
+                        own,
+                        partial(self._narrowed, p),
+                        partial(self.call, "where"),
                     ),
                     g=self.scaled(g, state.handling.factor) if state.storage.scaled else g,
                     inputs={n: self.cast(v[i], wide) for n, v in all_inputs.items()},
@@ -366,15 +376,14 @@ class ArrayBackend(ABC):
         for phase, shape in {(item.phase, tuple(item.p.shape)) for item in items}:
             trace(rule, phase, shape)  # raises: what has no one meaning on all paths has none here
 
-        def one(value: Any) -> Any:
-            summed = nm.sum(value)
-            number = isinstance(summed, int | float) and not hasattr(summed, "dtype")
-            return self.scalar(summed, dtype, like) if number else self.cast(summed, dtype)
+        def keep(value: Any) -> Any:
+            number = isinstance(value, int | float) and not hasattr(value, "dtype")
+            return self.scalar(value, dtype, like) if number else self.cast(value, dtype)
 
-        def total(members: Sequence[Item], values: Sequence[Any]) -> Any:
-            result = one(values[0])
+        def total(name: str, members: Sequence[Item], values: Sequence[Any]) -> Any:
+            result = keep(nm.sum(values[0]))
             for v in values[1:]:
-                result = result + one(v)
+                result = result + keep(nm.sum(v))
             return result
 
         shared = Group(
@@ -383,6 +392,7 @@ class ArrayBackend(ABC):
             hyper=rule.at(t),
             total=total,
             fit=lambda value, item: self.cast(value, self.dtype(item.p)),
+            keep=keep,
         )
         grads = [item.g for item in items]  # as they are before pieces
         flow(rule, items, shared)

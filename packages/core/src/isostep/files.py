@@ -16,27 +16,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from isostep import schedules
+from isostep import file_checks, schedules
 from isostep.backend import Backend, BackendError, families, family
 from isostep.backend import backend as find_backend
 from isostep.domains import DomainError
 from isostep.extras import need
 from isostep.nm import namespace
+from isostep.replacing import FileError, replacing
 from isostep.rule import BoundRule, Component, Piece, Rule, RuleError
 from isostep.state import State, StepError, as_list, check_rule, check_state
-from isostep.storage import Handling, Storage
+from isostep.storage import Handling
 from isostep.version import VERSION
 
 FORMAT = 1
-
-
-class FileError(ValueError):
-    """A file that ``load`` cannot read, in one line: what it is, what was wrong, what to do."""
 
 
 def save(
@@ -58,6 +54,7 @@ def save(
 
     Raises:
         StepError: the state does not belong to this rule and these parameters.
+        FileError: there is no such folder, or the path is that of a device, a pipe or a folder.
         MissingExtra: safetensors is not installed (``pip install 'isostep[files]'``).
     """
     numpy_files = need("safetensors.numpy", "files", "isostep.save")
@@ -82,15 +79,8 @@ def save(
     }
     # Not ascontiguousarray, which makes a 0-d array 1-d.
     plain = {n: np.asarray(writer.to_numpy(a), order="C") for n, a in tensors.items()}
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         numpy_files.save_file(plain, temporary, metadata={"isostep": json.dumps(notes)})
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(
@@ -129,13 +119,9 @@ def load(
     try:
         bound = rule if rule is not None else _restore(name, notes["rule"])
         plain, state = _assemble(notes, read)
-        keys = notes["keys"]
-        if keys is not None and len({*map(str, keys)}) != len(plain):
-            message = (
-                f"{name} is damaged: {len(plain)} parameters have the keys {keys!r}; save it again"
-            )
-            raise FileError(message)
+        keys = file_checks.keys(notes["keys"], len(plain))
         check_state(bound, state, len(plain))
+        file_checks.arrays(bound, plain, state)
         for own in (*([p] for p in plain), *map(dict.values, state.arrays), state.group.values()):
             for a in own:
                 if a.dtype.name not in reader.dtypes:
@@ -145,6 +131,9 @@ def load(
         raise
     except StepError as error:
         message = f"{name} does not fit this rule: {error}"
+        raise FileError(message) from None
+    except file_checks.Damage as error:
+        message = f"{name} is damaged: {error}; save it again"
         raise FileError(message) from None
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         message = f"{name} is damaged: {type(error).__name__} {error}; save it again"
@@ -176,10 +165,8 @@ def _notes(name: str, metadata: dict[str, str]) -> dict[str, Any]:
 def _assemble(notes: dict[str, Any], read: dict[str, np.ndarray]) -> tuple[list[np.ndarray], State]:
     """Parameters and state as NumPy arrays."""
     rule = "+".join(c["prefix"].rstrip(".") or c["name"] for c in notes["rule"])
-    counts = [int(t) for t in notes["t"]]
-    if min([0, *counts]) < 0:
-        message = f"steps are counted from 0, got {counts}"
-        raise ValueError(message)
+    counts = file_checks.counts(notes["t"])
+    file_checks.tensors(read, len(counts))
     params = [read[f"params/{i}"] for i in range(len(counts))]
     arrays: list[dict[str, Any]] = [{} for _ in params]
     group: dict[str, Any] = {}
@@ -195,9 +182,11 @@ def _assemble(notes: dict[str, Any], read: dict[str, np.ndarray]) -> tuple[list[
         counts,
         arrays,
         group,
-        int(notes["group_t"]),
-        storage=Storage(**notes.get("storage", {})),
-        handling=Handling(int(notes.get("seed", 0)), range(len(params))),
+        file_checks.count("group_t", notes["group_t"]),
+        storage=file_checks.storage(notes.get("storage", {})),
+        handling=Handling(
+            file_checks.count("seed", notes.get("seed", 0), None), range(len(params))
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from isostep.calls import RuleError, call_part, written
+from isostep.calls import RuleError, call_part, check_sums, written
 from isostep.nm import Overwrite, computing
 from isostep.parts import filled
 from isostep.rule import BoundRule, Component
@@ -33,13 +33,18 @@ class Item:
 
 @dataclass
 class Group:
-    """What the parameters of a group share during a step; ``total`` adds expressions over all of them."""
+    """What the parameters of a group share during a step.
+
+    ``total(name, ...)`` adds expressions over all of them, ``fit`` takes a value of the group to where one of them
+    uses it, ``keep`` what ``advance`` returns, which may be a plain number, to what the group's state is made of.
+    """
 
     t: Any
     state: dict[str, Any]
     hyper: Mapping[str, Any]
-    total: Callable[[Sequence[Item], Sequence[Any]], Any]
+    total: Callable[[str, Sequence[Item], Sequence[Any]], Any]
     fit: Callable[[Any, Item], Any]
+    keep: Callable[[Any], Any]
 
 
 def flow(rule: BoundRule, items: Sequence[Item], group: Group) -> None:
@@ -150,7 +155,10 @@ def _sum_over_group(
                 per_item.append(
                     call_part(part.measure, item.p, item.g, *extra, *state, item.t, given=given)
                 )
-        sums[c.prefix] = {n: group.total(items, [m[n] for m in per_item]) for n in per_item[0]}
+        check_sums(rule.name, per_item)
+        sums[c.prefix] = {
+            n: group.total(c.prefix + n, items, [m[n] for m in per_item]) for n in per_item[0]
+        }
     own = {n: group.state[c.prefix + n] for n in c.group_state(rule.values)}
     if part.advance is not None and own:  # a static choice may leave nothing to advance
         hyper = {n: group.hyper[c.prefix + n] for n in part.hyper}
@@ -160,4 +168,4 @@ def _sum_over_group(
         if set(new) != expected:
             message = f"{part.name}: advance returned {sorted(new)}, expected {sorted(expected)}"
             raise RuleError(message)
-        group.state.update({c.prefix + n: v for n, v in new.items()})
+        group.state.update({c.prefix + n: group.keep(v) for n, v in new.items()})

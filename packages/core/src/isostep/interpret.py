@@ -1,7 +1,7 @@
 """Programs evaluated node by node on any array-API library, over all arrays of a group.
 
 This is what is jitted on JAX. It asks for a node's value when it is needed (memoised), so programs of different
-shapes or phases can take part in one group: a sum over the group is the sum of the k-th group sums of all.
+shapes or phases can take part in one group: a sum over the group is the sum of what all have under its name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isostep import nm
+from isostep.calls import check_sums
 from isostep.program import UPDATE, Program
 from isostep.values import FACTS, MAPS, Domain, Value
 
@@ -40,11 +41,10 @@ class Interpreter:
         """``cast(value, dtype)`` converts arrays; ``group_scalars`` are the group's own t and hyperparameters."""
         self.tasks, self.group, self.group_dtype, self.cast = tasks, group, group_dtype, cast
         self.shared: dict[Value, Any] = dict(group_scalars)
-        self.sums: dict[int, Any] = {}
-        self._group_sums = {
-            id(p): {n: k for k, n in enumerate(x for x in p.live if x.op == "sum_group")}
-            for p in {id(t.program): t.program for t in tasks}.values()
-        }
+        self.sums: dict[str, Any] = {}
+        programs = {id(t.program): t.program for t in tasks}
+        check_sums(tasks[0].program.name, (p.group_sums for p in programs.values()))
+        self._names = {i: {n: k for k, n in p.group_sums.items()} for i, p in programs.items()}
 
     def outputs(self, task: Task) -> dict[str, Any]:
         """``"p"`` (the new parameter) and the state arrays, in the compute dtype."""
@@ -65,7 +65,14 @@ class Interpreter:
         """The group's new state, in the group's dtype."""
         first = self.tasks[0]
         nodes = first.program.group_outputs
-        return {n: self.cast(self._value(v, first), self.group_dtype) for n, v in nodes.items()}
+        return {n: self._kept(n, self._value(v, first)) for n, v in nodes.items()}
+
+    def _kept(self, name: str, value: Any) -> Any:
+        """What a value of the group is from now on; a plain number becomes an array where the old one lies."""
+        if not isinstance(value, bool | int | float):
+            return self.cast(value, self.group_dtype)
+        xp, old = nm.namespace(self.group[name]), self.group[name]
+        return xp.full((), value, dtype=old.dtype, device=nm.device(old))
 
     def _as_array(self, node: Value, task: Task) -> Any:
         value = self._value(node, task)
@@ -95,7 +102,7 @@ class Interpreter:
                 else task.arrays[node.attrs[0]]
             )
         if node.op == "sum_group":
-            return self._total(self._group_sums[id(task.program)][node])
+            return self._total(self._names[id(task.program)][node])
         if node.op in FACTS:
             return self._fact(node, task)
         return self._apply(
@@ -121,15 +128,15 @@ class Interpreter:
             return value
         return value if "bool" in str(value.dtype) else self.cast(value, task.dtype)
 
-    def _total(self, k: int) -> Any:
-        if k not in self.sums:
+    def _total(self, name: str) -> Any:
+        if name not in self.sums:
             total = None
             for task in self.tasks:
-                node = next(n for n, i in self._group_sums[id(task.program)].items() if i == k)
-                part = self.cast(self._sum(node.args[0], task), self.group_dtype)
+                operand = task.program.group_sums[name].args[0]
+                part = self.cast(self._sum(operand, task), self.group_dtype)
                 total = part if total is None else total + part
-            self.sums[k] = total
-        return self.sums[k]
+            self.sums[name] = total
+        return self.sums[name]
 
     def _sum(self, node: Value, task: Task) -> Any:
         """The sum of a value over all elements of the task's arrays."""

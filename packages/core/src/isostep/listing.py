@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from isostep.program import Program, ancestors
-from isostep.values import FACTS, MAPS, REDUCTIONS, Domain, Value
+from isostep.values import FACTS, MAPS, REDUCTIONS, Domain, Value, attributes
 
 
 def identifiers(program: Program, reserved: Iterable[str] = ()) -> dict[Value, str]:
@@ -39,8 +39,7 @@ def expression(node: Value, text: dict[Value, str]) -> str:
         return MAPS[node.op].text.format(*operands)
     if node.op == "const":
         return repr(node.attrs[0])
-    attributes = [repr(a) for a in node.attrs]
-    return f"{node.op}({', '.join(operands + attributes)})"
+    return f"{node.op}({', '.join(operands + attributes(node))})"
 
 
 def lines(

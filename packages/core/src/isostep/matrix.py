@@ -19,8 +19,10 @@ def others(rank: int, axis: int) -> tuple[int, ...]:
 
 def identity(p: Any, size: int) -> Any:
     """The identity matrix of this size, of the dtype and on the device of p, or on all of its devices. For ``init``."""
-    one = nm.namespace(p).eye(size, dtype=p.dtype, device=nm.device(p))
-    return one + nm.sum(parts.zeros(p))  # which takes it to where JAX has p
+    # From a sum of p's own zeros: that is on p's device, or on all that p is spread over, as the identity has to be.
+    xp, one = nm.namespace(p), nm.sum(parts.zeros(p)) + 1.0
+    ones = xp.broadcast_to(one, (size, size))
+    return xp.triu(ones) * xp.tril(ones)
 
 
 def unfold(x: Any, axis: int) -> Any:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from isostep.calls import COUNT, RuleError, first_state, written
 from isostep.domains import DomainError, Pair
 from isostep.flow import Group, Item, flow
 from isostep.nm import Overwrite
-from isostep.rule import BoundRule
+from isostep.rule import BoundRule, Component
 from isostep.storage import FACTOR, LOST, PLAIN, SEED, Storage, whole
 from isostep.values import REDUCTIONS, Domain, Graph, NeedsShape, TraceError, Value, as_number
 
@@ -35,6 +35,8 @@ class Program:
 
     ``outputs`` maps ``"u"`` (added to the parameter) or ``"p"`` (overwrites it) and each state name to a
     node; ``group_outputs`` does so for the group's state. A state whose output is its own input is not stored.
+    ``group_sums`` are the sums over the group by the names that ``measure`` gives them, in the order in which they are
+    taken: all that there are, since others of the group may need this part of one that nothing here uses.
     ``figures`` are the sums of an observed rule (``isostep.sums``), which the last stage collects. ``noise`` are the
     seed and t where arrays are rounded stochastically as they are stored.
     """
@@ -46,6 +48,7 @@ class Program:
     state_names: tuple[str, ...]
     input_names: tuple[str, ...]
     shape: tuple[int, ...] | None = None
+    group_sums: dict[str, Value] = field(default_factory=dict)
     figures: tuple[Value, ...] = ()
     noise: tuple[Value, ...] = ()
 
@@ -71,13 +74,14 @@ class Program:
 
     @cached_property
     def roots(self) -> tuple[Value, ...]:
-        """All outputs, and what figures and noise are made of."""
+        """All outputs, sums over the group, and what figures and noise are made of."""
         observed = (x for f in self.figures for x in sums.factors(f))
-        return (*self.outputs.values(), *self.group_outputs.values(), *observed, *self.noise)
+        outputs = (*self.outputs.values(), *self.group_outputs.values())
+        return (*outputs, *observed, *self.noise, *self.group_sums.values())
 
     @cached_property
     def live(self) -> tuple[Value, ...]:
-        """The nodes that some output needs, in order."""
+        """The nodes that some output or sum over the group needs, in order."""
         needed = ancestors(self.roots)
         return tuple(n for n in self.nodes if n in needed)
 
@@ -173,6 +177,12 @@ def trace(
         return _CACHE.setdefault(key, program)
 
 
+def uniform(rule: BoundRule) -> bool:
+    """Whether arrays of all shapes share the programs of the rule's kinds of step, and nothing in them is generic."""
+    programs = (trace(rule, kind) for kind in rule.kinds())
+    return all(p.shape is None and not p.generic for p in programs)
+
+
 def _traced(
     rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...] | None, kept: Storage
 ) -> Program:
@@ -219,12 +229,21 @@ def _trace(
         hyper=_symbols(graph, rule, "array"),
         phase=phase,
     )
+    totals: dict[str, Value] = {}
+    # Where this program may meet others, equal sums of two names are two: in those they may differ.
+    apart = shape is not None or any(c.part.phase is not None for c in rule.components)
+
+    def total(name: str, items: Sequence[Item], values: Sequence[Any]) -> Value:
+        found = totals[name] = graph.apply("sum_group", (values[0],), (name,) if apart else ())
+        return found
+
     group = Group(
         t=_input(graph, COUNT, Domain.STEP, "group", truth=True),
         state={n: _input(graph, n, Domain.GROUP) for n in rule.group_names},
         hyper=_symbols(graph, rule, "group"),
-        total=lambda items, values: graph.apply("sum_group", (values[0],)),
+        total=total,
         fit=lambda value, item: value,
+        keep=lambda value: value,
     )
     with _local_names(rule):
         flow(rule, [item], group)
@@ -247,6 +266,7 @@ def _trace(
         state_names=(*rule.state_names, *((kept.beside,) if kept.beside else ())),
         input_names=rule.input_names,
         shape=shape,
+        group_sums=totals,
         figures=figures,
         noise=noise,
     )
@@ -315,24 +335,41 @@ def _state_input(graph: Graph, rule: BoundRule, name: str) -> Value:
     if component.part.init is None:
         return _input(graph, name, Domain.ELEMENT)
     index = rule.state_of(component).index(name)
-    probe = graph.shape if graph.shape is not None else (2, 3)
-    own = init_shapes(rule, component, probe)[index]
-    if own == probe:
-        return _input(graph, name, Domain.ELEMENT)
     if graph.shape is None:
+        if always_like_parameter(rule, component)[index]:
+            return _input(graph, name, Domain.ELEMENT)
         raise NeedsShape
+    own = init_shapes(rule, component, graph.shape)[index]
+    if own == graph.shape:
+        return _input(graph, name, Domain.ELEMENT)
     return _input(graph, name, Domain.TENSOR, shape=own)
 
 
-def init_shapes(rule: BoundRule, component: Any, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+def always_like_parameter(rule: BoundRule, component: Component) -> list[bool]:
+    """Which of the arrays that a component's ``init`` makes have the parameter's shape, whatever that is."""
+    p = _input(Graph(), "p", Domain.ELEMENT)
+    try:
+        return [a.domain is Domain.ELEMENT for a in _first_state(rule, component, p)]
+    except RuleError:
+        raise
+    except Exception:  # it looks at the shape, or at what only an array has
+        return [False] * len(rule.state_of(component))
+
+
+def init_shapes(
+    rule: BoundRule, component: Component, shape: tuple[int, ...]
+) -> list[tuple[int, ...]]:
     """The shapes of a component's state arrays, of a parameter of this shape."""
     import numpy as np
 
+    return [tuple(np.shape(a)) for a in _first_state(rule, component, np.zeros(shape))]
+
+
+def _first_state(rule: BoundRule, component: Component, p: Any) -> tuple[Any, ...]:
     # A schedule may be traced, and shapes do not depend on its value: any number will do.
     hyper = rule.map_schedules(lambda schedule: 1.0)
     given = rule.given_init(component, hyper)
-    made = first_state(component, np.zeros(shape), rule.state_of(component), given)
-    return [tuple(np.shape(a)) for a in made]
+    return first_state(component, p, rule.state_of(component), given)
 
 
 def _files(rule: BoundRule) -> set[str]:

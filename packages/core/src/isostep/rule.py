@@ -36,6 +36,9 @@ CALLED = (
 )
 
 
+#: What no name may have.
+UNQUOTABLE = frozenset("\"'`\\")
+
 #: Name -> function of the hyperparameters that gives the value before the first step.
 GroupState = Mapping[str, Callable[[SimpleNamespace], float]]
 
@@ -66,6 +69,11 @@ class Part:
     def __post_init__(self) -> None:
         if not self.name.isprintable() or not self.name:
             message = f"a rule's or piece's name must be one printable line, got {self.name!r}"
+            raise RuleError(message)
+        if set(self.name) & UNQUOTABLE:  # it stands in texts and comments of several languages
+            message = (
+                f"a rule's or piece's name must have no quotes and backslashes, got {self.name!r}"
+            )
             raise RuleError(message)
         named = (*self.hyper, *self.inputs, *self.group_inputs)
         check_names(self.name, named if callable(self.state) else (*named, *self.state))
@@ -147,10 +155,13 @@ class Rule(Part):
     parameter is a group of its own, the group state being threaded through them in order.
     ``evaluate(p, *state, t, /, *, hyper) -> p`` is for rules whose result is not the parameter that they
     step with: where the model is to be evaluated after t steps (schedule-free, ASGD's average).
+    ``derived``: numbers ``name(t, /, *, hyper)`` of step t that torch.optim's class of the rule keeps as its state for
+    the step to come; torch's state dicts have them.
     """
 
     update: Callable[..., Any]
     evaluate: Callable[..., Any] | None = None
+    derived: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     ndim: tuple[int, ...] | None = None
     sequential: Callable[[SimpleNamespace], bool] | None = None
 
@@ -251,7 +262,11 @@ class BoundRule:
             names += (*c.part.inputs, *self.state_of(c), *(c.prefix + n for n in group))
         clash = {n for n in names if names.count(n) > 1}
         if clash:
-            message = f"{self.name}: state or input names appear twice: {sorted(clash)}"
+            inputs = [n for n in clash if self.input_names.count(n) > 1]
+            hint = (
+                "; inputs go by their own names, so only one part may take each" if inputs else ""
+            )
+            message = f"{self.name}: state or input names appear twice: {sorted(clash)}{hint}"
             raise RuleError(message)
         for c in self.components:
             own = tuple(n.removeprefix(c.prefix) for n in self.state_of(c))
@@ -300,15 +315,17 @@ class BoundRule:
         return next((n for n in MOMENTA if n in self.state_names and self.like_parameter(n)), None)
 
     def like_parameter(self, state: str) -> bool:
-        """Whether a state array has the parameter's shape."""
-        from isostep.program import init_shapes
+        """Whether a state array has the parameter's shape, at every rank that the rule takes."""
+        from isostep.program import always_like_parameter, init_shapes
 
         component = next(c for c in self.components if state in self.state_of(c))
         if component.part.init is None:
             return True
-        shape = (2, 3)
-        own = init_shapes(self, component, shape)
-        return own[self.state_of(component).index(state)] == shape
+        index = self.state_of(component).index(state)
+        if always_like_parameter(self, component)[index]:
+            return True
+        shapes = [tuple(range(2, 2 + rank)) for rank in self.rule.ndim or (1, 2, 3)]
+        return all(init_shapes(self, component, s)[index] == s for s in shapes)
 
     @cached_property
     def reduces_group(self) -> bool:
@@ -361,6 +378,12 @@ class BoundRule:
             else:
                 found[name] = evaluate(label, domain, value, t - 1)
         return found
+
+    def derived(self, t: int) -> dict[str, float]:
+        """The rule's ``derived`` numbers of step t."""
+        component = next(c for c in self.components if c.part is self.rule)
+        own = component.own(self.at(t))
+        return {n: float(call_part(f, t, given=own)) for n, f in self.rule.derived.items()}
 
     @cached_property
     def scheduled(self) -> bool:
@@ -476,7 +499,8 @@ def compose(*parts: BoundPiece | BoundRule) -> BoundRule:
     """Put pieces in front of and behind one rule; the result is again a rule, traced and fused as one.
 
     Pieces that change the gradient run in the order given, then the rule, then those that change the update.
-    A composed rule may be composed again.
+    A composed rule may be composed again. A piece may be there several times, the second as ``lookahead2``; but what a
+    step is given from outside goes by its own name, so that one with an input (``gradient_noise``) may not.
     """
     rules = [p for p in parts if isinstance(p, BoundRule)]
     for p in parts:

@@ -188,6 +188,10 @@ TENSOR_OPS = (
 )
 
 
+#: Whole numbers from minus this one to below it are what every library's arrays can be combined with.
+WHOLE = 2**63
+
+
 class NeedsShape(Exception):
     """A rule read ``.shape`` or ``.ndim`` while it was traced without one; the tracer starts again with it."""
 
@@ -252,6 +256,11 @@ def is_bool(node: Value) -> bool:
     return node.op in BOOLEAN or (node.op == "where" and is_bool(node.args[1]))
 
 
+def attributes(node: Value) -> list[str]:
+    """What an operation is given beside its operands, as text: not what a sum over the group is called."""
+    return [] if node.op == "sum_group" else [repr(a) for a in node.attrs]
+
+
 def as_number(node: Value) -> Value:
     """The node as a number. A comparison is none: a sum of three that hold is 3 in one library, True in another."""
     if not is_bool(node):
@@ -266,6 +275,9 @@ def as_number(node: Value) -> Value:
 
 def _as_number(x: Any) -> float | int | bool:
     if isinstance(x, bool | int):
+        if not -WHOLE <= x < WHOLE:  # NumPy's arrays would take it, torch's do not
+            message = f"whole numbers of a rule must fit into 64 bits, got one of {x.bit_length()}; write a float, 1e20"
+            raise TraceError(message)
         return x
     if isinstance(x, float):
         return float(x)  # NumPy's are floats too, and are written in another way

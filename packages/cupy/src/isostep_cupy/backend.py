@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from isostep import ArrayBackend, Family, Unavailable
+from isostep.strides import folded
 from isostep_cupy.support import gaps
 
 
@@ -55,6 +56,9 @@ class CupyGeneric(ArrayBackend):
 
     def scalar(self, number: float, dtype: str, like: Any) -> Any:
         return self._cupy.array(number, dtype=dtype)
+
+    def folded(self, array: Any) -> bool:
+        return folded(array.shape, array.strides, array.itemsize)
 
 
 def _raw() -> Any:

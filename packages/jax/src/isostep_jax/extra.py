@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from isostep import curvature
 from isostep.schedules.base import check
+from isostep_jax.dtypes import widest
 
 Loss = Callable[..., jax.Array]
 
@@ -94,14 +95,19 @@ def _away(params: Any, g: Any, rho: float, adaptive: bool, eta: float, eps: floa
     """Where the second gradient is taken."""
     t = jax.tree.map(lambda p: jnp.abs(p) + eta if adaptive else jnp.ones_like(p), params)
     scale = rho / (jnp.sqrt(_dot(jax.tree.map(jnp.multiply, t, g))) + eps)
-    return jax.tree.map(lambda p, a, b: (p + scale * a * a * b).astype(p.dtype), params, t, g)
+
+    def away(p: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+        wide, s, a, b = _widened(p, scale, a, b)
+        return (wide + s * a * a * b).astype(p.dtype)
+
+    return jax.tree.map(away, params, t, g)
 
 
 def _dot(a: Any, b: Any = None) -> jax.Array:
     """The dot product of two trees, or of one with itself; halves are widened."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(a if b is None else b), strict=True)
-    products = [jnp.sum(x.astype(_wide(x)) * y.astype(_wide(y))) for x, y in pairs]
-    return functools.reduce(jnp.add, products)
+    products = [jnp.sum(x * y) for x, y in (_widened(*pair) for pair in pairs)]
+    return functools.reduce(jnp.add, _widened(*products))
 
 
 class LookSAMState(NamedTuple):
@@ -145,11 +151,11 @@ def looksam_gradient(
         def fresh(_: Any) -> tuple[Any, Any]:
             second = jax.grad(loss)(_away(params, g, rho, adaptive, eta, eps), *args)
             along = _dot(second, g) / _positive(_dot(g))
-            return second, jax.tree.map(lambda s, x: (s - along * x).astype(s.dtype), second, g)
+            return second, jax.tree.map(lambda s, x: _plus(s, -along, x), second, g)
 
         def again(across: Any) -> tuple[Any, Any]:
             scale = alpha * jnp.sqrt(_dot(g) / _positive(_dot(across)))
-            return jax.tree.map(lambda x, v: (x + scale * v).astype(x.dtype), g, across), across
+            return jax.tree.map(lambda x, v: _plus(x, scale, v), g, across), across
 
         used, across = jax.lax.cond(state.count % k == 0, fresh, again, state.across)
         return used, LookSAMState(state.count + 1, across)
@@ -179,6 +185,11 @@ def pcgrad(losses: Sequence[Loss], *, reduction: str = "mean") -> Callable[..., 
     if reduction not in ("mean", "sum"):
         message = f"pcgrad: reduction must be one of 'mean', 'sum', got {reduction!r}; choose one"
         raise ValueError(message)
+    if not losses:
+        message = (
+            "pcgrad: losses must be one function for each task, got none; pass [loss_a, loss_b]"
+        )
+        raise ValueError(message)
     every = task_gradients(losses)
 
     def gradient(params: Any, key: jax.Array, *args: Any) -> Any:
@@ -205,4 +216,16 @@ def pcgrad(losses: Sequence[Loss], *, reduction: str = "mean") -> Callable[..., 
 
 
 def _wide(x: jax.Array) -> Any:
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return widest(x.dtype, jnp.float32)
+
+
+def _widened(*arrays: jax.Array) -> list[jax.Array]:
+    """Arrays in the widest of their dtypes, float32 at least."""
+    wide = widest(jnp.float32, *(a.dtype for a in arrays))
+    return [a.astype(wide) for a in arrays]
+
+
+def _plus(x: jax.Array, factor: jax.Array, y: jax.Array) -> jax.Array:
+    """x + factor * y, rounded once to the dtype of x."""
+    wide, f, other = _widened(x, factor, y)
+    return (wide + f * other).astype(x.dtype)

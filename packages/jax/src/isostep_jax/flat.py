@@ -16,32 +16,61 @@ however many there are. A leaf that is sharded over several devices keeps a buff
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from isostep.program import trace
 from isostep.rule import BoundRule, RuleError
-from isostep.state import StepError
-from isostep_jax.layout import Segments, views
-from isostep_jax.stacked import Leaf, stacked
-from isostep_jax.transform import Init, Transform, TransformState, build
+from isostep_jax.buffers import Buffers, Layout
+from isostep_jax.pair import Transform
+from isostep_jax.stacked import Leaf
+from isostep_jax.transform import Init, TransformState, build
 from isostep_jax.trees import flattened
 
-Buffers = dict[str, jax.Array]
+
+@dataclass(frozen=True)
+class FlatInit:
+    """``init(buffers) -> state``, and what the pair is made of."""
+
+    inner: Init
+    layout: Layout
+
+    def __call__(self, buffers: Buffers) -> TransformState:
+        self.layout.check(buffers, params=True)
+        return self.inner(buffers)
+
+    def pair(self) -> FlatTransform:
+        """The transformation."""
+        layout = self.layout
+        made = build(self.inner, list(layout.segments.values()), list(layout.places.values()))
+
+        def update(
+            grads: Any, state: TransformState, params: Any = None, **inputs: Any
+        ) -> tuple[Buffers, TransformState]:
+            if params is not None:
+                layout.check(params, params=True)
+            return made.update(grads, state, params, **inputs)
+
+        return FlatTransform(self, update)
 
 
-class FlatTransform(NamedTuple):
+class FlatTransform(Transform):
     """An optax-style pair whose parameters are buffers by name, and the ways from a tree to them and back."""
 
-    init: Callable[[Buffers], TransformState]
-    update: Callable[..., tuple[Buffers, TransformState]]
     flatten: Callable[[Any], Buffers]
     unflatten: Callable[[Buffers], Any]
     stacked: Callable[[Buffers], Any]
+
+    def __init__(self, init: FlatInit, update: Callable[..., tuple[Any, Any]]) -> None:
+        layout = init.layout
+        self.flatten, self.unflatten, self.stacked = (
+            layout.flatten,
+            layout.unflatten,
+            layout.stacked,
+        )
 
 
 def flat(tx: Transform, params: Any) -> FlatTransform:
@@ -49,51 +78,25 @@ def flat(tx: Transform, params: Any) -> FlatTransform:
 
     Raises:
         RuleError: the rule looks at the shape of its arrays (matrices, factored state), or is not isostep's.
+        StepError: the leaves are on several devices, and not each of them on all.
     """
     if not isinstance(tx.init, Init):
-        message = (
-            f"flat needs a transformation of isostep_jax that is not observed, got {tx.init!r}"
-        )
+        message = f"flat needs a transformation of isostep_jax that is neither observed nor flat, got {tx.init!r}"
         raise RuleError(message)
     rule = tx.init.rule
-    leaves, tree = flattened(rule, params)
-    places: dict[str, list[int]] = {}
-    for i, p in enumerate(leaves):
-        places.setdefault(f"leaf{i}" if _sharded(p) else p.dtype.name, []).append(i)
+    leaves, tree = flattened(rule, params, together=True)
     _check_rule(rule, leaves)
-    segments = {
-        name: Segments(tuple(tuple(leaves[i].shape) for i in own))
-        for name, own in places.items()
-        if not name.startswith("leaf")
-    }
-
-    def flatten(values: Any) -> Buffers:
-        found, structure = jax.tree.flatten(values)
-        if structure != tree:
-            message = f"{rule.name}: flatten needs the structure of params, {tree}, got {structure}"
-            raise StepError(message)
-        return {n: _joined([found[i] for i in own], n in segments) for n, own in places.items()}
-
-    def unflatten(buffers: Buffers) -> Any:
-        found: dict[int, jax.Array] = {}
-        for n, own in places.items():
-            parts = views(buffers[n], segments[n]) if n in segments else [buffers[n]]
-            found |= dict(zip(own, parts, strict=True))
-        return jax.tree.unflatten(tree, [found[i] for i in range(len(leaves))])
-
-    names = sorted(places)
-    made = build(
-        replace(tx.init, grouped=False),
-        [segments.get(n) for n in names],
-        [places[n] for n in names],
+    layout = Layout(
+        rule.name,
+        jax.tree.unflatten(tree, range(len(leaves))),
+        tuple(_leaf(i, p) for i, p in enumerate(leaves)),
     )
-    where = {i: n for n, own in places.items() for i in own}
-    lie = [Leaf(where[i], tuple(p.shape), where[i] not in segments) for i, p in enumerate(leaves)]
-    return FlatTransform(made.init, made.update, flatten, unflatten, stacked(tree, lie))
+    return FlatInit(replace(tx.init, grouped=False), layout).pair()
 
 
-def _joined(values: Sequence[jax.Array], together: bool) -> jax.Array:
-    return jnp.concatenate([jnp.ravel(v) for v in values]) if together else values[0]
+def _leaf(number: int, p: Any) -> Leaf:
+    alone, dtype = _sharded(p), p.dtype.name
+    return Leaf(f"leaf{number}" if alone else dtype, tuple(p.shape), dtype, alone)
 
 
 def _sharded(p: Any) -> bool:

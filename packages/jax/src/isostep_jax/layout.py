@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from isostep import nm
-from isostep.interpret import Interpreter, Task
+from isostep.interpret import Task
 from isostep.values import FACTS, Domain, Value
+from isostep_jax.evaluate import JaxInterpreter
 
 #: Leaves per stack. Each place in a stack is a kernel of its own to compile, each stack one to run.
 STACK = 20
@@ -70,7 +71,7 @@ class Stack(Task):
     count: int = 0
 
 
-class Stacked(Interpreter):
+class Stacked(JaxInterpreter):
     """Evaluates stacks: each operation is mapped over the leaves of the stack, so that sums stay each leaf's own."""
 
     def _apply(self, node: Value, operands: list[Any], task: Task) -> Any:
@@ -101,7 +102,7 @@ class Stacked(Interpreter):
 
 
 def observed(
-    done: Interpreter, tasks: Sequence[Task], runs: Sequence[Run], dtype: str
+    done: JaxInterpreter, tasks: Sequence[Task], runs: Sequence[Run], dtype: str
 ) -> jax.Array | None:
     """An observed rule's sums, a row for each leaf, in order; None of a rule that is not observed."""
     if not tasks or not tasks[0].program.figures:
@@ -216,7 +217,7 @@ class Buffer(Task):
     segments: Segments = field(default_factory=lambda: Segments(()))
 
 
-class Flat(Interpreter):
+class Flat(JaxInterpreter):
     """Evaluates flat buffers: values of an array or a unit are vectors with an entry for each, sums are by segment."""
 
     def _apply(self, node: Value, operands: list[Any], task: Task) -> Any:

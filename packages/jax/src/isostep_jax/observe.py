@@ -11,7 +11,7 @@ the updates. They have the dtype of the step: in float32 a norm above 1e19 is in
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from isostep import sums, telemetry
 from isostep.rule import RuleError
 from isostep_jax.backend import JaxJit
+from isostep_jax.dtypes import name_of
 from isostep_jax.transform import Init, Transform, TransformState, build
 
 
@@ -30,6 +31,31 @@ class Observed(NamedTuple):
     sums: jax.Array
 
 
+@dataclass(frozen=True)
+class ObservedInit:
+    """``init(params) -> state``, and what the pair is made of."""
+
+    inner: Init  # of an observed rule
+
+    def __call__(self, params: Any) -> Observed:
+        names = sums.names(self.inner.rule.momentum is not None)
+        rows = len(jax.tree.leaves(params)), len(names)
+        return Observed(self.inner(params), jnp.full(rows, jnp.nan, _dtype(params)))
+
+    def pair(self) -> Transform:
+        """The transformation."""
+        made = build(self.inner)
+
+        def update(
+            grads: Any, state: Observed, params: Any = None, **inputs: Any
+        ) -> tuple[Any, Observed]:
+            updates, both = made.update(grads, state.state, params, **inputs)
+            after, seen = cast(Any, both)  # as an observed rule's update gives them
+            return updates, Observed(after, seen)
+
+        return Transform(self, update)
+
+
 def observe(tx: Transform, *, momentum: str | None = None) -> Transform:
     """The same transformation, whose state holds the sums that ``figures`` reads.
 
@@ -38,26 +64,15 @@ def observe(tx: Transform, *, momentum: str | None = None) -> Transform:
         momentum: see ``isostep.observe``.
 
     Raises:
-        RuleError: the transformation is not isostep's, or the rule has no such state.
+        RuleError: the transformation is not isostep's or is in flat mode, or the rule has no such state.
     """
     if not isinstance(tx.init, Init):
-        message = f"observe needs a transformation of isostep_jax, got {tx.init!r}"
+        message = (
+            f"observe needs a transformation of isostep_jax, not in flat mode, got {tx.init!r}"
+        )
         raise RuleError(message)
     rule = telemetry.observe(tx.init.rule, momentum=momentum)
-    inner = build(replace(tx.init, rule=rule))
-
-    def init(params: Any) -> Observed:
-        rows = len(jax.tree.leaves(params)), len(sums.names(rule.momentum is not None))
-        return Observed(inner.init(params), jnp.full(rows, jnp.nan, _dtype(params)))
-
-    def update(
-        grads: Any, state: Observed, params: Any = None, **inputs: Any
-    ) -> tuple[Any, Observed]:
-        updates, both = inner.update(grads, state.state, params, **inputs)
-        after, seen = cast(Any, both)  # as an observed rule's update gives them
-        return updates, Observed(after, seen)
-
-    return Transform(init, update)
+    return ObservedInit(replace(tx.init, rule=rule)).pair()
 
 
 def figures(state: Observed, params: Any) -> telemetry.Figures:
@@ -76,6 +91,5 @@ def figures(state: Observed, params: Any) -> telemetry.Figures:
     return telemetry.Figures(JaxJit(), names, named, [(range(len(named)), whole)])
 
 
-def _dtype(params: Any) -> Any:
-    wide = any(p.dtype == jnp.float64 for p in jax.tree.leaves(params))
-    return jnp.float64 if wide else jnp.float32
+def _dtype(params: Any) -> str:
+    return "float64" if "float64" in map(name_of, jax.tree.leaves(params)) else "float32"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,21 +11,17 @@ import jax.numpy as jnp
 
 
 class Leaf(NamedTuple):
-    """The buffer in which a leaf lies, and its shape; in a buffer of its own (``alone``) it is not flat."""
+    """The buffer in which a leaf lies, its shape and dtype; in a buffer of its own (``alone``) it is not flat."""
 
     buffer: str
     shape: tuple[int, ...]
+    dtype: str
     alone: bool
 
 
-def stacked(tree: Any, leaves: Sequence[Leaf]) -> Callable[[Mapping[str, jax.Array]], Any]:
-    """The function of buffers that gives the tree; leaves of a buffer lie in it in the tree's order."""
-    numbers = jax.tree.unflatten(tree, range(len(leaves)))
-
-    def view(buffers: Mapping[str, jax.Array]) -> Any:
-        return _view(numbers, leaves, dict(buffers), ())
-
-    return view
+def stacked(numbers: Any, leaves: Sequence[Leaf], buffers: Mapping[str, jax.Array]) -> Any:
+    """The tree of what ``numbers`` names; leaves of a buffer lie in it in the tree's order."""
+    return _view(numbers, leaves, dict(buffers), ())
 
 
 def _view(

@@ -8,7 +8,6 @@ traced, so that changing them does not recompile.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -25,6 +24,8 @@ from isostep.rule import BoundRule
 from isostep.state import COMPUTE_DTYPE, StepError, check_inputs
 from isostep.storage import HALVES, OPTIONS, PLAIN, Storage
 from isostep.values import Domain, Value
+from isostep_jax import devices, mesh
+from isostep_jax.dtypes import widest
 from isostep_jax.layout import (
     Buffer,
     Flat,
@@ -36,6 +37,7 @@ from isostep_jax.layout import (
     singles,
     stacks,
 )
+from isostep_jax.pair import Transform
 from isostep_jax.storage import Noise, asked_for, closed, first_beside, kept, opened
 from isostep_jax.trees import flattened, like
 
@@ -51,28 +53,12 @@ class TransformState(NamedTuple):
     group: dict[str, jax.Array]
 
 
-class _Pair(NamedTuple):
-    init: Callable[[Any], Any]
-    update: Callable[..., tuple[Any, Any]]
-
-
-class Transform(_Pair):
-    """The pair ``init``, ``update``, which is optax's GradientTransformationExtraArgs to whoever asks ``isinstance``.
-
-    ``optax.chain`` hands extra inputs to that type only; optax may be loaded after the pair was made, or never.
-    """
-
-    __slots__ = ()
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        library = sys.modules.get("optax")
-        return getattr(library, "GradientTransformationExtraArgs", Transform)
-
-
 @dataclass(frozen=True)
 class Init:
-    """``init(params) -> state`` of a rule; what else is made of a transformation finds its rule here."""
+    """``init(params) -> state`` of a rule; what else is made of a transformation finds its rule here.
+
+    It is data: a transformation is pickled as it, and made again of it.
+    """
 
     rule: BoundRule
     grouped: bool = False
@@ -82,7 +68,7 @@ class Init:
 
     def __call__(self, params: Any) -> TransformState:
         rule = self.rule
-        leaves, tree = flattened(rule, params)
+        leaves, tree = flattened(rule, params, together=self.together)
         count = jnp.zeros((), jnp.int32)
         hyper = values_at(rule, count)
         made = [_init_leaf(rule, hyper, p, self.storage) for p in leaves]
@@ -90,6 +76,15 @@ class Init:
         wide = _group_dtype(leaves)
         group = {n: jnp.array(v, wide) for n, v in rule.group_init(hyper).items()}
         return TransformState(count, arrays, group)
+
+    def pair(self) -> Transform:
+        """The transformation."""
+        return build(self)
+
+    @property
+    def together(self) -> bool:
+        """Whether leaves meet one another: in sums over the group, or in stacks."""
+        return self.grouped or self.rule.reduces_group
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -151,13 +146,14 @@ class Init:
             stack = p.shape[: bool(leaf.run.stacked)]
             shape = (*stack, *shapes[n]) if n in shapes else tuple(p.shape)
             wanted, array = (kept.dtype_of(n, p.dtype.name), shape), leaf.arrays[n]
+            which = ", ".join(map(str, leaf.run.leaves))
             if (array.dtype.name, tuple(array.shape)) != wanted:
-                which = ", ".join(map(str, leaf.run.leaves))
                 message = (
                     f"{self.rule.name}: state {n} of leaf {which} of params must be {wanted[0]} of shape {shape}, "
                     f"got {array.dtype.name} {tuple(array.shape)}; make a new state with tx.init(params)"
                 )
                 raise StepError(message)
+            devices.check_like(self.rule.name, f"state {n} of leaf {which}", p, array)
 
     def _has(self, name: str, p: Any) -> bool:
         return name in self.rule.state_names or self.storage.of(p.dtype.name).beside == name
@@ -223,10 +219,12 @@ def build(
     def update(
         grads: Any, state: TransformState, params: Any = None, **inputs: Any
     ) -> tuple[Any, TransformState]:
-        if params is None:
+        if (
+            params is None and grads is not None
+        ):  # of no gradients None is the tree of no parameters
             message = f"{rule.name} needs the parameters: update(grads, state, params)"
             raise StepError(message)
-        leaves, tree = flattened(rule, params)
+        leaves, tree = flattened(rule, params, together=init.together)
         init.check(state)
         # Inputs that the rule does not name are another transformation's.
         names = (*rule.input_names, *rule.group_input_names)
@@ -235,6 +233,9 @@ def build(
         } | inputs
         wanted = {n: named[n] for n in names if n in named}
         check_inputs(rule, wanted)
+        shared = {f"state {n}": v for n, v in {"count": state.count, **state.group}.items()}
+        for n, v in {**shared, **{n: wanted[n] for n in rule.group_input_names}}.items():
+            devices.check_shared(rule.name, n, leaves, v)
         group = state.group | {
             n: jnp.asarray(wanted.pop(n), state.group[n].dtype) for n in rule.group_input_names
         }
@@ -250,6 +251,8 @@ def build(
             )
             for k, run in enumerate(runs)
         ]
+        gathered = mesh.gathers(rule, [x.arrays for x in stacked])
+        taken = [x._replace(arrays=mesh.whole(x.arrays)) for x in stacked] if gathered else stacked
         t = (state.count + 1).astype(jnp.float32)
         if _group_dtype(leaves) == "float64":
             t = t.astype(jnp.float64)
@@ -257,9 +260,16 @@ def build(
         hyper = values_at(rule, state.count)
 
         def step(phase: tuple[int, ...]) -> Any:
-            return _outputs(init, phase, stacked, group, hyper, t, state.count + 1)
+            return _outputs(init, phase, taken, group, hyper, t, state.count + 1)
 
         found, arrays, new_group, seen = _by_phase(rule, state.count + 1, step)
+        if gathered:
+            before = [x.arrays for x in stacked]
+            found = [mesh.sharded(u, old["p"]) for u, old in zip(found, before, strict=True)]
+            arrays = [
+                {n: mesh.sharded(a, old[n]) for n, a in own.items()}
+                for own, old in zip(arrays, before, strict=True)
+            ]
         updates = dict(
             pair
             for run, u in zip(runs, found, strict=True)
@@ -282,9 +292,15 @@ def step(tx: Transform) -> Callable[..., tuple[Any, TransformState]]:
     @partial(jax.jit, donate_argnums=(0, 2))
     def run(params: Any, grads: Any, state: Any, inputs: dict[str, Any]) -> Any:
         updates, state = tx.update(grads, state, params, **inputs)
-        return jax.tree.map(lambda p, u: (p + u).astype(p.dtype), params, updates), state
+        return jax.tree.map(_added, params, updates), state
 
     return lambda params, grads, state, **inputs: run(params, grads, state, inputs)
+
+
+def _added(p: jax.Array, u: jax.Array) -> jax.Array:
+    """The parameter after an update, added in the wider dtype and rounded once."""
+    wide = widest(p.dtype, u.dtype)
+    return (p.astype(wide) + u.astype(wide)).astype(p.dtype)
 
 
 def _by_phase(rule: BoundRule, t: jax.Array, step: Callable[[tuple[int, ...]], Any]) -> Any:
@@ -292,7 +308,9 @@ def _by_phase(rule: BoundRule, t: jax.Array, step: Callable[[tuple[int, ...]], A
     kinds = rule.kinds()
     if len(kinds) == 1:
         return step(kinds[0])
-    index = jnp.asarray(rule.kind(t), jnp.int32)
+    # What tells a step's kind is plain Python, in which a comparison counts as 0 or 1, whatever JAX is set to.
+    with jax.numpy_dtype_promotion("standard"):
+        index = jnp.asarray(rule.kind(t), jnp.int32)
     return jax.lax.switch(index, [lambda kind=kind: step(kind) for kind in kinds])
 
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from isostep.rule import BoundRule
 from isostep.state import StepError, check_like, check_param
+from isostep_jax import devices
 
 
 def like(rule: BoundRule, what: str, tree: Any, leaves: list[Any], values: Any) -> list[Any]:
@@ -30,30 +32,24 @@ def like(rule: BoundRule, what: str, tree: Any, leaves: list[Any], values: Any) 
                 message = f"{rule.name}: {label} of leaf {i} must be real like the parameter, got {v.dtype.name}"
                 raise StepError(message)
             check_like(rule, f"leaf {i} of params", label, own[0], tuple(jnp.shape(v)), own)
-            _check_devices(rule, f"{label} of leaf {i}", p, v)
+            devices.check_like(rule.name, f"{label} of leaf {i}", p, v)
         found = [jnp.asarray(v) for v in found]
     return found
 
 
-def _check_devices(rule: BoundRule, label: str, p: Any, v: Any) -> None:
-    """Arrays that were put on devices must be on the parameter's; under jit JAX sees to it."""
-    if all(isinstance(a, jax.Array) and not isinstance(a, jax.core.Tracer) for a in (p, v)):
-        there, here = v.sharding.device_set, p.sharding.device_set
-        if p.committed and v.committed and there != here:
-            names = [", ".join(sorted(map(str, devices))) for devices in (here, there)]
-            message = (
-                f"{rule.name}: {label} must be on {names[0]} like the parameter, got {names[1]}; "
-                "move it with jax.device_put"
-            )
-            raise StepError(message)
+def flattened(rule: BoundRule, params: Any, *, together: bool) -> tuple[list[Any], Any]:
+    """The parameters' leaves and their structure, checked; NumPy's as JAX has them: without x64 none is float64.
 
-
-def flattened(rule: BoundRule, params: Any) -> tuple[list[Any], Any]:
-    """The parameters' leaves and their structure, checked."""
+    ``together``: whether the leaves meet one another.
+    """
     leaves, tree = jax.tree.flatten(params)
     for i, p in enumerate(leaves):
         if not hasattr(p, "dtype") or not hasattr(p, "shape"):
             message = f"{rule.name}: leaf {i} of params must be an array, got {type(p).__name__}; tree: {tree}"
             raise StepError(message)
         check_param(rule, f"leaf {i} of params", p.dtype.name, tuple(p.shape))
+        if isinstance(p, np.ndarray | np.generic):
+            leaves[i] = jnp.asarray(p)
+    if together:
+        devices.check_together(rule.name, leaves)
     return leaves, tree

@@ -11,6 +11,8 @@ from isostep.values import MAPS
 
 #: What Python's operators do: torch takes their numbers as arguments of the kernel.
 OPERATORS = frozenset("add sub mul div pow neg lt le gt ge eq ne".split())
+#: What may have an infinite derivative at 0.
+ROOTS = frozenset(("sqrt", "cbrt", "pow"))
 
 
 def call(op: str, *args: Any) -> Any:
@@ -23,6 +25,8 @@ def call(op: str, *args: Any) -> Any:
         return MAPS[op].host(*args)
     if op == "where" and isinstance(args[0], bool):
         return args[1] if args[0] else args[2]
+    if op in ROOTS and isinstance(args[0], torch.Tensor) and torch.is_grad_enabled():
+        return _root(op, *args)
     if op in OPERATORS:
         return MAPS[op].array(None, *args)
     kind = next((t.dtype for t in tensors if t.is_floating_point()), None)
@@ -35,6 +39,17 @@ def call(op: str, *args: Any) -> Any:
         for a in args
     ]
     return MAPS[op].array(torch, *known)  # array_api_compat's sign indexes by a mask: a read
+
+
+def _root(op: str, x: torch.Tensor, *exponent: Any) -> Any:
+    """A root with a derivative of 0 at 0. Its own is infinite, and times the zero that a choice hands back, NaN."""
+    zero = x == 0
+    for y in exponent:
+        zero = zero & (y < 1)
+    at_zero, elsewhere = (
+        MAPS[op].array(torch, part, *exponent) for part in (x.detach(), torch.where(zero, 1.0, x))
+    )
+    return torch.where(zero, at_zero, elsewhere)
 
 
 def _kind_of_choice(condition: torch.Tensor) -> torch.dtype:

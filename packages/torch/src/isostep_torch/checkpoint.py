@@ -1,26 +1,109 @@
-"""What a state dict must be like to be loaded, and how its arrays come in."""
+"""State dicts: what torch.optim looks for in ours, what one must be like to be loaded, how its arrays come in."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from inspect import signature
 from typing import Any
 
 import torch
 
+import isostep
+from isostep import schedules
+from isostep.domains import Pair, Real
 from isostep.rule import BoundRule
+from isostep.schedules.recursion import Recursion
 from isostep_torch import paths, storage
 from isostep_torch.loop import TorchLoop
 
+#: Where a group keeps what its rule shares between parameters (a learned learning rate), if it does.
+SHARED = "shared"
+#: Where a state dict has a group's schedules.
+SCHEDULES = "schedules"
 
-def filled(groups: list[dict[str, Any]], saved: dict[str, Any]) -> dict[str, Any]:
-    """A state dict whose groups have all options and hyperparameters: what torch.optim's lack is this optimizer's."""
-    every = [
-        {n: v for n, v in group.items() if n not in ("params", "param_names", "rule", "shared")}
-        | other
-        for group, other in zip(groups, saved["param_groups"], strict=False)
-    ]
+#: What schedules of ours are made of: checkpoints of them are read with ``weights_only``.
+_OURS: list[Any] = [*filter(is_dataclass, vars(schedules).values()), Recursion]
+torch.serialization.add_safe_globals(_OURS)
+
+
+def export(optimizer: Any, packed: dict[str, Any]) -> None:
+    """Make torch's state dict one that torch.optim's classes can load, and that can be saved: a hook.
+
+    Parameters at the same step share its count; those classes count in place. They look for what a group shares, and
+    for a rule's ``derived`` numbers, with each parameter, and know no schedules.
+    """
+    state = {k: dict(v) if isinstance(v, dict) else v for k, v in packed["state"].items()}
+    for own_group, group in zip(optimizer.param_groups, packed["param_groups"], strict=True):
+        owns = {key: own for key in group["params"] if (own := state.get(key))}
+        shared = {n: v for n, v in group.get(SHARED, {}).items() if n != "step"}
+        for key, own in owns.items():
+            copied = {"step": own["step"]} | shared
+            state[key] = own | {n: v.clone() for n, v in copied.items()}
+        rule = optimizer.bound(own_group)
+        for key, own in owns.items() if rule.rule.derived else ():
+            coming = rule.derived(int(own["step"]) + 1)
+            state[key] |= {n: torch.tensor(v, dtype=torch.float64) for n, v in coming.items()}
+        if rule.scheduled:
+            found = {n: v for n, v in rule.values.items() if any(map(callable, _each(v)))}
+            done = max((int(own["step"]) for own in owns.values()), default=0)
+            group |= {n: v for n, v in rule.at(done + 1).items() if n in found}
+            group[SCHEDULES] = {
+                n: v if all(map(_plain, _each(v))) else None for n, v in found.items()
+            }
+    packed["state"] = state
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _plain(value: Any) -> bool:
+    """Whether it is a number or a schedule of ours, down to what it is made of."""
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    if type(value) in _OURS:
+        return not is_dataclass(value) or all(_plain(getattr(value, f.name)) for f in fields(value))
+    return value is None or isinstance(value, int | float | str)
+
+
+def filled(rule: str, kind: str, groups: list[dict[str, Any]], saved: Any) -> dict[str, Any]:
+    """A state dict whose groups have all options and hyperparameters: what torch.optim's lack is this optimizer's.
+
+    ``kind`` is the name of the optimizer's class.
+    """
+    wanted = ("state", "param_groups")
+    if not (isinstance(saved, Mapping) and all(n in saved for n in wanted)):
+        got = sorted(map(str, saved)) if isinstance(saved, Mapping) else type(saved).__name__
+        message = f"{rule}: a state dict must be a dict with state and param_groups, got {got}"
+        raise ValueError(message)
+    every = []
+    for group, other in zip(groups, saved["param_groups"], strict=False):
+        own = {n: v for n, v in group.items() if n not in ("params", "param_names", "rule", SHARED)}
+        known = {n: v for n, v in other.items() if n != SCHEDULES}
+        if "rule" not in other:
+            _check_torchs(rule, kind, other)
+        for n, v in other.get(SCHEDULES, {}).items():
+            kept = own[n] if any(map(callable, _each(own.get(n)))) else known[n]
+            known[n] = kept if v is None else v
+        every.append(own | known)
     every += saved["param_groups"][len(every) :]
     return {**saved, "param_groups": every}
+
+
+def _check_torchs(rule: str, kind: str, other: Mapping[str, Any]) -> None:
+    """A group that does not say its rule must have the numbers of torch.optim's class of this name, if there is one."""
+    theirs = getattr(torch.optim, kind, None)
+    domains = isostep.definition(rule).hyper if rule in isostep.rules() else {}
+    names = signature(theirs).parameters if theirs is not None else ()
+    for n in names:
+        if isinstance(domains.get(n), Real | Pair) and n not in other:
+            message = (
+                f"{rule}: a group of the state dict has no {n!r}, which torch.optim.{kind} has; "
+                "load it with the class that saved it"
+            )
+            raise ValueError(message)
 
 
 def check(template: BoundRule, groups: list[dict[str, Any]], saved: Mapping[str, Any]) -> None:
@@ -41,7 +124,9 @@ def check(template: BoundRule, groups: list[dict[str, Any]], saved: Mapping[str,
                 f"reorder it in a load_state_dict pre-hook"
             )
             raise ValueError(message)
-        rule = template.replace(**{n: paths.number(other[n]) for n in template.domains})
+        rule = template.replace(
+            **{n: paths.number(other[n], f"{rule.name}: {n}") for n in template.domains}
+        )
         paths.check_options(rule.name, {**group, **other, "params": group["params"]})
         owns = [own for key in other["params"] if (own := saved["state"].get(key))]
         for own in owns:
@@ -66,6 +151,9 @@ def _check_count(rule: BoundRule, own: Mapping[str, Any]) -> None:
     number = isinstance(step, int | float) or (isinstance(step, torch.Tensor) and step.ndim == 0)
     if not number:
         message = f"{rule.name}: step must be a number or a 0-d tensor, got {step!r}"
+        raise ValueError(message)
+    if not 0 <= float(step) < math.inf:
+        message = f"{rule.name}: step must be the number of steps done, >= 0, got {float(step):g}"
         raise ValueError(message)
 
 
@@ -98,8 +186,14 @@ def _check_one(
             raise ValueError(message)
 
 
-def shared_of(rule: BoundRule, owns: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the group shares, where a state dict has it with each parameter (NAdam's product in torch.optim)."""
+def shared_of(
+    rule: BoundRule, owns: list[Mapping[str, Any]], known: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What the group shares, where a state dict has it with each parameter (NAdam's product in torch.optim).
+
+    Nothing if that is what the group is ``known`` to share: with other numbers there, torch.optim's class has gone on
+    from a state dict of ours.
+    """
     shared: dict[str, Any] = {}
     for n in rule.group_names:
         values = [own[n] for own in owns if n in own]
@@ -112,6 +206,8 @@ def shared_of(rule: BoundRule, owns: list[Mapping[str, Any]]) -> dict[str, Any]:
             )
             raise ValueError(message)
         shared[n] = values[0].detach().clone()
+    if known and all(float(known[n]) == float(v) for n, v in shared.items() if n in known):
+        return {}
     return shared and {"step": int(max(own["step"] for own in owns)), **shared}
 
 

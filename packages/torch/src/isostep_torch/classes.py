@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import isostep
@@ -29,7 +28,8 @@ def optimizer_class(name: str) -> type[Optimizer]:
         given = signature.bind(self, *args, **kwargs).arguments
         values = {n: v for n, v in given.items() if n in definition.hyper}
         chosen = {n: v for n, v in given.items() if n in OPTIONS}
-        self._start(given["params"], definition.bind(**_plain(values)), values, chosen)
+        numbers = {n: number(v, f"{name}: {n}") for n, v in values.items()}
+        self._start(given["params"], definition.bind(**numbers), values, chosen)
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     body = {
@@ -40,7 +40,3 @@ def optimizer_class(name: str) -> type[Optimizer]:
     }
     made: type[Optimizer] = type(camel_case(name), (Optimizer,), body)
     return made
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {n: number(v) for n, v in values.items()}

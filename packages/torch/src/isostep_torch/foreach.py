@@ -15,9 +15,10 @@ import torch
 
 from isostep import nm, scalars
 from isostep.interpret import Interpreter, Task
-from isostep.program import UPDATE, Program, trace
+from isostep.program import UPDATE, Program, trace, uniform
 from isostep.rule import BoundRule
 from isostep.values import MAPS, REDUCTIONS, Domain, Value
+from isostep_torch import sharded
 from isostep_torch.calls import call, double
 from isostep_torch.loop import TorchLoop
 from isostep_torch.traced import TracedLoop, group_scalars, values_at
@@ -96,10 +97,14 @@ def apply(op: str, *operands: Any) -> Any:
 
 
 class _Lists(Interpreter):
-    """The interpreter with a list of tensors for every value per array; a value dies with its last use."""
+    """The interpreter with a list of tensors for every value per array; a value dies with its last use.
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    ``params``, of each task: the parameters as they were given, of which only a part may lie here.
+    """
+
+    def __init__(self, tasks: list[Task], params: list[list[Any]], *args: Any) -> None:
+        super().__init__(tasks, *args)
+        self.params = {id(t): given for t, given in zip(tasks, params, strict=True)}
         self.left = {
             id(t): Counter(a for n in t.program.live for a in n.args) + Counter(t.program.roots)
             for t in self.tasks
@@ -143,10 +148,11 @@ class _Lists(Interpreter):
                 return apply(node.op, *operands)
         if node.op in REDUCTIONS:
             operand = self._value(node.args[0], task)
-            return [getattr(nm, node.op)(x, *node.attrs) for x in operand]
+            found = [getattr(nm, node.op)(x, *node.attrs) for x in operand]
+            return sharded.joined(found, self.params[id(task)], *node.attrs)
         if node.op == "eps":
             return [nm.eps(p) for p in task.arrays["p"]]
-        return [float(getattr(nm, node.op)(p, *node.attrs)) for p in task.arrays["p"]]
+        return [float(getattr(nm, node.op)(p, *node.attrs)) for p in self.params[id(task)]]
 
     def _fit(self, value: Any, operand: Value, user: Value, task: Task) -> Any:
         """A scalar tensor as a list: one number for all arrays, or (1-d) one for each."""
@@ -155,15 +161,16 @@ class _Lists(Interpreter):
         wide = value if value.dtype is torch.bool else self.cast(value, task.dtype)
         return list(wide.unbind()) if value.ndim else [wide] * len(task.arrays["p"])
 
-    def _total(self, k: int) -> Any:
-        if k not in self.sums:
+    def _total(self, name: str) -> Any:
+        if name not in self.sums:
             total: Any = 0.0
             for task in self.tasks:
-                node = next(n for n, i in self._group_sums[id(task.program)].items() if i == k)
-                for x in self._value(node.args[0], task):
-                    total = self.cast(nm.sum(x), self.group_dtype) + total
-            self.sums[k] = total
-        return self.sums[k]
+                node = task.program.group_sums[name]
+                found = [nm.sum(x) for x in self._value(node.args[0], task)]
+                for x in sharded.joined(found, self.params[id(task)]):
+                    total = self.cast(x, self.group_dtype) + total
+            self.sums[name] = total
+        return self.sums[name]
 
 
 class TorchForeach(TorchLoop):
@@ -172,11 +179,18 @@ class TorchForeach(TorchLoop):
     name = "torch:foreach"
 
     def path(self, rule: BoundRule) -> str:
-        return "generic: it works on axes or matrices" if trace(rule).generic else "foreach"
+        return "foreach" if uniform(rule) else "generic: it works on axes, matrices or shapes"
 
     def _run(self, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
-        if trace(rule).generic or len(items[0].phase) < len(rule.kinds()[0]):
+        if not uniform(rule) or len(items[0].phase) < len(rule.kinds()[0]):
             return super()._run(rule, items, group, t)
+        with sharded.opened(items) as params:
+            return self._by_lists(rule, items, params, group, t)
+
+    def _by_lists(
+        self, rule: BoundRule, items: list[Any], params: list[Any], group: dict[str, Any], t: Any
+    ) -> Any:
+        given = {id(item): p for item, p in zip(items, params, strict=True)}
         bins: dict[Any, list[Any]] = defaultdict(list)
         for item in items:
             count = None if isinstance(item.t, torch.Tensor) else item.t
@@ -195,7 +209,8 @@ class TorchForeach(TorchLoop):
             )
         shared = group_scalars((k.program for k in tasks), self._at(rule, t)[0], t)
         dtype = self._dtype_of_group(group, [item.p for item in items])
-        lists = _Lists(tasks, group, shared, dtype, self.cast)
+        wholes = [[given[id(item)] for item in same] for same in members]
+        lists = _Lists(tasks, wholes, group, shared, dtype, self.cast)
         for task, same in zip(tasks, members, strict=True):
             raw = lists.raw_outputs(task) if rule.observed else {}
             found = lists.outputs(task)
@@ -205,6 +220,11 @@ class TorchForeach(TorchLoop):
                     self._see(rule, item, item.g, u, {n: raw[n][k] for n in rule.state_names})
                 item.u = nm.overwrite(found["p"][k])
                 item.state = {n: found[n][k] for n in rule.state_names}
+        if rule.observed:
+            for item, seen in zip(
+                items, sharded.joined([i.seen for i in items], params), strict=True
+            ):
+                item.seen = seen
         return lists.group_outputs()
 
 

@@ -58,7 +58,7 @@ class LBFGS(torch.optim.Optimizer):
             "history_size": history_size,
             "line_search_fn": line_search_fn,
         }
-        self.definition.bind_values(values | {"lr": plain(lr)})
+        self.definition.bind_values(values | {"lr": plain(lr, "lbfgs: lr")})
         if max_eval is None:  # torch.optim.LBFGS, which may load this, expects the number
             values["max_eval"] = max_iter * 5 // 4
         super().__init__(params, values)
@@ -98,7 +98,7 @@ class LBFGS(torch.optim.Optimizer):
         (group,) = self.param_groups
         params = group["params"]
         own = self.state[params[0]]
-        values = {n: plain(group[n]) for n in self.definition.hyper}
+        values = {n: plain(group[n], f"lbfgs: {n}") for n in self.definition.hyper}
         hyper = SimpleNamespace(**self.definition.bind_values(values))
         start = _joined([p.detach() for p in params])
         first: list[Any] = []  # the loss as the closure returned it

@@ -68,14 +68,16 @@ def _text(
     module = ir.Module("looks")
     function = ir.Function(module, ir.FunctionType(word, [word] * 4), "looks")
     tensors, count, numbers, addresses = function.args
-    start, each, shape, size, last, end = (
-        function.append_basic_block(n) for n in ("start", "each", "shape", "size", "last", "end")
+    names = ("start", "each", "plain", "shape", "axes", "axis", "last", "taken", "end")
+    start, each, plain, shape, axes, axis, last, taken, end = (
+        function.append_basic_block(n) for n in names
     )
     ends = []  # (tensors done, from which block)
     build = ir.IRBuilder(start)
     get = build.inttoptr(word(item), ir.FunctionType(word, [word, word]).as_pointer())
     data, dim, sizes, strides, *facts = functions
-    wide, narrow = build.alloca(word), build.alloca(half)
+    wide, narrow, errors = build.alloca(word), build.alloca(half), build.alloca(half)
+    build.store(half(0), errors)
 
     def load(base: ir.Value, offset: ir.Value | int) -> ir.Value:
         at = build.add(base, word(offset) if isinstance(offset, int) else offset)
@@ -86,9 +88,14 @@ def _text(
         build.store(value, build.inttoptr(at, word.as_pointer()))
 
     def ask(function: int, tensor: ir.Value, result: ir.Value) -> ir.Value:
+        """What torch's function says; ``errors`` gathers whether all could."""
         kind = ir.FunctionType(half, [word, result.type]).as_pointer()
-        build.call(build.inttoptr(word(function), kind), [tensor, result])
+        error = build.call(build.inttoptr(word(function), kind), [tensor, result])
+        build.store(build.or_(build.load(errors), error), errors)
         return build.load(result)
+
+    def none_failed() -> ir.Value:
+        return build.icmp_signed("==", build.load(errors), half(0))
 
     def mixed(number: ir.Value, fact: ir.Value) -> ir.Value:
         number = build.mul(build.xor(number, fact), word(FACTOR))
@@ -105,7 +112,6 @@ def _text(
     i.add_incoming(word(0), start)
     thing = build.call(get, [tensors, i])
     kind = load(thing, kind_at)
-    plain = function.append_basic_block("plain")
     unless(build.icmp_signed("==", kind, word(id(torch.Tensor))), i, plain)
 
     build.position_at_end(plain)
@@ -122,29 +128,35 @@ def _text(
     unless(as_it_is, i, shape)
 
     build.position_at_end(shape)
-    axes = ask(dim, tensor, wide)
+    rank = ask(dim, tensor, wide)
     lengths, steps = ask(sizes, tensor, wide), ask(strides, tensor, wide)
-    look = mixed(look, axes)
-    build.cbranch(build.icmp_signed("<", word(0), axes), size, last)
+    look = mixed(look, rank)
+    unless(none_failed(), i, axes)  # else there are no sizes to be read
 
-    build.position_at_end(size)
+    build.position_at_end(axes)
+    build.cbranch(build.icmp_signed("<", word(0), rank), axis, last)
+
+    build.position_at_end(axis)
     k, so_far = build.phi(word), build.phi(word)
     at = build.mul(k, word(8))
     further = mixed(mixed(so_far, load(lengths, at)), load(steps, at))
     k_next = build.add(k, word(1))
     for phi, first, then in ((k, word(0), k_next), (so_far, look, further)):
-        phi.add_incoming(first, shape)
-        phi.add_incoming(then, size)
-    build.cbranch(build.icmp_signed("<", k_next, axes), size, last)
+        phi.add_incoming(first, axes)
+        phi.add_incoming(then, axis)
+    build.cbranch(build.icmp_signed("<", k_next, rank), axis, last)
 
     build.position_at_end(last)
     number = build.phi(word)
-    number.add_incoming(look, shape)
-    number.add_incoming(further, size)
+    number.add_incoming(look, axes)
+    number.add_incoming(further, axis)
     store(number, numbers, i)
     store(ask(data, tensor, wide), addresses, i)
+    unless(none_failed(), i, taken)
+
+    build.position_at_end(taken)
     i_next = build.add(i, word(1))
-    i.add_incoming(i_next, last)
+    i.add_incoming(i_next, taken)
     unless(build.icmp_signed("<", i_next, count), i_next, each)
 
     build.position_at_end(end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 
 from isostep import ArrayBackend
+from isostep.rule import BoundRule
+from isostep_torch import sharded
 from isostep_torch.calls import call
 from isostep_torch.rounding import key_of, stochastic_
 
@@ -39,13 +42,16 @@ class TorchLoop(ArrayBackend):
 
     def zeros_like(self, array: torch.Tensor, dtype: str | None = None) -> torch.Tensor:
         kind = None if dtype is None else getattr(torch, dtype)
-        return torch.zeros_like(array.detach(), dtype=kind)
+        return torch.zeros_like(sharded.added_up(array.detach()), dtype=kind)
 
     def scalar(self, number: float, dtype: str, like: torch.Tensor) -> torch.Tensor:
         return torch.tensor(number, dtype=getattr(torch, dtype), device=like.device)
 
     def write(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return target.copy_(value)
+        return target.copy_(sharded.laid_out(value, target))
+
+    def wrote(self, tensors: Iterable[torch.Tensor]) -> None:
+        """What a step has written to; operations of torch tell autograd themselves."""
 
     def writable(self, array: torch.Tensor) -> bool:
         """Not what was expanded: its elements share memory."""
@@ -59,9 +65,12 @@ class TorchLoop(ArrayBackend):
     def stochastic(
         self, value: torch.Tensor, dtype: str, noise: tuple[Any, Any, int], place: int
     ) -> torch.Tensor:
-        found = torch.empty_like(value, dtype=getattr(torch, dtype))
-        stochastic_(found, value, key_of(*noise, value.device), place)
-        return found
+        def rounded(part: torch.Tensor) -> torch.Tensor:
+            found = torch.empty_like(part, dtype=getattr(torch, dtype))
+            stochastic_(found, part, key_of(*noise, part.device), place)
+            return found
+
+        return sharded.by_parts(rounded, value)
 
     def call(self, op: str, *args: Any) -> Any:
         return call(op, *args)
@@ -71,6 +80,9 @@ class TorchLoop(ArrayBackend):
 
     def quiet(self) -> AbstractContextManager[Any]:
         return torch.no_grad()
+
+    def _run(self, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
+        return sharded.stepped(super()._run, rule, items, group, t)
 
     def value_and_grad(self, function: Any) -> Any:
         def both(params: Any, *args: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -49,3 +49,7 @@ class Memory:
 
     def looks(self, arrays: list[torch.Tensor]) -> Looks | None:
         return looks(arrays)
+
+    def wrote(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Tell autograd what kernels have written to by address: a graph that saved it must not be used any more."""
+        torch.autograd.graph.increment_version(tensors)

@@ -21,15 +21,13 @@ from isostep.rule import BoundRule, Rule
 from isostep.state import State, check_inputs
 from isostep.storage import LOST, MASTER, PLAIN, Handling, Storage
 from isostep_torch import checkpoint, paths, storage
+from isostep_torch.checkpoint import SHARED
 from isostep_torch.entries import Entries
 from isostep_torch.kept import Kept
 from isostep_torch.loop import TorchLoop
 from isostep_torch.observer import Observer
 from isostep_torch.paths import OPTIONS, check_options
 from isostep_torch.traced import Held
-
-#: Where a group keeps what its rule shares between parameters (a learned learning rate), if it does.
-SHARED = "shared"
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -97,7 +95,7 @@ class Optimizer(torch.optim.Optimizer):
     def _take_arrays(self, saved: Mapping[str, Any]) -> None:
         """The saved arrays again, from the state dict itself: torch has cast them to the parameter's dtype."""
         for group, other in zip(self.param_groups, saved["param_groups"], strict=True):
-            rule = self._rule_of(group)
+            rule = self.bound(group)
             pairs = zip(group["params"], other["params"], strict=True)
             owns = [(p, own) for p, key in pairs if (own := saved["state"].get(key))]
             for p, own in owns:
@@ -105,8 +103,9 @@ class Optimizer(torch.optim.Optimizer):
                     {} if "rule" not in other else self.state[p]
                 )  # torch.optim's extras grow stale
                 taken = checkpoint.arrays_of(group, p, rule.state_names, own)
-                self.state[p] = {n: v for n, v in kept.items() if n not in rule.group_names} | taken
-            if SHARED not in group and (shared := checkpoint.shared_of(rule, [o for _, o in owns])):
+                extras = {*rule.group_names, *rule.rule.derived}
+                self.state[p] = {n: v for n, v in kept.items() if n not in extras} | taken
+            if shared := checkpoint.shared_of(rule, [o for _, o in owns], group.get(SHARED)):
                 group[SHARED] = shared
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -118,7 +117,13 @@ class Optimizer(torch.optim.Optimizer):
                     f"{self._template.name}: a parameter stands twice in a group; list it once"
                 )
                 raise ValueError(message)
-            self._rule_of(param_group)
+            if any(p.is_conj() for p in param_group["params"]):
+                message = (
+                    f"{self._template.name}: parameters must lie in memory as they are, got a conjugate view; "
+                    "use p.resolve_conj()"
+                )
+                raise ValueError(message)
+            self.bound(param_group)
             check_options(self._template.name, param_group)
         except Exception:
             self.param_groups.pop()
@@ -128,13 +133,14 @@ class Optimizer(torch.optim.Optimizer):
         """As torch.optim's: ``state`` by number, with a step count of its own for each, and ``param_groups``.
 
         What the parameters of a group share stands in the group, and once more with each parameter, where
-        torch.optim's classes look for it.
+        torch.optim's classes look for it. A schedule stands in ``schedules``, and its next value under its own name; of
+        a function of the user's only the latter, and who loads it keeps a function of his own.
         """
         for group in self.param_groups:
             if not group["capturable"] and (kept := self._kept.get(id(group))):
                 kept.read_counts()
                 kept.publish_counts()
-        first = self.register_state_dict_post_hook(_as_torchs, prepend=True)
+        first = self.register_state_dict_post_hook(checkpoint.export, prepend=True)
         try:
             return super().state_dict()
         finally:
@@ -148,11 +154,15 @@ class Optimizer(torch.optim.Optimizer):
         """
 
         def look(_: Any, saved: dict[str, Any]) -> dict[str, Any]:
-            whole = checkpoint.filled(self.param_groups, saved)
+            whole = checkpoint.filled(
+                self._template.name, type(self).__name__, self.param_groups, saved
+            )
             checkpoint.check(self._template, self.param_groups, whole)
             self._loading = whole
             return whole
 
+        if not isinstance(state_dict, Mapping):
+            look(self, state_dict)  # says what is wrong
         last = self.register_load_state_dict_pre_hook(look)
         try:
             super().load_state_dict(state_dict)
@@ -169,7 +179,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             RuleError: the rule has no such state.
         """
-        observed = telemetry.observe(self._rule_of(self.param_groups[0]), momentum=momentum)
+        observed = telemetry.observe(self.bound(self.param_groups[0]), momentum=momentum)
         self._bound, self._observed = {}, observed.observed
         return Observer(self)
 
@@ -197,7 +207,7 @@ class Optimizer(torch.optim.Optimizer):
         with ExitStack() as stack:
             for group in self.param_groups:
                 params = [p for p in group["params"] if "step" in self.state.get(p, {})]
-                rule = self._rule_of(group)
+                rule = self.bound(group)
                 owns = [self.state[p] for p in params]
                 wide = [
                     storage.real(own.get(storage.MASTER, p.detach()))
@@ -226,6 +236,9 @@ class Optimizer(torch.optim.Optimizer):
         ``step(hessian_diag={p: ...})``. One that needs the loss takes the closure's, or ``step(loss=...)``.
         """
         loss = None
+        if closure is not None and not callable(closure):
+            message = f"{self._template.name}: step takes a closure that computes the loss, got {closure!r}"
+            raise TypeError(message)
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
@@ -249,9 +262,10 @@ class Optimizer(torch.optim.Optimizer):
         """What is to be stepped, checked before any group is; None if nothing is."""
         params = group["params"]
         grads = [p.grad for p in params]
-        present = grads
+        present, written = grads, params
         if type(None) in set(map(type, grads)):
             present = [g for g in grads if g is not None]
+            written = [p for p, g in zip(params, grads, strict=True) if g is not None]
             places = [
                 i
                 for i, (p, g) in enumerate(zip(params, grads, strict=True))
@@ -264,14 +278,14 @@ class Optimizer(torch.optim.Optimizer):
         if found_inf is not None and not group["capturable"] and found_inf.item():
             return None  # on the CPU: see _step_supports_amp_scaling
         sparse = any(map(attrgetter("is_sparse"), present))
-        rule = self._rule_of(group, paths.traced(group))
+        rule = self.bound(group, paths.traced(group))
         if sparse:
             storage.check_rows(rule)
         check_inputs(rule, inputs)
-        return _Ready(rule, params, grads, sparse)
+        return _Ready(rule, params, grads, written, sparse)
 
     def _step_group(self, group: dict[str, Any], ready: _Ready, inputs: Mapping[str, Any]) -> None:
-        rule, params, grads, sparse = ready
+        rule, params, grads, written, sparse = ready
         kept, ways = self._kept.get(id(group)), paths.ways(group)
         parts = storage.shards(rule, params)
         if (
@@ -308,6 +322,7 @@ class Optimizer(torch.optim.Optimizer):
             backend.step(rule, params, grads, state, **given)
         else:
             self._step_opened(group, rule, kept, params, grads, given, scaled)
+        backend.wrote(written)
         if not group["capturable"]:
             kept.publish_counts()
         if state.group:
@@ -375,12 +390,20 @@ class Optimizer(torch.optim.Optimizer):
         found = inner.figures
         state.figures = None if found is None else found.spread(active, params)
 
-    def _rule_of(self, group: dict[str, Any], traced: bool = False) -> BoundRule:
+    def bound(self, group: dict[str, Any], traced: bool = False) -> BoundRule:
         """The rule with this group's hyperparameters, which schedulers change from step to step.
 
         ``traced``: tensors stay tensors, else they are read.
         """
-        values = tuple(_hyper(group[n], traced) for n in self._template.domains)
+        lost = [n for n in self._template.domains if n not in group]
+        if lost:
+            message = (
+                f"{self._template.name}: a parameter group has lost its {lost[0]!r}; set it again"
+            )
+            raise ValueError(message)
+        values = tuple(
+            _hyper(group[n], traced, f"{self._template.name}: {n}") for n in self._template.domains
+        )
         known = self._bound.get((id(group), traced))
         if known is None or known[0] != values:
             bound = self._template.replace(**dict(zip(self._template.domains, values, strict=True)))
@@ -392,8 +415,12 @@ class Optimizer(torch.optim.Optimizer):
     def _rebuild(
         self, rule: BoundRule, group: dict[str, Any], params: list[Any], ways: tuple[Any, ...]
     ) -> Kept:
+        check_options(rule.name, group)
+        old = self._kept.get(id(group))
+        changed = old is not None and (old.ways != ways or old.dtypes != [p.dtype for p in params])
         reached = storage.shards(rule, params) or params
         backend = self._backend_of(group, reached)
+        first = self.bound(group, group["differentiable"])  # state may start as a hyperparameter
         if not any(self.state.get(p) for p in group["params"]):
             group.pop(SHARED, None)  # the state was cleared, and with it what is shared
         self._places = {
@@ -408,8 +435,11 @@ class Optimizer(torch.optim.Optimizer):
             if any(own.get(n) is None for n in ("step", *names)):
                 # A parameter's first step; or torch.optim's state, which may lack a count (SGD) or an array.
                 found = {n: v for n, v in own.items() if v is not None}
-                fresh = storage.make_state(self._rule_of(group), group, p, backend)
+                fresh = storage.make_state(first, group, p, backend)
                 own.update({"step": _count(bool(found))} | fresh | found)
+            storage.check_state(rule, own)
+            if changed:
+                own.update(storage.kept_as(group, p, {n: own[n] for n in rule.state_names}))
             if not isinstance(own["step"], torch.Tensor):  # torch.optim.SparseAdam's is a number
                 own["step"] = _count(own["step"])
             if group["capturable"] and own["step"] is not self._counts.get(p):
@@ -421,7 +451,7 @@ class Optimizer(torch.optim.Optimizer):
             )
             counts.append(own["step"] if group["capturable"] else int(own["step"]))
         if SHARED not in group and rule.group_names:
-            made = backend.init(self._rule_of(group), [storage.real(p.detach()) for p in params])
+            made = backend.init(first, [storage.real(p.detach()) for p in params])
             group[SHARED] = {"step": 0, **made.group}
         shared = dict(group.get(SHARED, {"step": 0 if group["capturable"] else max(counts)}))
         done = shared.pop("step")
@@ -450,24 +480,11 @@ class Optimizer(torch.optim.Optimizer):
         """Which path each group takes and why, one line a group."""
         lines = []
         for g in self.param_groups:
-            rule, params = self._rule_of(g), g["params"]
+            rule, params = self.bound(g), g["params"]
             reached = storage.shards(rule, params) or params
             name, reason = paths.path_of(g, reached), paths.why(g, reached)
             lines.append(f"{name}: {reason}; {paths.make(name, g).path(rule)}")
         return "\n".join(lines)
-
-
-def _as_torchs(_: Any, packed: dict[str, Any]) -> None:
-    """Parameters at the same step share its count; torch.optim's classes, which may load this, count in place."""
-    state = {k: dict(v) if isinstance(v, dict) else v for k, v in packed["state"].items()}
-    for group in packed["param_groups"]:
-        shared = {n: v for n, v in group.get(SHARED, {}).items() if n != "step"}
-        for key in group["params"]:
-            if own := state.get(key):
-                state[key] = own | {
-                    n: v.clone() for n, v in ({"step": own["step"]} | shared).items()
-                }
-    packed["state"] = state
 
 
 class _Ready(NamedTuple):
@@ -476,6 +493,7 @@ class _Ready(NamedTuple):
     rule: BoundRule
     params: list[Any]
     grads: list[Any]
+    written: list[Any]  # those of them that have a gradient
     sparse: bool
 
 
@@ -510,9 +528,9 @@ def _full_precision() -> Iterator[None]:
         yield
 
 
-def _hyper(value: Any, traced: bool) -> Any:
+def _hyper(value: Any, traced: bool, label: str) -> Any:
     if not traced:
-        return paths.number(value)
+        return paths.number(value, label)
     if isinstance(value, tuple | list):
-        return tuple(_hyper(v, traced) for v in value)
+        return tuple(_hyper(v, traced, label) for v in value)
     return Held(value) if isinstance(value, torch.Tensor) else value

@@ -29,6 +29,13 @@ OPTIONS: dict[str, Any] = {
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Options must make sense together; one line says which do not."""
+    for n, default in OPTIONS.items():
+        allowed = {bool: "True or False", type(None): "None, True or False"}.get(type(default))
+        value = options[n]
+        if n == "state_dtype" or allowed is None or isinstance(value, bool) or value is default:
+            continue
+        message = f"{name}: {n} must be {allowed}, got {value!r}"
+        raise ValueError(message)
     storage.check_options(name, options)
     if options["fused"] and options["foreach"]:
         message = f"{name}: fused and foreach cannot both be True; choose one path"
@@ -125,11 +132,16 @@ def make(path: str, group: Mapping[str, Any]) -> Any:
     return TorchLoop()
 
 
-def number(value: Any) -> Any:
+def number(value: Any, label: str) -> Any:
     """A tensor as the number that it holds now; tuples element by element; anything else as it is."""
     if isinstance(value, tuple | list):
-        return tuple(map(number, value))
-    return value.item() if isinstance(value, torch.Tensor) else value
+        return tuple(number(v, label) for v in value)
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.numel() != 1:
+        message = f"{label} must be one number, got a tensor of shape {tuple(value.shape)}"
+        raise ValueError(message)
+    return value.item()
 
 
 def _on_cpu(params: Iterable[torch.Tensor]) -> bool:

@@ -28,5 +28,6 @@ class SparseAdam(Optimizer):
         **options: Any,
     ) -> None:
         values = {"lr": lr, "betas": betas, "eps": eps}
-        rule = isostep.rule("adam", dialect="keras", **{n: number(v) for n, v in values.items()})
+        numbers = {n: number(v, f"adam: {n}") for n, v in values.items()}
+        rule = isostep.rule("adam", dialect="keras", **numbers)
         self._start(params, rule, values, {"maximize": maximize, **options})

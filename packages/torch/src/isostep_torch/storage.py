@@ -20,12 +20,13 @@ from typing import Any
 
 import torch
 
-from isostep.program import Program, trace
+from isostep.program import trace, uniform
 from isostep.rule import BoundRule
 from isostep.state import StepError
 from isostep.storage import LOST, MASTER, OPTIONS, PLAIN, Storage, taken, whole
 from isostep.values import FACTS, REDUCTIONS
 from isostep_torch.rounding import key_of, stochastic_
+from isostep_torch.sharded import laid_out
 
 HALVES = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float64, torch.float32, *HALVES)
@@ -112,6 +113,20 @@ def make_state(rule: BoundRule, group: Mapping[str, Any], p: torch.Tensor, backe
     return made
 
 
+def check_state(rule: BoundRule, own: Mapping[str, Any]) -> None:
+    """What stands under the rule's names in a parameter's entry must be tensors."""
+    for n in rule.state_names:
+        if not isinstance(own[n], torch.Tensor):
+            message = f"{rule.name}: state {n} must be a tensor, got {own[n]!r}; set it to one, or clear the state"
+            raise StepError(message)
+
+
+def kept_as(group: Mapping[str, Any], p: torch.Tensor, arrays: Tensors) -> Tensors:
+    """A parameter's state in the dtype that the options now keep it in."""
+    dtype = dtype_of_state(group, p)
+    return {n: a.to(p.dtype if a.is_complex() else dtype) for n, a in arrays.items()}
+
+
 def _compute(p: torch.Tensor) -> torch.dtype:
     return torch.float64 if p.dtype is torch.float64 else torch.float32
 
@@ -150,7 +165,7 @@ def open_tensors(
         layers.append(close)
     if p.is_complex():
         pairs = {n: real(a) for n, a in tensors.items()}
-        tensors, given = pairs, {n: real(a) for n, a in given.items()}
+        tensors, given = pairs, {n: real(a.resolve_conj()) for n, a in given.items()}
     half = tensors["p"].dtype in HALVES and bool(extra or group["stochastic_rounding"])
     if half or any(tensors[n].dtype is not tensors["p"].dtype for n in arrays):
         tensors, close = _wide(tensors, noise if group["stochastic_rounding"] else None)
@@ -206,11 +221,13 @@ def _wide(tensors: Tensors, noise: tuple[int, Any, int] | None) -> tuple[Tensors
 
 def ties(rule: BoundRule) -> str | None:
     """Why an element's step depends on other elements, in words; None if each can be stepped alone."""
-    program: Program = trace(rule)
-    if program.generic:
-        return "works on axes or matrices"
-    tied = [n for n in program.live if n.op in REDUCTIONS or (n.op in FACTS and n.op != "eps")]
-    return "depends on more than one row" if tied or program.group_inputs else None
+    if not uniform(rule):
+        return "works on axes, matrices or shapes"
+    programs = [trace(rule, kind) for kind in rule.kinds()]
+    nodes = [n for program in programs for n in program.live]
+    tied = [n for n in nodes if n.op in REDUCTIONS or (n.op in FACTS and n.op != "eps")]
+    shared = any(program.group_inputs for program in programs)
+    return "depends on more than one row" if tied or shared else None
 
 
 def check_rows(rule: BoundRule) -> None:
@@ -232,7 +249,5 @@ def local(tensor: Any, like: Any = None) -> Any:
     """The part of a distributed tensor that lies here, laid out as ``like`` is; any other tensor itself."""
     if not hasattr(tensor, "to_local"):
         return tensor
-    if like is not None and tensor.placements != like.placements:
-        tensor = tensor.redistribute(like.device_mesh, like.placements)
     with torch.no_grad():
-        return tensor.to_local()
+        return (tensor if like is None else laid_out(tensor, like)).to_local()

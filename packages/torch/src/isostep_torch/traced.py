@@ -19,9 +19,11 @@ from isostep.domains import Pair
 from isostep.interpret import Interpreter, Task
 from isostep.program import UPDATE, Program, trace
 from isostep.rule import BoundRule
-from isostep.state import State, StepError
+from isostep.state import State, StepError, as_list
 from isostep.values import MAPS, Value
+from isostep_torch import sharded
 from isostep_torch.calls import call, double
+from isostep_torch.decompositions import DECOMPOSED
 from isostep_torch.loop import TorchLoop
 
 
@@ -68,11 +70,12 @@ class _Tensors(Interpreter):
     """The interpreter with operations that leave scalars where they are."""
 
     def _compute(self, node: Value, task: Task) -> Any:
-        if node.op not in MAPS:
+        known = DECOMPOSED.get(node.op) if torch.is_grad_enabled() else None
+        if node.op not in MAPS and known is None:
             return super()._compute(node, task)
         operands = [self._fit(self._value(a, task), a, node, task) for a in node.args]
         with nm.computing(task.arrays["p"]):
-            return call(node.op, *operands)
+            return call(node.op, *operands) if known is None else known(*operands)
 
 
 def chosen(which: torch.Tensor, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -102,9 +105,10 @@ def one_of_each(run: Any, rule: BoundRule, items: list[Any], group: dict[str, An
     return {n: chosen(which, [g[n] for _, g in found]) for n in group}
 
 
-def check_sums(rule: BoundRule) -> None:
+def check_sums(rule: BoundRule, shapes: Iterable[tuple[int, ...]]) -> None:
     """Arrays of one group may be at different steps, so that a sum over the group must be one for all kinds of step."""
-    if not _same_sums(tuple(trace(rule, kind) for kind in rule.kinds())):
+    every = {tuple(trace(rule, kind, shape) for kind in rule.kinds()) for shape in {*shapes}}
+    if not all(map(_same_sums, every)):
         message = (
             f"{rule.name}: capturable needs sums over the group that are the same in every kind of step; "
             f"use capturable=False"
@@ -146,16 +150,22 @@ class TracedLoop(TorchLoop):
         wide = torch.as_tensor(array).to(getattr(torch, dtype))
         return wide.clone() if wide is array else wide  # the step writes into ``array``
 
+    def scalar(self, number: Any, dtype: str, like: torch.Tensor) -> torch.Tensor:
+        if not isinstance(number, torch.Tensor):
+            return super().scalar(number, dtype, like)
+        known = number if self.differentiable else number.detach()
+        return known.to(like.device, getattr(torch, dtype), copy=True)  # the step writes into it
+
     def write(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         if self.found_inf is not None:
             value = torch.where(self.found_inf == 0, value.to(target.dtype), target)
-        return target.copy_(value)
+        return target.copy_(sharded.laid_out(value, target))
 
     def step(
         self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
     ) -> tuple[Any, State]:
         if len(rule.kinds()) > 1 and any(isinstance(t, torch.Tensor) for t in state.t):
-            check_sums(rule)
+            check_sums(rule, (tuple(p.shape) for p in as_list(params)))
         return super().step(rule, params, grads, state, **inputs)
 
     def _at(self, rule: BoundRule, t: Any) -> tuple[Mapping[str, Any], tuple[int, ...]]:
@@ -165,6 +175,9 @@ class TracedLoop(TorchLoop):
     def _run(self, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
         if len(items[0].phase) < len(rule.kinds()[0]):
             return one_of_each(self._run, rule, items, group, t)
+        return sharded.stepped(self._by_program, rule, items, group, t)
+
+    def _by_program(self, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
         tasks = []
         for item in items:
             program = trace(rule, item.phase, tuple(item.p.shape))
@@ -192,7 +205,8 @@ class TracedLoop(TorchLoop):
         for t, m in zip(state.t, moved, strict=True):
             if m:
                 t.add_(one)  # type: ignore[attr-defined]
-        for n, v in group.items():
+        # Copies: what goes on under another name must be read before it is written.
+        for n, v in {n: v.clone() for n, v in group.items()}.items():
             self.write(state.group[n], v)
         if isinstance(state.group_t, torch.Tensor) and any(moved):
             state.group_t.add_(one)

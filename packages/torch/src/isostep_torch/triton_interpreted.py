@@ -111,7 +111,7 @@ def widen(x: Any) -> Any:
 
 
 def narrow(x: Any, dtype: Any) -> Any:
-    """float32 as half precision, to nearest, ties to even."""
+    """A number as half precision, to nearest, ties to even."""
     if dtype != tl.bfloat16:
         return x.to(dtype)
     rounded = torch.from_numpy(np.ascontiguousarray(x.handle.data)).to(torch.bfloat16)

@@ -309,7 +309,7 @@ class _Pass:
         """What is loaded from a slot, in the dtype of the arithmetic."""
         dtype = self.kernels.layout.dtype_of(slot)
         if dtype in HALVES:
-            return f"widen({text})"
+            dtype, text = "float32", f"widen({text})"
         return text if dtype == self.kernels.compute else f"{text}.to(tl.{self.kernels.compute})"
 
     def _to_store(self, slot: str, text: str) -> str:

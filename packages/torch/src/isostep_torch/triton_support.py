@@ -49,7 +49,9 @@ def widen(x):
 
 @device
 def narrow(x, dtype: tl.constexpr):
-    """float32 as half precision, to nearest, ties to even."""
+    """A number as half precision, to nearest, ties to even."""
+    if dtype == tl.bfloat16:  # of a float64 as of what float32 has for it
+        x = x.to(tl.float32)
     return x.to(dtype)
 
 
@@ -83,7 +85,8 @@ def noise_of(hashed, key, PAIR: tl.constexpr, i):
 
 @device
 def rounded(x, noise, dtype: tl.constexpr):
-    """float32 as half precision, up or down by the noise; see ``isostep.rounding``."""
+    """What float32 has for a number as half precision, up or down by the noise; see ``isostep.rounding``."""
+    x = x.to(tl.float32)
     bits = x.to(tl.uint32, bitcast=True)
     if dtype == tl.bfloat16:
         near = ((bits + (noise & 0xFFFF)) & 0xFFFF0000).to(tl.float32, bitcast=True)

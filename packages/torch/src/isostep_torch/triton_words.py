@@ -21,8 +21,9 @@ CALLS = (
     "minimum", "floor", "isfinite", "isnan",
 )  # fmt: skip
 TEXT |= {f: f"{f}({', '.join(['{}'] * MAPS[f].arity)})" for f in CALLS}
-#: Operations in which Triton gives a Python number the type of the other operand.
-INFIX = frozenset(("add", "sub", "mul", "lt", "le", "gt", "ge", "eq", "ne"))
+#: Operations in which Triton gives a Python number the type of the other operand; comparisons make it a float32.
+COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
+INFIX = COMPARISONS | {"add", "sub", "mul"}
 HELPERS = (
     "item", "pointer", "widen", "narrow", "key_of", "hash_of", "noise_of", "rounded", "total", "kept_total", "quotient",
     "unit_of", "both", "either",
@@ -69,10 +70,19 @@ class Words:
             return f"widen(narrow({self.value(node.args[0], node, text)}, tl.{self.kernels.dtype}))"
         literal = node.op in INFIX and any(a.op != "const" for a in node.args)
         words = [
-            number(a.attrs[0]) if a.op == "const" and literal else self.value(a, node, text)
+            number(a.attrs[0])
+            if a.op == "const" and literal and self._as_written(a.attrs[0], node)
+            else self.value(a, node, text)
             for a in node.args
         ]
         return TEXT.get(node.op, MAPS[node.op].text).format(*words)
+
+    def _as_written(self, value: float | int | bool, user: Value) -> bool:
+        """Whether Triton takes this number for what ``user`` means by it."""
+        if user.op not in COMPARISONS or self.dtype_among(user) == "float32":
+            return True
+        with np.errstate(over="ignore"):
+            return float(np.float32(value)) == float(value)
 
     def value(self, node: Value, user: Value | None, text: dict[Value, str] | None = None) -> str:
         """A value as ``user`` takes it (None: the loop over elements), in the user's dtype."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from isostep.backend import Family
 from isostep.execute import ArrayBackend
+from isostep.strides import folded
 
 
 class NumpyReference(ArrayBackend):
@@ -33,6 +34,9 @@ class NumpyReference(ArrayBackend):
 
     def writable(self, array: Any) -> bool:
         return bool(array.flags.writeable)
+
+    def folded(self, array: Any) -> bool:
+        return folded(array.shape, array.strides, array.itemsize)
 
     def quiet(self) -> AbstractContextManager[Any]:
         return np.errstate(all="ignore")

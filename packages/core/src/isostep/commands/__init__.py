@@ -34,6 +34,7 @@ ERRORS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    _open_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:2] == ["complete", "--"]:  # a shell asks what the last word may become
         print("\n".join(completion.candidates(parser(), words[2:] or [""])))
@@ -65,6 +66,13 @@ def complain(what: object) -> int:
     """Say in one line what is the caller's to mend; the exit code."""
     print(complaint(what), end="", file=sys.stderr)
     return 2
+
+
+def _open_streams() -> None:
+    """What the caller has closed (``isostep list >&-``) is None to Python: what is written there is nobody's."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
 
 
 def _leave_stdout() -> None:

@@ -235,6 +235,13 @@ def at_least(name: str, value: float, low: float) -> None:
         raise UsageError(message)
 
 
+def at_most(name: str, value: int, high: int, why: str) -> None:
+    """An option's integer must not be above ``high``."""
+    if value > high:
+        message = f"{name} must be an integer <= {high}, got {value}; {why}"
+        raise UsageError(message)
+
+
 def finite_number(text: str) -> float:
     """An option's value that is a number, and neither NaN nor an infinity."""
     try:

@@ -12,6 +12,7 @@ from isostep.commands.common import (
     Parser,
     UsageError,
     at_least,
+    at_most,
     command,
     completes,
     finite_number,
@@ -22,6 +23,8 @@ from isostep.commands.common import (
 from isostep.plot import SURFACES
 
 FORMATS = (".png", ".pdf", ".svg")
+#: Steps that are taken one by one for a figure: some seconds.
+MOST = 100_000
 
 
 def add(commands: Any) -> None:
@@ -141,6 +144,12 @@ def report(arguments: argparse.Namespace, out: Path, found: dict[str, Any]) -> N
         print(f"wrote {out}")
 
 
+def check_steps(steps: int) -> None:
+    """As many as a figure can show."""
+    at_least("--steps", steps, 1)
+    at_most("--steps", steps, MOST, "a figure shows no more")
+
+
 def start_point(text: str | None) -> tuple[float, float] | None:
     """``X,Y`` as two numbers."""
     if text is None:
@@ -160,7 +169,7 @@ def run_surface(arguments: argparse.Namespace) -> None:
     from isostep.plot.figures import animation, figure
     from isostep.plot.page import page
 
-    at_least("--steps", arguments.steps, 1)
+    check_steps(arguments.steps)
     at_least("--noise", arguments.noise, 0.0)
     at_least("--seed", arguments.seed, 0)
     start, out = start_point(arguments.start), target(arguments)
@@ -189,7 +198,7 @@ def run_schedule(arguments: argparse.Namespace) -> None:
     from isostep.plot.figures import curves
     from isostep.plot.schedules import EXAMPLES, values
 
-    at_least("--steps", arguments.steps, 1)
+    check_steps(arguments.steps)
     out, steps = target(arguments), arguments.steps
     default = (
         f"LinearInternalDecay({steps})",

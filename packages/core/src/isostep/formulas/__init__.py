@@ -77,9 +77,14 @@ def from_formula(formula: str, /, **hyper: Any) -> BoundRule:
 
 def named(name: str) -> Rule | None:
     """The rule of a name such as ``formula(sign(m))``; None if this is no such name."""
-    if not (name.startswith(BEFORE) and name.endswith(AFTER)):
+    if not name.startswith(BEFORE):
         return None
-    return definition(name.removeprefix(BEFORE).removesuffix(AFTER))
+    text = name.removeprefix(BEFORE)
+    if not text.endswith(AFTER):
+        definition(text)  # what is wrong in the formula itself comes first
+        message = f"formula: a rule's name {BEFORE}...{AFTER} must end in {AFTER!r}, got the end"
+        raise FormulaError(message, text, len(text))
+    return definition(text.removesuffix(AFTER))
 
 
 def definition(formula: str) -> Rule:

@@ -241,7 +241,8 @@ class Kernels:
         return [r for op in ops for r in self.program.reductions(stage) if r.op == op]
 
     def _columns(self, stage: int) -> dict[Value, int]:
-        # Group sums first: bins of other phases or dtypes have the same ones, and may have other array sums.
+        # Group sums first: bins of other phases or dtypes have the same ones (``layout.obstacle`` sees to it), in this
+        # order, and may have other array sums.
         return {r: k for k, r in enumerate(self._sums(stage, "sum_group", "sum"))}
 
     def _is_last(self, stage: int) -> bool:

@@ -21,9 +21,8 @@ from isostep.lower import device
 from isostep.lower.bins import Bin
 from isostep.lower.device import Kernel, Kernels, kernels
 from isostep.lower.fused import FusedBackend
-from isostep.lower.layout import layout
+from isostep.lower.layout import obstacle
 from isostep.lower.plan import Part, Plan
-from isostep.program import trace
 from isostep.rule import BoundRule
 from isostep.state import State, StepError, as_list
 
@@ -75,14 +74,14 @@ class DeviceBackend(FusedBackend):
         """
         given = [params, grads, *inputs.values(), *state.arrays]
         arrays = [a for some in given for a in as_list(some) if a is not None]
-        obstacle = layout(trace(rule), "float32").obstacle
-        if obstacle is None and not all(map(self.reachable, arrays)):
-            obstacle = "an array is elsewhere"
-        if obstacle is None and not all(map(self.addressable, arrays)):
-            obstacle = "an array is not contiguous"
-        if obstacle is not None:
+        why = obstacle(rule)
+        if why is None and not all(map(self.reachable, arrays)):
+            why = "an array is elsewhere"
+        if why is None and not all(map(self.addressable, arrays)):
+            why = "an array is not contiguous"
+        if why is not None:
             message = (
-                f"{rule.name}: a step can only be prepared where kernels take all of it; {obstacle}"
+                f"{rule.name}: a step can only be prepared where kernels take all of it; {why}"
             )
             raise StepError(message)
         held = self._held = []

@@ -19,7 +19,7 @@ import numpy as np
 from isostep import telemetry
 from isostep.execute import ArrayBackend
 from isostep.lower.bins import Bin
-from isostep.lower.layout import layout
+from isostep.lower.layout import obstacle
 from isostep.lower.plan import Looks, Part, Plan, Slot, at, same
 from isostep.program import trace
 from isostep.rule import BoundRule
@@ -107,8 +107,8 @@ class FusedBackend(ArrayBackend):
         return None
 
     def path(self, rule: BoundRule) -> str:
-        obstacle = layout(trace(rule), "float32").obstacle
-        return f"generic: {obstacle}" if obstacle else "fused"
+        why = obstacle(rule)
+        return f"generic: {why}" if why else "fused"
 
     def step(
         self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
@@ -117,7 +117,7 @@ class FusedBackend(ArrayBackend):
         arrays = as_list(params)
         made = (state.plan or {}).values() if isinstance(state, State) else ()
         known = next((plan for plan in made if same(plan.params, arrays)), None)
-        if layout(trace(rule), "float32").obstacle or not (known or self.all_reachable(arrays)):
+        if obstacle(rule) or not (known or self.all_reachable(arrays)):
             return super().step(rule, params, grads, state, **inputs)
         seen = known if known and (state.sealed or known.has_states(state.arrays)) else None
         names_too = seen is None or seen.states.keys() != set(rule.state_names)

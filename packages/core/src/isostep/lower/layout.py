@@ -5,10 +5,13 @@ Nothing here depends on the language that is generated: ``lower.numba_source`` a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
-from isostep.program import Program, ancestors
+from isostep.program import Program, ancestors, trace
+from isostep.rule import BoundRule
 from isostep.storage import HALVES, PLAIN, Storage
 from isostep.sums import factors
 from isostep.values import MAPS, Domain, Value
@@ -94,8 +97,8 @@ class Layout:
         """What each stage's kernel is given and what it returns."""
         return tuple(
             Pass(
-                scalars=self.columns(s, *SCALARS),
-                per_array=self.columns(s, *PER_ARRAY),
+                scalars=[n for n in self.columns(s, *SCALARS) if n.scope != "group"],
+                per_array=self.per_array(s),
                 per_unit=self.columns(s, Domain.UNIT),
                 sums=[r for r in self.program.reductions(s) if r.op != "sum_units"],
                 unit_sums=[r for r in self.program.reductions(s) if r.op == "sum_units"],
@@ -127,6 +130,11 @@ class Layout:
         needed = ancestors(self.goals(stage), stop=outside)
         return [n for n in self.program.live if n in needed and n.domain is Domain.ELEMENT]
 
+    def per_array(self, stage: int) -> list[Value]:
+        """What a pass reads that is one number for each array: the group's own scalars are that too."""
+        found = self.columns(stage, *SCALARS, *PER_ARRAY)
+        return [n for n in found if n.domain in PER_ARRAY or n.scope == "group"]
+
     def columns(self, stage: int, *domains: Domain) -> list[Value]:
         """The values of these domains that a pass reads, in order."""
         reads = {a for n in self.elements(stage) for a in n.args} | set(self.goals(stage))
@@ -147,6 +155,8 @@ class Layout:
                 return "it sums values that are sums themselves or the same for the whole array"
             named = f" ({', '.join(sorted(odd))})" if odd else ""
             return f"it works on axes or matrices{named}"
+        if self.program.shape is not None:
+            return "it looks at the shapes of its arrays (nm.ndim and nm.size would be fused)"
         several = len(self.axes) > 1
         return f"it looks at units of several axes ({list(self.axes)})" if several else None
 
@@ -162,6 +172,28 @@ class Layout:
             r for r in self.program.reductions(stage) if r.op == "sum_units"
         ]
         return sorted({n.axis for n in nodes if n.axis is not None})
+
+
+_OBSTACLES: dict[Any, str | None] = {}
+
+
+def obstacle(rule: BoundRule) -> str | None:
+    """Why the steps of a rule are not fused, of whichever kind, in words; None if they are."""
+    key = rule.structure()
+    if key not in _OBSTACLES:
+        _OBSTACLES[key] = _obstacle(trace(rule, kind) for kind in rule.kinds())
+    return _OBSTACLES[key]
+
+
+def _obstacle(kinds: Iterable[Program]) -> str | None:
+    sums = set()
+    for program in kinds:
+        own = layout(program, "float32").obstacle
+        if own is not None:
+            return own
+        sums.add(tuple((name, program.stage[n]) for name, n in program.group_sums.items()))
+    # Arrays of several kinds take part in one sum, which is added up after one pass of all.
+    return None if len(sums) == 1 else "its kinds of step sum over the group in different passes"
 
 
 @cache

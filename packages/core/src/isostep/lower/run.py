@@ -55,13 +55,14 @@ class Step:
         }
 
     def _combine(self, stage: int) -> None:
-        """Sums over the group are sums over all bins, in order."""
-        names = [
-            [x for x in r.bin.program.reductions(stage) if x.op == "sum_group"] for r in self.runs
-        ]
-        for same in zip(*names, strict=True):
-            total = sum(r.group_sums[x] for r, x in zip(self.runs, same, strict=True))
-            for r, x in zip(self.runs, same, strict=True):
+        """Sums over the group are sums over all bins, in order; ``layout.obstacle``: all take the same at a stage."""
+        first = self.runs[0].bin.program
+        for name, node in first.group_sums.items():
+            if first.stage[node] != stage:
+                continue
+            own = [r.bin.program.group_sums[name] for r in self.runs]
+            total = sum(r.group_sums[x] for r, x in zip(self.runs, own, strict=True))
+            for r, x in zip(self.runs, own, strict=True):
                 r.small.known[x] = self.group_dtype.type(total)
 
 

@@ -153,7 +153,7 @@ def variant(rule: BoundRule, path: Path) -> str:
     for t in range(1, steps + 1):
         phase = rule.phase(t)
         if phase not in programs:
-            program = trace(rule, phase)
+            program = trace(rule, phase, path.points[0].shape)
             if program.generic:
                 message = (
                     f"{rule.name} works on axes or matrices: the page cannot draw it on a surface"

@@ -29,6 +29,16 @@ from isostep.domains import Real
 from isostep.rule import Rule
 
 
+def eta(t: int, /, *, lr: Any, lambd: Any, alpha: Any) -> Any:
+    """The learning rate of step t."""
+    return lr / nm.pow(1 + lambd * lr * (t - 1), alpha)
+
+
+def mu(t: int, /, *, t0: Any) -> Any:
+    """How much of the average step t makes new."""
+    return 1 / nm.maximum(1.0, t - 1 - t0)
+
+
 def update(
     p: Any,
     g: Any,
@@ -44,11 +54,10 @@ def update(
 ) -> tuple[Any, Any]:
     """See the module's equations."""
     g = parts.coupled(p, g, weight_decay)
-    eta = lr / nm.pow(1 + lambd * lr * (t - 1), alpha)
-    mu = 1 / nm.maximum(1.0, t - 1 - t0)
-    u = -eta * g - (lambd * eta) * p
+    rate = eta(t, lr=lr, lambd=lambd, alpha=alpha)
+    u = -rate * g - (lambd * rate) * p
     new = p + u
-    return u, ax + mu * (new - ax)
+    return u, ax + mu(t, t0=t0) * (new - ax)
 
 
 def evaluate(p: Any, ax: Any, t: int, /) -> Any:
@@ -60,6 +69,7 @@ RULE = Rule(
     name="asgd",
     update=update,
     evaluate=evaluate,
+    derived={"eta": eta, "mu": mu},
     state=("ax",),
     hyper={
         "lr": parts.lr(1e-2),

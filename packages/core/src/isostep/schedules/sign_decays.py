@@ -13,7 +13,8 @@ n t / T >= zero_after.
 Follows: TensorFlow 1's ``contrib/opt/python/training/sign_decay.py``, written for Bello et al.,
     "Neural Optimizer Search with Reinforcement Learning", arXiv 1709.07417.
 Departs:
-    - float64, where TensorFlow computes in float32: up to 4e-7.
+    - float64, where TensorFlow computes in float32: up to 4e-7; of the cosine decay, whose angle is rounded there,
+      up to 5e-7 n.
     - Arguments and steps are checked. TensorFlow checks nothing (T = 0 is NaN there), and wants
       some arguments to be whole.
 

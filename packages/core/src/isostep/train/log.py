@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from isostep.replacing import replacing
+
 HEADER = (
     "Epoch", "Iteration", "Time", "Loss", "LossEpoch", "ValidLossEpoch", "Alpha", "AlphaEpoch", "Beta",
 )  # fmt: skip
@@ -39,9 +41,8 @@ class Log:
         """Write the file anew, with these rows, and keep it open; it replaces an old one only when it is whole."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text("".join([",".join(HEADER) + "\n", *(r.text() for r in rows)]))
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text("".join([",".join(HEADER) + "\n", *(r.text() for r in rows)]))
         self._file = path.open("a", encoding="utf-8")
 
     def add(self, row: Row) -> None:

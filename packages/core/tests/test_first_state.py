@@ -1,0 +1,79 @@
+"""State that ``init`` makes in other shapes: which ones, and that every path takes it."""
+
+import numpy as np
+import pytest
+
+import isostep
+from isostep import nm, parts
+from isostep.domains import Real
+from isostep.lower.layout import obstacle
+from isostep.program import always_like_parameter
+from isostep.rule import Rule
+
+PATHS = [
+    "numpy:fused",
+    *(
+        pytest.param(name, marks=pytest.mark.whole)
+        for name in (
+            *("torch:loop", "torch:foreach", "torch:fused", "torch:triton(interpreter)"),
+            *("jax:jit", "jax:grouped", "cupy:raw(host)"),
+        )
+    ),
+]
+SHAPES = ((3, 4), (5,), (2, 3, 2), (), (0,), (60,))
+
+
+def by_rank(p, /):
+    return p * 1.0 if len(p.shape) > 1 else nm.sum(p)
+
+
+def by_size(p, /):
+    return p * 1.0 if nm.size(p) > 50 else nm.sum(p)
+
+
+def always_one(p, /):
+    return nm.sum(p)
+
+
+def mine(init):
+    def update(p, g, anchor, t, /, *, lr):
+        return lr * (anchor - p) - lr * g, anchor * 0.5
+
+    return Rule(
+        name="mine", update=update, state=("anchor",), init=init, hyper={"lr": Real(0.1)}
+    ).bind()
+
+
+def steps(rule, path):
+    rng = np.random.default_rng(5)
+    backend = isostep.backend(path)
+    params = [backend.asarray(rng.normal(size=s)) for s in SHAPES]
+    state = backend.init(rule, params)
+    for _ in range(3):
+        grads = [backend.asarray(rng.normal(size=s)) for s in SHAPES]
+        params, state = backend.step(rule, params, grads, state)
+    return [backend.to_numpy(a) for a in (*params, *(own["anchor"] for own in state.arrays))]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("init", [by_rank, by_size, always_one])
+def test_states_whose_shape_depends_on_rank_or_size(path, init):
+    rule = mine(init)
+    for found, wanted in zip(steps(rule, path), steps(rule, "numpy:reference"), strict=True):
+        assert found.shape == wanted.shape
+        np.testing.assert_allclose(found, wanted, rtol=1e-14, atol=1e-14)
+
+
+def test_what_is_like_the_parameter_at_every_shape():
+    def scaled(p, /):
+        return parts.filled(p, 1.0 / (1.0 + nm.size(p)))
+
+    for init, like in ((by_rank, False), (by_size, False), (always_one, False), (scaled, True)):
+        rule = mine(init)
+        assert always_like_parameter(rule, rule.components[0]) == [like]
+        assert rule.like_parameter("anchor") is like
+        assert (obstacle(rule) is None) is like
+    adafactor = isostep.rule("adafactor")
+    assert [n for n in adafactor.state_names if adafactor.like_parameter(n)] == []
+    came = isostep.rule("came", lr=0.1)
+    assert [n for n in came.state_names if came.like_parameter(n)] == ["exp_avg"]

@@ -1,0 +1,190 @@
+"""State dicts between our classes and torch.optim's, with schedules, and those that must be refused."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+
+import isostep
+import isostep_torch
+from isostep import schedules
+
+F = torch.float64
+IN_TURN = schedules.sequential(
+    [schedules.Linear(0.1), schedules.Step(0.1, step_size=3)], milestones=[4]
+)
+
+
+def gradient(k):
+    return torch.tensor([1.0, -2.0, 0.1 * k], dtype=F)
+
+
+def parameter():
+    return torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0], dtype=F))
+
+
+def run(optimizer, steps):
+    (p,) = optimizer.param_groups[0]["params"]
+    for k in steps:
+        p.grad = gradient(k)
+        optimizer.step()
+    return p
+
+
+def on(make, optimizer, **hyper):
+    """Another optimizer that goes on from this one's checkpoint, read as torch reads it by default."""
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    (p,) = optimizer.param_groups[0]["params"]
+    other = make([torch.nn.Parameter(p.detach().clone())], **hyper)
+    other.load_state_dict(torch.load(file))
+    return other
+
+
+@pytest.fixture
+def _float64_scalars():
+    """torch keeps NAdam's and ASGD's scalars in the default dtype."""
+    torch.set_default_dtype(F)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("turns", [3, 4])
+@pytest.mark.parametrize(
+    ("kind", "hyper"),
+    [
+        ("NAdam", {"lr": 0.1, "momentum_decay": 0.2}),
+        ("ASGD", {"lr": 0.1, "lambd": 0.2, "alpha": 0.6, "t0": 4.0}),
+        ("AdamW", {"lr": 0.1, "amsgrad": True}),
+        ("SGD", {"lr": 0.1, "momentum": 0.7, "dampening": 0.2}),
+    ],
+)
+@pytest.mark.usefixtures("_float64_scalars")
+def test_a_run_that_changes_hands_in_turns(kind, hyper, turns):
+    classes = [getattr(isostep_torch, kind), getattr(torch.optim, kind)]
+    alone = classes[1]([parameter()], **hyper)
+    passed = classes[0]([parameter()], **hyper)
+    for turn in range(turns):
+        steps = range(5 * turn, 5 * turn + 5)
+        if turn:
+            passed = on(classes[turn % 2], passed, lr=0.5)
+        expected, got = run(alone, steps), run(passed, steps)
+        torch.testing.assert_close(got, expected, rtol=1e-11, atol=0)
+
+
+def test_what_a_group_shares_is_what_torch_has_made_of_it():
+    ours = isostep_torch.NAdam([parameter()], lr=0.1)
+    run(ours, range(3))
+    theirs = on(torch.optim.NAdam, ours)
+    run(theirs, range(3, 40))
+    again = on(isostep_torch.NAdam, theirs)
+    (own,) = theirs.state.values()
+    assert again.param_groups[0]["shared"]["step"] == 40
+    assert float(again.param_groups[0]["shared"]["mu_product"]) == float(own["mu_product"])
+
+
+def test_what_a_group_shares_outlasts_our_own_state_dict_with_its_count():
+    late, early = parameter(), parameter()
+    ours = isostep_torch.NAdam([early, late], lr=0.1)
+    for k in range(3):
+        early.grad = gradient(k)
+        ours.step()
+    late.grad = gradient(4)
+    ours.step()
+    again = isostep_torch.NAdam([copy.deepcopy(p) for p in (early, late)], lr=0.1)
+    again.load_state_dict(ours.state_dict())
+    assert again.param_groups[0]["shared"] == ours.param_groups[0]["shared"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "hyper"),
+    [
+        ("AddSign", {"lr": 0.1, "sign_internal_decay": schedules.LinearInternalDecay(10)}),
+        ("AdamW", {"lr": schedules.CosineAnnealing(0.1, T_max=9)}),
+        ("AdamW", {"lr": schedules.chained(schedules.Linear(0.1), schedules.Exponential(gamma=0.9))}),
+        ("AdamW", {"lr": schedules.OneCycle(0.1, 12), "betas": (schedules.OneCycle(0.1, 12).momentum(), 0.9)}),
+        ("SGD", {"lr": IN_TURN, "momentum": 0.5}),
+    ],
+)  # fmt: skip
+def test_schedules_come_back_from_a_checkpoint(kind, hyper):
+    make = getattr(isostep_torch, kind)
+    alone, first = (make([parameter()], **hyper) for _ in range(2))
+    run(first, range(4))
+    expected, got = run(alone, range(9)), run(on(make, first, lr=0.5), range(4, 9))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    group = on(make, first, lr=0.5).param_groups[0]
+    assert {n: group[n] for n in hyper} == hyper
+    assert "schedules" not in group
+
+
+def test_a_function_of_the_users_is_the_loading_optimizers_own():
+    slow = isostep_torch.AdamW([parameter()], lr=lambda done: 0.1 / (1 + done))
+    run(slow, range(3))
+    again = on(isostep_torch.AdamW, slow, lr=lambda done: 0.2)
+    assert again.param_groups[0]["lr"](7) == 0.2
+    fixed = on(isostep_torch.AdamW, slow, lr=0.3)
+    assert fixed.param_groups[0]["lr"] == 0.1 / 4
+
+
+def test_torchs_class_goes_on_with_a_schedules_next_value():
+    ours = isostep_torch.AdamW([parameter()], lr=schedules.CosineAnnealing(0.1, T_max=9))
+    run(ours, range(4))
+    theirs = on(torch.optim.AdamW, ours)
+    assert theirs.param_groups[0]["lr"] == schedules.CosineAnnealing(0.1, T_max=9)(4)
+    fixed = isostep_torch.AdamW([parameter()], lr=schedules.CosineAnnealing(0.1, T_max=9))
+    run(fixed, range(4))
+    fixed.param_groups[0]["lr"] = schedules.CosineAnnealing(0.1, T_max=9)(4)
+    torch.testing.assert_close(
+        run(theirs, range(4, 7)), run(fixed, range(4, 7)), rtol=1e-11, atol=0
+    )
+
+
+def other_class():
+    return torch.optim.SGD([parameter()], lr=0.1).state_dict()
+
+
+def negative_count():
+    ours = isostep_torch.AdamW([parameter()], lr=0.1)
+    run(ours, range(1))
+    saved = ours.state_dict()
+    saved["state"][0]["step"] = torch.tensor(-3.0)
+    return saved
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        (other_class, r"adamw: a group of the state dict has no 'betas', which torch.optim.AdamW has"),
+        (negative_count, r"adamw: step must be the number of steps done, >= 0, got -3"),
+        (dict, r"adamw: a state dict must be a dict with state and param_groups, got \[\]"),
+        (lambda: {"state": {}}, r"must be a dict with state and param_groups, got \['state'\]"),
+        (lambda: None, r"must be a dict with state and param_groups, got NoneType"),
+    ],
+)  # fmt: skip
+def test_what_is_no_state_dict_of_the_rule_is_one_clear_line(saved, message):
+    ours = isostep_torch.AdamW([parameter()], lr=0.1)
+    run(ours, range(2))
+    before = copy.deepcopy(ours.state_dict())
+    with pytest.raises(ValueError, match=message):
+        ours.load_state_dict(saved())
+    after = ours.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    torch.testing.assert_close(after["state"], before["state"], rtol=0, atol=0)
+
+
+def test_torchs_sparse_adam_and_composed_rules_load_as_before():
+    table = torch.nn.Embedding(5, 2, sparse=True)
+    theirs = torch.optim.SparseAdam(table.parameters(), lr=0.1)
+    table(torch.tensor([1, 3])).sum().backward()
+    theirs.step()
+    isostep_torch.SparseAdam(table.parameters()).load_state_dict(theirs.state_dict())
+    rule = isostep.compose(isostep.pieces.centralize(), isostep.rule("adamw", lr=0.1))
+    composed = isostep_torch.from_rule(rule, [parameter()])
+    run(composed, range(2))
+    again = isostep_torch.from_rule(rule, [parameter()])
+    again.load_state_dict(composed.state_dict())
+    run(again, range(1))

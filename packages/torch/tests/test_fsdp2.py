@@ -1,0 +1,126 @@
+"""Parameters that lie on several processes (FSDP2's DTensors): every rule steps them as it steps whole ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.whole  # conformance's settings of every rule and piece
+
+#: Two processes: an axis of 7 is cut into 4 and 3, and of an axis of 1 the second has nothing.
+SCRIPT = """
+import datetime, sys, traceback
+import torch
+from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import distribute_tensor
+import isostep, isostep_torch
+from isostep_conformance.cases import subjects
+
+rank, store = int(sys.argv[1]), distributed.FileStore(sys.argv[2], 2)
+torch.set_num_threads(1)
+patience = datetime.timedelta(seconds=60)  # with the other process, which may have failed
+distributed.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=patience)
+SHAPES = [(7, 5), (4, 3), (3,), (6,), (1, 4), (1,), (3, 2, 2)]
+
+
+def spread(tensor, p):
+    return tensor if type(p) is nn.Parameter else distribute_tensor(tensor, p.device_mesh, p.placements)
+
+
+def whole(tensor):
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def draws(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def run(rule, shard, observe=False, mixed=False, **options):
+    "What three steps leave: parameters, their state, the group's; and the figures. mixed: the first is not spread."
+    rule = rule.replace(**rule.map_schedules(lambda schedule: schedule(1)))
+    module, given = nn.Module(), draws(0)
+    ndim = rule.rule.ndim
+    for i, shape in enumerate(s for s in SHAPES if ndim is None or len(s) in ndim):
+        start = torch.randn(shape, dtype=torch.float64, generator=given)
+        module.register_parameter(f"p{i}", nn.Parameter(start))
+    params = list(module.parameters())
+    if shard:
+        fully_shard(module, ignored_params={params[0]} if mixed else None)
+    params = list(module.parameters())
+    optimizer = isostep_torch.from_rule(rule, params, **options)
+    observer = optimizer.observe() if observe else None
+    rows = []
+    for k in range(3):
+        given = draws(k + 1)
+        inputs = {n: {} for n in rule.input_names} | {n: 0.7 + k for n in rule.group_input_names}
+        for p in params:
+            p.grad = spread(torch.randn(p.shape, dtype=torch.float64, generator=given), p)
+            for n in rule.input_names:
+                inputs[n][p] = spread(torch.rand(p.shape, dtype=torch.float64, generator=given), p)
+        optimizer.step(**inputs)
+        if observer is not None:
+            rows += [list(map(float, row.values())) for row in observer.rows().values()]
+    found = [torch.tensor(rows, dtype=torch.float64)]
+    for p in params:
+        state = optimizer.state[p].values()
+        assert not any(s.is_partial() for v in state for s in getattr(v, "placements", ()))
+        found += [whole(p.detach()), *map(whole, state)]
+    shared = optimizer.param_groups[0].get("shared", {})
+    return [*found, *(torch.as_tensor(v) for v in shared.values())]
+
+
+def far(ours, theirs):
+    "The largest difference, relative to what is largest in the array; NaN is equal to NaN."
+    assert [v.shape for v in ours] == [v.shape for v in theirs]
+    return max(
+        ((a - b).nan_to_num().abs().max() / b.nan_to_num().abs().max().clamp(min=1e-300)).item()
+        if b.numel() and torch.equal(a.isnan(), b.isnan()) else float(b.numel() > 0)
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def check(which, **how):
+    for subject in filter(which, subjects()):
+        label = f"{subject.id} {how}"
+        try:
+            ours = run(subject.rule, True, **how)
+            theirs = run(subject.rule, False, **how | {"foreach": False, "fused": False})
+            error = far(ours, theirs)
+            if not error < 1e-11:
+                wrong.append(f"{label}: {error:.1e}")
+        except Exception:
+            wrong.append(f"{label}: {traceback.format_exc()}")
+            return  # the processes may have lost each other
+
+
+wrong = []
+rules = {*isostep.rules()}
+some = {"lamb", "sgd_hd", "adafactor", "muon", "clip_by_global_norm+adamw"}
+check(lambda s: s.index == 0)
+check(lambda s: s.index == 0 and s.name in rules, foreach=False, fused=False)
+check(lambda s: s.index == 0 and s.name in rules, capturable=True)
+check(lambda s: s.name in some, observe=True)
+check(lambda s: s.name in some, mixed=True)
+assert not wrong, "\\n".join(wrong)
+distributed.destroy_process_group()
+"""
+
+
+def test_every_rule_steps_what_lies_on_several_processes(tmp_path):
+    """Three steps on shards and on whole parameters, with pieces and without, leave the same."""
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT]
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "store")], stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=900)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)

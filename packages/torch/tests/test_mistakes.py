@@ -1,0 +1,138 @@
+"""What users get wrong between steps, or rely on autograd to see."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import isostep_torch
+
+PATHS = [{"fused": True}, {"foreach": True}, {"foreach": False, "fused": False}]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("options", [{}, {"state_dtype": torch.float64}, {"maximize": True}])
+def test_autograd_sees_that_a_step_has_written(path, options):
+    p, idle = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = isostep_torch.AdamW([p, idle], lr=0.1, **path, **options)
+    loss = (p * p * p).sum()
+    loss.backward(retain_graph=True)
+    unused = (idle * idle).sum()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    unused.backward()  # its parameter had no gradient, and was not stepped
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_conjugate_gradient_is_its_value(path):
+    found = []
+    for resolve in (False, True):
+        p = torch.nn.Parameter(torch.tensor([1 + 2j, 3 - 1j], dtype=torch.complex128))
+        optimizer = isostep_torch.AdamW([p], lr=0.1, **path)
+        for k in range(3):
+            g = torch.tensor([1j + k, 2.0 - 1j], dtype=torch.complex128).conj()
+            p.grad = g.resolve_conj() if resolve else g
+            assert p.grad.is_conj() is not resolve
+            optimizer.step()
+        found.append(p.detach())
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+def test_a_conjugate_parameter_is_refused():
+    p = torch.nn.Parameter(torch.ones(2, dtype=torch.complex64).conj())
+    with pytest.raises(ValueError, match=r"adamw: .*conjugate view; use p.resolve_conj\(\)"):
+        isostep_torch.AdamW([p])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtypes", [(torch.float32, None), (None, torch.float32)])
+def test_state_takes_the_dtype_that_the_options_now_say(path, dtypes):
+    """And goes on as a run does that was saved and loaded at the change."""
+    found = []
+    for saved in (False, True):
+        p = torch.nn.Parameter(torch.linspace(-1, 1, 7, dtype=torch.bfloat16))
+        optimizer = isostep_torch.AdamW([p], lr=0.1, state_dtype=dtypes[0], **path)
+        for k in range(6):
+            if k == 3:
+                optimizer.param_groups[0]["state_dtype"] = dtypes[1]
+                if saved:
+                    optimizer.load_state_dict(optimizer.state_dict())
+            p.grad = torch.full_like(p, 0.1 * k + 0.3)
+            optimizer.step()
+        own = optimizer.state[p]
+        assert own["exp_avg"].dtype is (dtypes[1] or torch.bfloat16)
+        found.append([p.detach(), own["exp_avg"], own["exp_avg_sq"]])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"maximize": "no"}, "sgd: maximize must be True or False, got 'no'"),
+        ({"capturable": 1}, "sgd: capturable must be True or False, got 1"),
+        ({"kahan": None}, "sgd: kahan must be True or False, got None"),
+        ({"fused": "yes"}, "sgd: fused must be None, True or False, got 'yes'"),
+        ({"foreach": 0}, "sgd: foreach must be None, True or False, got 0"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(option, message):
+    with pytest.raises(ValueError, match=message):
+        isostep_torch.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1, **option)
+
+
+def stepped():
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = isostep_torch.AdamW([p], lr=0.1)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    return optimizer, p
+
+
+def both_paths(optimizer, p):
+    optimizer.param_groups[0].update(fused=True, foreach=True)
+
+
+def no_tensor(optimizer, p):
+    optimizer.state[p]["exp_avg"] = 3.0
+
+
+def lost(optimizer, p):
+    del optimizer.param_groups[0]["eps"]
+
+
+def two_rates(optimizer, p):
+    optimizer.param_groups[0]["lr"] = torch.tensor([0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (both_paths, "adamw: fused and foreach cannot both be True; choose one path"),
+        (no_tensor, "adamw: state exp_avg must be a tensor, got 3.0"),
+        (lost, "adamw: a parameter group has lost its 'eps'; set it again"),
+        (two_rates, r"adamw: lr must be one number, got a tensor of shape \(2,\)"),
+    ],
+)
+def test_what_is_wrong_between_steps_is_one_clear_line(change, message):
+    optimizer, p = stepped()
+    change(optimizer, p)
+    before = p.detach().clone()
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()
+    torch.testing.assert_close(p.detach(), before, rtol=0, atol=0)
+
+
+def test_a_closure_must_be_one():
+    optimizer, _ = stepped()
+    with pytest.raises(
+        TypeError, match="adamw: step takes a closure that computes the loss, got 'x'"
+    ):
+        optimizer.step("x")
+
+
+def test_a_rate_of_two_numbers_is_refused_when_made():
+    with pytest.raises(
+        ValueError, match=r"adamw: lr must be one number, got a tensor of shape \(2,\)"
+    ):
+        isostep_torch.AdamW([torch.nn.Parameter(torch.ones(2))], lr=torch.tensor([0.1, 0.2]))
