@@ -145,6 +145,9 @@ def test_weights_are_back_when_they_cannot_be_swapped_in():
     params[1].flags.writeable = False
     with pytest.raises(StepError, match="read-only"), average.swapped(params):
         pass  # pragma: no cover
+    folded = [params[0], np.lib.stride_tricks.as_strided(np.ones(4), (3, 2), (8, 8))]
+    with pytest.raises(StepError, match="elements share memory"), average.swapped(folded):
+        pass  # pragma: no cover
     np.testing.assert_array_equal(params[0], places[0][0])
     average.update(places[0])
 

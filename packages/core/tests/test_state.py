@@ -107,6 +107,55 @@ def test_parameters_that_no_rule_takes(backend, bad, text):
     assert params[1].tolist() == [[1], [2]]
 
 
+FOLDED = {
+    "windows": (4, (3, 2), (8, 8)),
+    "rows over one another": (6, (2, 4), (16, 8)),
+    "backwards": (4, (3, 2), (8, -8)),
+    "broadcast": (1, (3,), (0,)),
+    "interleaved, and two meet": (13, (3, 4), (24, 16)),
+    "half an element apart": (2, (2,), (4,)),
+}
+APART = {
+    "rows": (6, (2, 3), (24, 8)),
+    "columns": (6, (2, 3), (8, 16)),
+    "every other": (6, (3,), (16,)),
+    "backwards": (3, (3,), (-8,)),
+    "interleaved": (8, (2, 3), (24, 16)),
+    "one of a stride of none": (2, (1, 2), (0, 8)),
+    "nothing": (1, (0, 3), (0, 0)),
+    "no axes": (1, (), ()),
+}
+
+
+def viewed(count, shape, strides):
+    memory = np.ones(count + 1)
+    start = memory[sum(-s // 8 * (n - 1) for s, n in zip(strides, shape, strict=True) if s < 0) :]
+    return memory, np.lib.stride_tricks.as_strided(start, shape, strides)
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_a_parameter_over_itself_is_refused_before_anything_is_written(backend, name):
+    memory, p = viewed(*FOLDED[name])
+    params, grads = [np.ones(3), p], [np.ones(3), np.ones(p.shape)]
+    state = backend.init(addsign(), [np.ones(3), np.ones(p.shape)])
+    text = "addsign: params[1] has elements that share memory; pass a copy"
+    assert refused(backend, addsign(), params, grads, state) == text
+    with pytest.raises(StepError, match="has elements that share memory; pass a copy"):
+        backend.init(addsign(), params)
+    assert params[0].tolist() == [1.0] * 3
+    assert memory.tolist() == [1.0] * len(memory)
+    backend.step(addsign(), [params[0], p.copy()], grads, state)
+    assert refused(backend, addsign(), params, grads, state) == text  # after a step of others
+
+
+@pytest.mark.parametrize("name", APART)
+def test_strides_that_leave_elements_apart_are_taken(backend, name):
+    _, p = viewed(*APART[name])
+    state = backend.init(addsign(), [p])
+    backend.step(addsign(), [p], [np.ones(p.shape)], state)
+    np.testing.assert_array_equal(p, np.zeros(p.shape))  # 1 - lr * 2
+
+
 @pytest.mark.parametrize("params", [np.ones((2, 3)), "params", 3, {1.0}])
 def test_what_is_no_list_of_parameters(backend, params):
     with pytest.raises(StepError) as caught:

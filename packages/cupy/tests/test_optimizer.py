@@ -437,6 +437,20 @@ def test_gradients_may_be_jax_s_but_parameters_of_jax_are_not_written():
 # Errors
 
 
+def test_a_parameter_over_itself_is_refused_before_anything_is_written():
+    p, memory = np.ones(3), np.ones(4)
+    windows = np.lib.stride_tricks.as_strided(memory, (3, 2), (8, 8))
+    text = r"^sgd: params\[1\] has elements that share memory; pass a copy$"
+    with pytest.raises(StepError, match=text):
+        isostep_cupy.SGD([p, windows], lr=0.5, **HOST)
+    backend, rule = isostep.backend("cupy:raw(host)"), isostep.rule("sgd", lr=0.5)
+    state = backend.init(rule, [p, windows.copy()])
+    with pytest.raises(StepError, match=text):
+        backend.step(rule, [p, windows], [np.ones(3), np.ones((3, 2))], state)
+    assert p.tolist() == [1.0] * 3
+    assert memory.tolist() == [1.0] * 4
+
+
 def test_a_wrong_argument_is_one_clear_line():
     with pytest.raises(isostep.DomainError, match=r"^addsign: lr must be >= 0, got -1$"):
         AddSign(arrays(), lr=-1, **HOST)

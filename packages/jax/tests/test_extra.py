@@ -89,6 +89,10 @@ def test_pcgrad_projects_conflicts_away():
     np.testing.assert_allclose(mean, found / 3, rtol=1e-6)
     with pytest.raises(ValueError, match="reduction must be one of 'mean', 'sum', got 'max'"):
         isostep_jax.pcgrad(losses, reduction="max")
+    with pytest.raises(
+        ValueError, match=r"^pcgrad: losses must be one function for each task, got none"
+    ):
+        isostep_jax.pcgrad([])
     each = isostep_jax.task_gradients(losses)(jnp.zeros(3))
     for g, d in zip(each, directions, strict=True):
         np.testing.assert_array_equal(g, d)

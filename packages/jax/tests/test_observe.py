@@ -74,7 +74,8 @@ def test_errors():
     tx = isostep_jax.adamw(0.1)
     params = {"w": jnp.ones(3)}
     with pytest.raises(
-        isostep.RuleError, match="observe needs a transformation of isostep_jax, not in flat mode, got"
+        isostep.RuleError,
+        match="observe needs a transformation of isostep_jax, not in flat mode, got",
     ):
         isostep_jax.observe(optax.sgd(0.1))
     with pytest.raises(

@@ -207,6 +207,35 @@ def test_extra_inputs_pass_through_and_errors_are_one_line():
         isostep_jax.adamx  # noqa: B018
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "prodigy"])
+def test_arrays_of_numpy_are_what_jit_makes_of_them(name, dtype):
+    params = {"w": np.linspace(-1.0, 1.0, 5).astype(dtype), "s": np.ones((), dtype)[()]}
+    for tx in (getattr(isostep_jax, name)(0.1), isostep_jax.flat(isostep_jax.adam(0.1), params)):
+        p = tx.flatten(params) if isinstance(tx, isostep_jax.FlatTransform) else params
+        p = jax.tree.map(np.asarray, p)
+        state = tx.init(p)
+        found, after = tx.update(p, state, p)
+        wanted, jitted = tx.update(*jax.tree.map(jnp.asarray, (p, state, p)))
+        jax.tree.map(np.testing.assert_array_equal, (found, after), (wanted, jitted))
+        assert {u.dtype for u in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+    observed = isostep_jax.observe(isostep_jax.adam(0.1))
+    assert observed.update(params, observed.init(params), params)[1].sums.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("nothing", [None, {}, [], ()])
+def test_no_parameters_are_an_empty_step(nothing):
+    for tx in (isostep_jax.adam(0.1), isostep_jax.sgd(0.1)):
+        updates, state = tx.update(nothing, tx.init(nothing), nothing)
+        assert updates == nothing
+        assert int(state.count) == 1
+    tx, params = isostep_jax.adam(0.1), {"w": jnp.ones(3)}
+    with pytest.raises(isostep.StepError, match="state exp_avg must have the structure of params"):
+        tx.update(None, tx.init(params))
+    with pytest.raises(isostep.StepError, match="adam needs the parameters"):
+        tx.update(params, tx.init(params))
+
+
 def test_a_formula_is_a_transformation_like_any_rule():
     made = isostep.from_formula("exp(ld(4)*sign(g)*sign(m)) * g", lr=0.05, beta1=0.8)
     decay = isostep.schedules.LinearInternalDecay(4)
@@ -218,6 +247,24 @@ def test_a_formula_is_a_transformation_like_any_rule():
     (ours, state), (other, _) = (run(tx, params, 3, jnp.float32, {"a": (7,)}) for tx in pair)
     np.testing.assert_array_equal(ours["a"], other["a"])
     assert list(state.arrays) == ["m"]
+
+
+@pytest.mark.parametrize("lr", [1e-4, 3e-4, 1e-3, 1e-2, 1e-1])
+def test_the_first_adam_update_is_within_four_ulp(lr):
+    # Measured: 2.1 to 4.0, as plain NumPy's 2.9 to 4.1; optax's, which takes 1 - 0.999 in float32, 59 to 95.
+    g = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
+    wide = g.astype(np.float64)
+    m, v = (1 - 0.9) * wide, (1 - 0.999) * wide**2
+    wanted = -lr * (m / (1 - 0.9)) / (np.sqrt(v / (1 - 0.999)) + 1e-8)
+
+    def worst(tx):
+        found, _ = jax.jit(tx.update)(g, tx.init(g), g)
+        spacing = np.spacing(np.abs(wanted).astype(np.float32))
+        return (np.abs(np.array(found, np.float64) - wanted) / spacing).max()
+
+    assert worst(isostep_jax.adam(lr)) <= 4.0
+    assert worst(isostep_jax.adam(lambda done: lr)) <= 4.0
+    assert worst(optax.adam(lr)) > 50
 
 
 # Hyperparameters that are traced

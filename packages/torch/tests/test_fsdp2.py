@@ -14,6 +14,7 @@ SCRIPT = """
 import datetime, sys, traceback
 import torch
 from torch import distributed, nn
+from torch.distributed.checkpoint import state_dict as checkpoints
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import distribute_tensor
 import isostep, isostep_torch
@@ -38,8 +39,11 @@ def draws(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def run(rule, shard, observe=False, mixed=False, **options):
-    "What three steps leave: parameters, their state, the group's; and the figures. mixed: the first is not spread."
+def run(rule, shard, observe=False, mixed=False, saved=False, **options):
+    '''What three steps leave: parameters, their state, the group's; and the figures.
+
+    mixed: the first parameter is not spread; saved: a whole state dict is taken and loaded in mid-run.
+    '''
     rule = rule.replace(**rule.map_schedules(lambda schedule: schedule(1)))
     module, given = nn.Module(), draws(0)
     ndim = rule.rule.ndim
@@ -61,6 +65,10 @@ def run(rule, shard, observe=False, mixed=False, **options):
             for n in rule.input_names:
                 inputs[n][p] = spread(torch.rand(p.shape, dtype=torch.float64, generator=given), p)
         optimizer.step(**inputs)
+        if saved and shard and k == 1:
+            full = checkpoints.StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+            state = checkpoints.get_optimizer_state_dict(module, optimizer, options=full)
+            checkpoints.set_optimizer_state_dict(module, optimizer, state, options=full)
         if observer is not None:
             rows += [list(map(float, row.values())) for row in observer.rows().values()]
     found = [torch.tensor(rows, dtype=torch.float64)]
@@ -104,6 +112,7 @@ check(lambda s: s.index == 0 and s.name in rules, foreach=False, fused=False)
 check(lambda s: s.index == 0 and s.name in rules, capturable=True)
 check(lambda s: s.name in some, observe=True)
 check(lambda s: s.name in some, mixed=True)
+check(lambda s: s.name in {"adammini", "lamb", "muon"} and s.index == 0, saved=True)
 assert not wrong, "\\n".join(wrong)
 distributed.destroy_process_group()
 """

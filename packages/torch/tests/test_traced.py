@@ -250,6 +250,21 @@ def test_capturable_may_be_switched_when_a_state_is_loaded(saved):
         assert other.state[q]["step"] == optimizer.state[p]["step"] == 5
 
 
+@pytest.mark.parametrize("options", CAPTURED, ids=["foreach", "loop"])
+def test_what_a_group_hands_on_is_what_it_was_before_the_step(options):
+    """avagrad's gamma goes on as the one that was used."""
+    found = []
+    for chosen in ({"capturable": True, **options}, {"fused": False, **options}):
+        params, optimizer = make("avagrad", chosen)
+        for k in range(3):
+            gradients(params, k)
+            optimizer.step()
+        shared = optimizer.param_groups[0]["shared"]
+        found.append([float(shared[n]) for n in ("gamma", "gamma_used")])
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+    assert found[0][0] != found[0][1]
+
+
 # differentiable
 
 

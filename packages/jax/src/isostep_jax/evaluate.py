@@ -10,11 +10,11 @@ twice. Values have the bits that they have without all this.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from isostep import nm
 from isostep.interpret import Interpreter, Task
@@ -23,22 +23,24 @@ from isostep.values import Value
 Function = Callable[..., Any]
 
 
-def _derived(operation: str, tangent: Callable[..., Any], *fixed: Any) -> Function:
-    """An operation of programs whose derivative is ``tangent(itself, operands, their tangents)``.
+def _derived(operation: str, tangent: Callable[..., Any]) -> Function:
+    """An operation of programs whose derivative is ``tangent(itself, operands, their tangents)``, None where constant.
 
-    ``fixed`` are last operands that XLA knows. It is jitted, so traced and lowered once for all leaves of a shape.
+    It is jitted, so traced and lowered once for all leaves of a shape.
     """
 
     @jax.custom_jvp
     def value(*operands: Any) -> Any:
-        return nm.call(operation, *operands, *fixed)
+        return nm.call(operation, *operands)
 
     found: Function = jax.jit(value)
 
-    @value.defjvp
-    def _tangent(operands: Any, tangents: Any) -> Any:
-        return found(*operands), tangent(found, operands, tangents)
+    def jvp(operands: Any, tangents: Any) -> Any:
+        # Of a constant there is nothing to add: zero times what is not finite would be NaN.
+        moved = [None if isinstance(t, SymbolicZero) else t for t in tangents]
+        return found(*operands), tangent(found, operands, moved)
 
+    value.defjvp(jvp, symbolic_zeros=True)
     return found
 
 
@@ -47,40 +49,44 @@ def _of_root(slope: Callable[[Function, Any], Any]) -> Callable[..., Any]:
 
     Not 0 in the place of the slope at 0: a ``where`` around that would hide an infinity too, in second derivatives.
     """
-    return lambda root, given, tangents: (
-        tangents[0] * slope(root, jnp.where(given[0] == 0, jnp.inf, given[0]))
-    )
+
+    def tangent(root: Function, operands: Any, moved: Any) -> Any:
+        (x,), (dx,) = operands, moved
+        return dx * slope(root, jnp.where(x == 0, jnp.inf, x))
+
+    return tangent
 
 
-def _of_power(power: Function, given: Any, tangents: Any) -> Any:
-    x, exponent = given
-    found, at_zero = power(x, exponent), (x == 0) & (exponent >= 0)
-    slope = exponent * power(jnp.where(at_zero & (exponent < 1), jnp.inf, x), exponent - 1)
-    steepness = jnp.log(jnp.where(at_zero | (found == 0), 1, x)) * found
-    return tangents[0] * slope + tangents[1] * steepness
+def _of_power(power: Function, operands: Any, moved: Any) -> Any:
+    (x, exponent), (dx, de) = operands, moved
+    parts, rising = [], (x == 0) & (exponent >= 0)
+    if dx is not None:
+        base = jnp.where(rising & (exponent < 1), jnp.inf, x)
+        parts.append(dx * (exponent * power(base, exponent - 1)))
+    if de is not None:
+        found = power(x, exponent)
+        parts.append(de * (jnp.log(jnp.where(rising | (found == 0), 1, x)) * found))
+    return sum(parts[1:], parts[0])
 
 
-_power = _derived("pow", _of_power)
+def _of_quotient(quotient: Function, operands: Any, moved: Any) -> Any:
+    (x, y), (dx, dy) = operands, moved
+    if dy is None:
+        return quotient(dx, y)
+    part = -dy * quotient(x, y)
+    return quotient(part if dx is None else dx + part, y)
 
 
-@cache
-def _fixed(exponent: float) -> Function:
-    slope = lambda _, x: exponent * nm.call("pow", x, exponent - 1)  # noqa: E731
-    return _derived("pow", _of_root(slope), exponent)
+_power, _quotient = _derived("pow", _of_power), _derived("div", _of_quotient)
 
 
 def power(x: Any, exponent: Any) -> Any:
     """``x ** exponent`` of an array."""
     if isinstance(exponent, jax.Array):
         return _power(x, exponent)
-    return _fixed(exponent)(x) if 0 <= exponent < 1 else nm.call("pow", x, exponent)
-
-
-def _of_quotient(quotient: Function, given: Any, tangents: Any) -> Any:
-    return quotient(tangents[0] - tangents[1] * quotient(*given), given[1])
-
-
-_quotient = _derived("div", _of_quotient)
+    if 0 <= exponent < 1:
+        return _power(x, jnp.asarray(exponent, x.dtype))
+    return nm.call("pow", x, exponent)
 
 
 def quotient(x: Any, y: Any) -> Any:
