@@ -541,8 +541,9 @@ def test_factored_and_flat_states_are_checked_too():
             tx.update(params, tx.init({"w": jnp.ones(wrong)}), params)
     flat = isostep_jax.flat(isostep_jax.adam(0.1), params)
     buffers = flat.flatten(params)
+    other = isostep_jax.flat(isostep_jax.adam(0.1), {"w": jnp.ones(11)})
     with pytest.raises(isostep.StepError, match=r"must be float32 of shape \(12,\), got float32"):
-        flat.update(buffers, flat.init({"float32": jnp.ones(11)}), buffers)
+        flat.update(buffers, other.init({"float32": jnp.ones(11)}), buffers)
 
 
 @pytest.mark.parametrize(

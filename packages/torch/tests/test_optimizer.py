@@ -108,7 +108,7 @@ def test_a_state_of_another_rule_or_model_is_refused_and_nothing_changes():
         optimizer.load_state_dict(other.state_dict())
     anonymous = copy.deepcopy(other.state_dict())
     del anonymous["param_groups"][0]["rule"]  # as torch.optim's
-    with pytest.raises(ValueError, match="no 'betas', which torch.optim.Adam has"):
+    with pytest.raises(ValueError, match=r"no 'betas', which torch\.optim\.Adam has"):
         optimizer.load_state_dict(anonymous)
     anonymous["param_groups"][0] |= {"betas": (0.8, 0.9), "eps": 1e-8, "weight_decay": 0.0}
     with pytest.raises(ValueError, match=r"state of parameter 0 has \['m'\], expected \['exp_avg'"):

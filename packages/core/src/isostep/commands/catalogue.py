@@ -26,7 +26,7 @@ from isostep.commands.common import (
     set_argument,
     table,
 )
-from isostep.lower.layout import Layout
+from isostep.lower.layout import obstacle
 from isostep.lower.traffic import bytes_moved
 from isostep.rule import BoundRule, Part, Rule
 from isostep.state import COMPUTE_DTYPE
@@ -154,14 +154,14 @@ def runnable() -> dict[str, Any]:
 
 def row(rule: Rule) -> dict[str, Any]:
     """What ``list`` says of a rule: with its default hyperparameters."""
-    program = isostep.program(bind(rule, {}, example=True))
-    obstacle = Layout(program, "float32").obstacle
+    bound = bind(rule, {}, example=True)
+    program, why = isostep.program(bound), obstacle(bound)
     dialect = rule.hyper.get("dialect")
     return common_row(rule, "rule") | {
         "state": list(program.state_names),
         "bytes_per_element": bytes_moved(program),
-        "fused": [] if obstacle else list(FUSING),
-        "not_fused": obstacle,
+        "fused": [] if why else list(FUSING),
+        "not_fused": why,
         "dialects": [str(o) for o in getattr(dialect, "options", ())],
     }
 
@@ -240,7 +240,7 @@ def show_solver(arguments: argparse.Namespace) -> None:
 
 
 def _unfused(bound: BoundRule) -> str:
-    return f"not fused: {Layout(isostep.program(bound), 'float32').obstacle}"
+    return f"not fused: {obstacle(bound)}"
 
 
 def source_of(rule: Part) -> str:
