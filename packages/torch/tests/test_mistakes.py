@@ -25,6 +25,16 @@ def test_autograd_sees_that_a_step_has_written(path, options):
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_a_parameter_that_lies_over_itself_is_refused(path):
+    p = torch.ones(4, dtype=torch.float64).as_strided((3, 2), (1, 1)).requires_grad_()
+    optimizer = isostep_torch.AdamW([p], lr=0.1, **path)
+    p.grad = torch.ones(3, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="share memory"):
+        optimizer.step()
+    assert (p.detach() == 1.0).all()
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_a_conjugate_gradient_is_its_value(path):
     found = []
     for resolve in (False, True):

@@ -11,6 +11,7 @@ import torch
 
 from isostep import ArrayBackend
 from isostep.rule import BoundRule
+from isostep.strides import folded
 from isostep_torch import sharded
 from isostep_torch.calls import call
 from isostep_torch.rounding import key_of, stochastic_
@@ -57,6 +58,9 @@ class TorchLoop(ArrayBackend):
         """Not what was expanded: its elements share memory."""
         pairs = zip(array.shape, array.stride(), strict=True)
         return not any(count > 1 and step == 0 for count, step in pairs)
+
+    def folded(self, array: torch.Tensor) -> bool:
+        return not array.is_contiguous() and folded(array.shape, array.stride())
 
     def scaled(self, gradient: torch.Tensor, factor: Any) -> torch.Tensor:
         here = factor.to(gradient.device) if isinstance(factor, torch.Tensor) else factor
