@@ -11,14 +11,11 @@ from isostep.program import always_like_parameter
 from isostep.rule import Rule
 
 PATHS = [
-    "numpy:fused",
-    *(
-        pytest.param(name, marks=pytest.mark.whole)
-        for name in (
-            *("torch:loop", "torch:foreach", "torch:fused", "torch:triton(interpreter)"),
-            *("jax:jit", "jax:grouped", "cupy:raw(host)"),
-        )
-    ),
+    pytest.param(name, marks=pytest.mark.whole)
+    for name in (
+        *("numpy:fused", "torch:loop", "torch:foreach", "torch:fused", "torch:triton(interpreter)"),
+        *("jax:jit", "jax:grouped", "cupy:raw(host)"),
+    )
 ]
 SHAPES = ((3, 4), (5,), (2, 3, 2), (), (0,), (60,))
 
