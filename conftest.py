@@ -2,9 +2,48 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zlib
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+#: the paths that are not the reference; what they need is installed where marked ``whole`` tests run
+OTHER_PATHS = (
+    *("numpy:fused", "torch:loop", "torch:foreach", "torch:fused", "torch:triton(interpreter)"),
+    *("jax:jit", "jax:grouped", "cupy:raw(host)"),
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes ``other_path`` is run on every path but the reference, with ``each_path`` on that too."""
+    others = [pytest.param(name, marks=pytest.mark.whole) for name in OTHER_PATHS]
+    for name, paths in (("other_path", others), ("each_path", ["numpy:reference", *others])):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, paths)
+
+
+@pytest.fixture
+def two_processes(tmp_path: Path) -> Callable[..., None]:
+    """Run a script in two processes, which are given their rank and a file to find each other; both must end well."""
+
+    def run(script: str, timeout: float = 900) -> None:
+        command = [sys.executable, "-W", "ignore", "-c", script]
+        store = str(tmp_path / "store")
+        processes = [
+            subprocess.Popen([*command, str(rank), store], stderr=subprocess.PIPE, text=True)
+            for rank in range(2)
+        ]
+        try:
+            errors = [process.communicate(timeout=timeout)[1] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+
+    return run
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

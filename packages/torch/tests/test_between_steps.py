@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -158,17 +156,9 @@ distributed.destroy_process_group()
 """
 
 
-def test_sharded_parameters_step_as_whole_ones(tmp_path):
+def test_sharded_parameters_step_as_whole_ones(two_processes):
     """FSDP2's parameters are DTensors: rules of single elements step what lies here, others whole arrays."""
-    command = [sys.executable, "-W", "ignore", "-c", SHARDED]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store")], stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    two_processes(SHARDED, timeout=300)
 
 
 @EVERY

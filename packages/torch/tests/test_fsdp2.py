@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 pytestmark = pytest.mark.whole  # conformance's settings of every rule and piece
@@ -118,18 +115,6 @@ distributed.destroy_process_group()
 """
 
 
-def test_every_rule_steps_what_lies_on_several_processes(tmp_path):
+def test_every_rule_steps_what_lies_on_several_processes(two_processes):
     """Three steps on shards and on whole parameters, with pieces and without, leave the same."""
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store")], stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=900)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    two_processes(SCRIPT)

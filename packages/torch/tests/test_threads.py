@@ -21,10 +21,10 @@ from isostep_torch.fused_cpu import TorchFused
 
 team, cut = TorchFused.team, []
 for kind in {type(team), threads.Pool}:
-    def spy(self, kernel, cuts, arguments, run=kind.run, name=kind.__name__):
-        cut.append((name, len(cuts) - 1))
-        return run(self, kernel, cuts, arguments)
-    kind.run = spy
+    def spy(self, kernel, cuts, arguments, prepared=kind.prepared, name=kind.__name__):
+        run = prepared(self, kernel, cuts, arguments)
+        return lambda: (cut.append((name, len(cuts) - 1)), run())
+    kind.prepared = spy
 
 backend, rule = isostep.backend("torch:fused"), isostep.rule("lamb", weight_decay=0.1)
 torch.manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from isostep.calls import COUNT
@@ -43,9 +44,7 @@ def evaluate(
     """
     numbers = flat(hyper)
     found: dict[Value, Any] = {}
-    for node in program.live:
-        if node.domain > upto or node.scope not in (None, scope):
-            continue
+    for node in _nodes(program, scope, upto):
         if node.op == "const":
             found[node] = node.attrs[0]
         elif node.op == "input":
@@ -53,6 +52,11 @@ def evaluate(
         else:
             found[node] = call(node.op, *(found[a] for a in node.args))
     return found
+
+
+@cache
+def _nodes(program: Program, scope: str, upto: Domain) -> tuple[Value, ...]:
+    return tuple(n for n in program.live if n.domain <= upto and n.scope in (None, scope))
 
 
 def used_outside(program: Program, scalars: Iterable[Value]) -> list[Value]:

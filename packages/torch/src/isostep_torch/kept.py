@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from operator import is_, itemgetter
 from typing import Any
 
+import numpy as np
 import torch
 
 from isostep.state import State
@@ -45,7 +46,9 @@ class Kept:
     counts: torch.Tensor | None = (
         None  # of steps: the entries of the columns "step" are its elements
     )
-    written: torch.Tensor | None = None  # what they were when they were last written
+    written: np.ndarray | None = None  # what they were when they were last written
+    _numbers: np.ndarray = field(default_factory=lambda: np.empty(0))
+    _ends: tuple[int, int] = (0, 0)  # where the first and the last count lie
 
     def __post_init__(self) -> None:
         self.dtypes = [p.dtype for p in self.params]
@@ -79,16 +82,16 @@ class Kept:
 
     def read_counts(self) -> None:
         """Take the counts as they are in ``optimizer.state``, if somebody has changed them there."""
-        if (
-            self.written is None or type(self.counts) is not torch.Tensor
-        ):  # none yet, or fakes without values
+        if self.written is None:  # none yet, or fakes without values
             return
         column = self.columns["step"][1]
-        ends = (column[0], self.counts[0]), (column[-1], self.counts[-1])
-        moved = any(a.data_ptr() != b.data_ptr() for a, b in ends)  # by ``step.data = ...``
-        if moved or not torch.equal(self.counts, self.written):
+        moved = (
+            column[0].data_ptr(),
+            column[-1].data_ptr(),
+        ) != self._ends  # by ``step.data = ...``
+        if moved or self._numbers.tobytes() != self.written.tobytes():
             self.state.t[:] = [int(count) for count in column]
-            self.counts = None
+            self.counts = self.written = None
 
     def publish_counts(self) -> None:
         """Write the counts where users and state dicts look for them, each parameter having one of its own."""
@@ -98,9 +101,14 @@ class Kept:
             column = self.columns["step"][1]
             for i, (own, count) in enumerate(zip(self.owns, self.counts.unbind(), strict=True)):
                 own["step"] = column[i] = count
-            self.written = self.counts.clone()
-        elif t.count(t[0]) == len(t):
-            self.counts.fill_(t[0])
-        else:
+            self.written = None
+            if type(self.counts) is torch.Tensor:
+                # Their memory as NumPy sees it, to which a number is written in fewer steps than through torch.
+                self._numbers = self.counts.numpy()
+                self.written = self._numbers.copy()
+                first = self.counts.data_ptr()
+                self._ends = first, first + self.counts.element_size() * (len(t) - 1)
+        elif self.written is None:
             self.counts.copy_(torch.tensor(t, dtype=torch.float32, device="cpu"))
-        self.written.copy_(self.counts)  # type: ignore[union-attr]
+        else:
+            self._numbers[:] = self.written[:] = t[0] if t.count(t[0]) == len(t) else t

@@ -35,8 +35,10 @@ def looks(tensors: list[Any]) -> Looks | None:
     loop = _loop()
     if loop is None:
         return None
-    found = np.empty((2, len(tensors)), np.int64)
-    if loop(tensors, len(tensors), found[0].ctypes.data, found[1].ctypes.data) < len(tensors):
+    count = len(tensors)
+    found = np.empty((2, count), np.int64)
+    where = found.ctypes.data
+    if loop(tensors, count, where, where + count * found.itemsize) < count:
         return None
     return Looks(found[0], found[1])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ class TorchLoop(ArrayBackend):
         return "float32" if array.device.type == "mps" else "float64"  # which has no float64
 
     def quiet(self) -> AbstractContextManager[Any]:
-        return torch.no_grad()
+        return torch.no_grad() if torch.is_grad_enabled() else nullcontext()
 
     def _run(self, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
         return sharded.stepped(super()._run, rule, items, group, t)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -58,12 +58,13 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         raise ValueError(message)
 
 
+_WAYS = itemgetter("fused", "foreach", "capturable", "differentiable", *LOW_PRECISION)
+
+
 def ways(group: Mapping[str, Any]) -> tuple[Any, ...]:
     """The options that decide on path and storage, beside where the parameters are."""
-    return (
-        *(group[n] for n in ("fused", "foreach", "capturable", "differentiable")),
-        storage.kept(group),
-    )
+    found: tuple[Any, ...] = _WAYS(group)
+    return found
 
 
 def path_of(group: Mapping[str, Any], params: Iterable[torch.Tensor]) -> str:

@@ -32,11 +32,14 @@ class FusedCPU(FusedBackend):
         group: dict[str, Any],
     ) -> dict[str, Any]:
         typed = {n: plan.group_dtype.type(float(v)) for n, v in group.items()}
-        bins = [(part.bin, part.table) for part in plan.parts]
-        step = Step(bins, hypers, group_hyper, typed, plan.group_dtype, self.team)
-        new = step.run()
+        if plan.runner is None:
+            bins = [(part.bin, part.table) for part in plan.parts]
+            plan.runner = Step(bins, plan.group_dtype, self.team)
+        new: dict[str, Any] = plan.runner.run(hypers, group_hyper, typed)
         plan.seen = [
-            partial(self._added_up, run.seen, run.bin) for run in step.runs if run.seen is not None
+            partial(self._added_up, run.seen, run.bin)
+            for run in plan.runner.runs
+            if run.seen is not None
         ]
         return new
 

@@ -20,7 +20,7 @@ from isostep import telemetry
 from isostep.execute import ArrayBackend
 from isostep.lower.bins import Bin
 from isostep.lower.layout import obstacle
-from isostep.lower.plan import Looks, Part, Plan, Slot, at, same
+from isostep.lower.plan import Looks, Part, Plan, Plans, Slot, at, same
 from isostep.program import trace
 from isostep.rule import BoundRule
 from isostep.state import State, StepError, aligned, as_list, check_inputs, check_rule, check_state
@@ -40,6 +40,11 @@ def _keep_only(state: State, plans: Sequence[Plan]) -> None:
     others = [key for key, plan in known.items() if not any(plan is p for p in plans)]
     for key in others[:-OTHER_PLANS]:
         del known[key]
+
+
+def _kind(rule: BoundRule, state: State) -> Any:
+    """What a usual step's plan depends on beside arrays."""
+    return rule.structure(), rule.phase(state.t[0] + 1), state.storage
 
 
 class FusedBackend(ArrayBackend):
@@ -114,11 +119,67 @@ class FusedBackend(ArrayBackend):
         self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
     ) -> tuple[Any, State]:
         check_rule(rule)
+        usual = None if inputs else self._usual(rule, params, grads, state)
+        if usual is not None:
+            found: Any = ([usual], range(len(state.t)))
+        else:
+            found = self._plans(rule, params, grads, state, inputs)
+            if found is None:
+                return super().step(rule, params, grads, state, **inputs)
+        plans, active = found
+        with self.quiet():
+            group = self.group_values(rule, state, inputs) if active else dict(state.group)
+            state.group |= {n: group[n] for n in rule.group_input_names}
+            now = (state.group_t + 1, self._numbers(rule, state, state.group_t + 1))
+            for plan in plans:
+                group |= self._step(rule, plan, state, group, now)
+            for n, value in group.items():
+                if value is not state.group[n]:
+                    dtype = plans[0].group_dtype.name
+                    state.group[n] = self.scalar(float(value), dtype, state.group[n])
+        if len(active) == len(state.t):
+            one = len(plans) == 1 and len(plans[0].counts) == 1
+            state.t[:] = plans[0].counts * len(active) if one else [t + 1 for t in state.t]
+        else:
+            for i in active:
+                state.t[i] += 1
+        state.group_t += bool(active)
+        state.figures = self._seen(rule, params, plans) if rule.observed else None
+        return params, state
+
+    def _usual(self, rule: BoundRule, params: Any, grads: Any, state: State) -> Plan | None:
+        """The last step's plan, if this step is like it but for numbers and for where its gradients lie.
+
+        A short look at what ``_plans`` looks at in full, for those who answer for their state (``State.sealed``). None
+        says only that a full look is needed.
+        """
+        known = state.plan if isinstance(state, State) and state.sealed else None
+        plan = known.usual if known else None
+        if plan is None or type(params) is not list or type(grads) is not list:
+            return None
+        t, kind = state.t, _kind(rule, state)
+        if not (len(grads) == t.count(t[0]) == len(t) and kind == plan.kind):
+            return None
+        looks = self.looks(grads) if same(plan.params, params) else None
+        if looks is None or not plan.looks_like(looks):
+            return None
+        if not all(part.stayed(self) for part in plan.parts):
+            return None
+        own = range(len(t))
+        moved = [part for part in plan.parts if part.take(looks.of(part.members, own, 0))]
+        self._check_apart(rule, state, moved)
+        plan.counts = [t[0] + 1]
+        return plan
+
+    def _plans(
+        self, rule: BoundRule, params: Any, grads: Any, state: State, inputs: Mapping[str, Any]
+    ) -> tuple[list[Plan], Sequence[int]] | None:
+        """The plans of a step, one for each of its runs, and which parameters are stepped; None if it is not fused."""
         arrays = as_list(params)
         made = (state.plan or {}).values() if isinstance(state, State) else ()
         known = next((plan for plan in made if same(plan.params, arrays)), None)
         if obstacle(rule) or not (known or self.all_reachable(arrays)):
-            return super().step(rule, params, grads, state, **inputs)
+            return None
         seen = known if known and (state.sealed or known.has_states(state.arrays)) else None
         names_too = seen is None or seen.states.keys() != set(rule.state_names)
         check_state(rule, state, len(arrays), names_too)
@@ -133,28 +194,14 @@ class FusedBackend(ArrayBackend):
             plans = [self._plan(rule, params, arrays, state, run, given, seen) for run in runs]
         except _Elsewhere:
             state.plan = None
-            return super().step(rule, params, grads, state, **inputs)
+            return None
         _keep_only(state, plans)
-        with self.quiet():
-            group = self.group_values(rule, state, inputs) if runs else dict(state.group)
-        state.group |= {n: group[n] for n in rule.group_input_names}
-        now = (state.group_t + 1, self._numbers(rule, state, state.group_t + 1))
-        with self.quiet():
-            for plan in plans:
-                group |= self._step(rule, plan, state, group, now)
-            for n, value in group.items():
-                if value is not state.group[n]:
-                    dtype = plans[0].group_dtype.name
-                    state.group[n] = self.scalar(float(value), dtype, state.group[n])
-        if len(active) == len(arrays):
-            one = len(plans) == 1 and len(plans[0].counts) == 1
-            state.t[:] = plans[0].counts * len(arrays) if one else [t + 1 for t in state.t]
-        else:
-            for i in active:
-                state.t[i] += 1
-        state.group_t += bool(active)
-        state.figures = self._seen(rule, params, plans) if rule.observed else None
-        return params, state
+        if runs:
+            usual = len(active) == len(arrays) and not (rule.sequential or inputs)
+            usual = usual and len(plans[0].counts) == 1 and not plans[0].copies
+            state.plan.usual = plans[0] if usual else None
+            plans[0].kind = _kind(rule, state) if usual else None
+        return plans, active
 
     def _seen(
         self, rule: BoundRule, params: Any, plans: Sequence[Plan]
@@ -169,14 +216,10 @@ class FusedBackend(ArrayBackend):
     def _step(
         self, rule: BoundRule, plan: Plan, state: State, group: dict[str, Any], now: Any
     ) -> dict[str, Any]:
-        for part in plan.parts:
-            for slot in part.slots:
-                slot.fetch()
-        hypers = [(t, self._numbers(rule, state, t)) for t in plan.counts]
+        plan.fetch()
+        hypers = [now if t == now[0] else (t, self._numbers(rule, state, t)) for t in plan.counts]
         new = self.launch(plan, hypers, now, group)
-        for part in plan.parts:
-            for name in part.bin.layout.written:
-                part.slots[part.bin.layout.slots.index(name)].store()
+        plan.store()
         plan.let_go()
         return new
 
@@ -209,7 +252,7 @@ class FusedBackend(ArrayBackend):
         pattern = tuple(kinds[t + 1] for t in counts) if len(kinds) > 1 else ()
         places = active if isinstance(active, range) else tuple(active)
         key = (rule.structure(), places, pattern, tuple(phases.values()), state.storage)
-        known: dict[Any, Plan] = state.plan or {}
+        known = state.plan or Plans()
         plan, made = known.get(key), False
         now = at(active, given[0]) if len(given) == 1 else [v[i] for v in given for i in active]
         looks = self.looks(now)
@@ -282,15 +325,19 @@ class FusedBackend(ArrayBackend):
         if elsewhere and list(map(self.shape_of, stepped)) != plan.shapes:
             del known[key]  # something of another shape has taken a parameter's place
             return self._plan(rule, params, arrays, state, active, given, None)
-        if any(part.shares_memory() for part in moved):
-            state.plan = None
-            message = f"{rule.name}: a parameter or state array shares memory with another array; pass copies"
-            raise StepError(message)
+        self._check_apart(rule, state, moved)
         plan.looks = None if looks is None else looks.numbers
         if not again:  # a NumPy scalar in a 0-d array's place cannot be kept sight of
             in_sight = looks is None and set(map(type, now)) == {self.array_type}
             plan.given = list(map(ref, now)) if in_sight else []
         return plan
+
+    @staticmethod
+    def _check_apart(rule: BoundRule, state: State, parts: Sequence[Part]) -> None:
+        if any(part.shares_memory() for part in parts):
+            state.plan = None
+            message = f"{rule.name}: a parameter or state array shares memory with another array; pass copies"
+            raise StepError(message)
 
     def _alike(
         self,

@@ -37,15 +37,21 @@ class OpenMP:
     def count(self) -> int:
         return named() or self._count()
 
-    def run(self, kernel: Function, cuts: Sequence[int], arguments: Sequence[int]) -> None:
-        if os.getpid() != self._process:
-            # OpenMP's threads are not in a forked child, and its runtime there does not know that.
-            POOL.run(kernel, cuts, arguments)
-            return
+    def prepared(
+        self, kernel: Function, cuts: Sequence[int], arguments: Sequence[int]
+    ) -> Callable[[], None]:
         shares = len(cuts) - 1
         entry = _entry(self._number, self._size, len(arguments))
         data = np.array([shares, kernel.address, *arguments, *cuts], np.int64)
-        self._parallel(entry, data.ctypes.data, shares, 0)
+        given = (entry, data.ctypes.data, shares, 0)
+
+        def run(_held: np.ndarray = data) -> None:
+            if os.getpid() == self._process:
+                self._parallel(*given)
+            else:  # OpenMP's threads are not in a forked child, and its runtime there does not know that
+                POOL.prepared(kernel, cuts, arguments)()
+
+        return run
 
 
 def _address(function: Any) -> int:

@@ -22,6 +22,11 @@ def same(a: Sequence[Any], b: Sequence[Any]) -> bool:
     return len(a) == len(b) and all(map(is_, a, b))
 
 
+def equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two vectors of whole numbers are the same: ``np.array_equal`` without its lines of Python."""
+    return a.tobytes() == b.tobytes()
+
+
 def at(places: Sequence[int], values: list[Any]) -> list[Any]:
     """The values at these places, which ascend: all of them, most of the time, and then the list itself."""
     return values if len(places) == len(values) else [values[i] for i in places]
@@ -125,7 +130,7 @@ class Part:
         if not backend.stays_put:
             find = slot.find if known else backend.finder(arrays)
             now = backend.addresses(arrays) if find is None else find()
-            if known and np.array_equal(now, slot.addresses):  # type: ignore[arg-type]
+            if known and slot.addresses is not None and equal(now, slot.addresses):
                 return False
         elif known:
             return False
@@ -134,10 +139,25 @@ class Part:
         return self._write(k, backend.addresses(slot.used) if now is None or slot.strided else now)
 
     def _write(self, k: int, addresses: np.ndarray) -> bool:
-        moved = not np.array_equal(addresses, self.table[:, k])
+        moved = not equal(addresses, self.table[:, k])
         if moved:
             self.table[:, k] = addresses
         return moved
+
+    def stayed(self, backend: FusedBackend) -> bool:
+        """Whether all but gradients lie where they did. The arrays are those of the last step."""
+        for k, name in enumerate(self.bin.layout.slots):
+            slot = self.slots[k]
+            if name == "g" or name not in self.bin.layout.filled:
+                continue
+            now = backend.addresses(slot.arrays) if slot.find is None else slot.find()
+            if slot.addresses is None or not equal(now, slot.addresses):
+                return False
+        return True
+
+    def take(self, gradients: np.ndarray) -> bool:
+        """Put the addresses of gradients, which look like the last step's, into their slot; whether any moved."""
+        return self._write(self.bin.layout.slots.index("g"), gradients)
 
     def shares_memory(self) -> bool:
         written = [k for k, n in enumerate(self.bin.layout.slots) if n in self.bin.layout.written]
@@ -164,6 +184,7 @@ class Plan:
     seen: list[Callable[[], Any]] = field(
         default_factory=list
     )  # a part's sums, of an observed rule
+    kind: Any = None  # of the last step, if it was a usual one; see ``Plans``
 
     def has_states(self, states: list[dict[str, Any]]) -> bool:
         """Whether these are the very state arrays that it was made for, and no others."""
@@ -182,7 +203,26 @@ class Plan:
 
     def looks_like(self, looks: Looks | None) -> bool:
         """Whether the last step's gradients and inputs looked like these."""
-        return looks is not None and np.array_equal(looks.numbers, self.looks)  # type: ignore[arg-type]
+        return looks is not None and self.looks is not None and equal(looks.numbers, self.looks)
+
+    def fetch(self) -> None:
+        """Copy strided arrays to their stand-ins."""
+        for part in self.parts:
+            for slot in part.slots:
+                if slot.strided:
+                    slot.fetch()
+
+    def store(self) -> None:
+        """Copy what was written to stand-ins back."""
+        for part in self.parts:
+            for name, slot in zip(part.bin.layout.slots, part.slots, strict=True):
+                if slot.strided and name in part.bin.layout.written:
+                    slot.store()
+
+    @property
+    def copies(self) -> bool:
+        """Whether any array has a stand-in."""
+        return any(slot.copied for part in self.parts for slot in part.slots)
 
     def let_go(self) -> None:
         """Hold on to no gradient: it is freed when its owner wants it to be."""
@@ -192,3 +232,13 @@ class Plan:
                     if slot.strided:  # it will be copied from again
                         self.given = []
                     slot.arrays, slot.used, slot.strided = [], [], []
+
+
+class Plans(dict[Any, Plan]):
+    """The plans of a state, by what says when they hold.
+
+    ``usual`` is the last step's if that was of the usual kind: of all parameters at once, each with a gradient and the
+    same count of steps, and nothing copied. Most often the next step is like it.
+    """
+
+    usual: Plan | None = None

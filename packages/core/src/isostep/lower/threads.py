@@ -6,7 +6,7 @@ The shares never change a result, only who computes it.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Protocol
@@ -35,8 +35,13 @@ class Team(Protocol):
     def count(self) -> int:
         """How many there are at most, with the one that asks."""
 
-    def run(self, kernel: Function, cuts: Sequence[int], arguments: Sequence[int]) -> None:
-        """Share k of a pass is chunks ``cuts[k]`` to ``cuts[k + 1]``; ``arguments[0]`` is where all chunks lie."""
+    def prepared(
+        self, kernel: Function, cuts: Sequence[int], arguments: Sequence[int]
+    ) -> Callable[[], None]:
+        """What runs a pass, any number of times.
+
+        Share k of it is chunks ``cuts[k]`` to ``cuts[k + 1]``; ``arguments[0]`` is where all chunks lie.
+        """
 
 
 class Pool:
@@ -48,14 +53,20 @@ class Pool:
     def count(self) -> int:
         return threads()
 
-    def run(self, kernel: Function, cuts: Sequence[int], arguments: Sequence[int]) -> None:
+    def prepared(
+        self, kernel: Function, cuts: Sequence[int], arguments: Sequence[int]
+    ) -> Callable[[], None]:
         chunks, *others = arguments
         own, *more = pairwise(cuts)
-        pool = self._workers(len(more))
-        waiting = [pool.submit(kernel, chunks, *share, *others) for share in more]
-        kernel(chunks, *own, *others)
-        for each in waiting:
-            each.result()
+
+        def run() -> None:
+            pool = self._workers(len(more))
+            waiting = [pool.submit(kernel, chunks, *share, *others) for share in more]
+            kernel(chunks, *own, *others)
+            for each in waiting:
+                each.result()
+
+        return run
 
     def _workers(self, count: int) -> ThreadPoolExecutor:
         """A pool of ``count`` threads of this process (a forked child has none of its parent's)."""

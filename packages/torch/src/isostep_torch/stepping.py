@@ -1,0 +1,337 @@
+"""How the steps of an optimizer's groups are taken: what of ``isostep_torch.optimizer`` no user calls.
+
+A group's parameters, their entries in ``optimizer.state`` and the group's options become what a backend takes: a bound
+rule, and a state that is kept from step to step for as long as nobody touches what it was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import torch
+
+from isostep.rule import BoundRule
+from isostep.state import State, check_inputs
+from isostep.storage import LOST, MASTER, PLAIN, Handling, Storage
+from isostep_torch import paths, storage
+from isostep_torch.checkpoint import SHARED
+from isostep_torch.entries import Entries
+from isostep_torch.kept import Kept, same
+from isostep_torch.paths import check_options
+from isostep_torch.traced import Held
+
+
+class Stepping(torch.optim.Optimizer):
+    """What steps groups. Subclasses set ``_template``, the rule of all groups, and call ``_forget``."""
+
+    _template: BoundRule
+
+    def _forget(self) -> None:
+        """Drop what is only a shortcut: bound rules, states and backends."""
+        self._bound: dict[tuple[int, bool], _Bound] = {}
+        self._kept: dict[int, Kept] = {}  # by group
+        self._counts: dict[
+            Any, torch.Tensor
+        ] = {}  # those that ``capturable`` steps advance in place
+        self._places: dict[Any, int] = {}  # of parameters, counted through all groups
+        self._backends: dict[Any, Any] = {}
+        self._loading: Mapping[str, Any] | None = None  # the state dict that is being loaded
+        self._observed: bool | str = getattr(self, "_observed", False)
+
+    def _step_all(self, inputs: Mapping[str, Any]) -> None:
+        with _full_precision():
+            ready = [self._ready(group, inputs) for group in self.param_groups]
+            for group, found in zip(self.param_groups, ready, strict=True):
+                if found is not None:
+                    with torch.set_grad_enabled(bool(group["differentiable"])):
+                        self._step_group(group, found, inputs)
+
+    def _ready(self, group: dict[str, Any], inputs: Mapping[str, Any]) -> _Ready | None:
+        """What is to be stepped, checked before any group is; None if nothing is."""
+        params = group["params"]
+        grads = [p.grad for p in params]
+        present, written = grads, params
+        if type(None) in set(map(type, grads)):
+            present = [g for g in grads if g is not None]
+            written = [p for p, g in zip(params, grads, strict=True) if g is not None]
+            places = [
+                i
+                for i, (p, g) in enumerate(zip(params, grads, strict=True))
+                if g is not None or "step" in self.state.get(p, {})
+            ]
+            params, grads = [params[i] for i in places], [grads[i] for i in places]
+        if not present:
+            return None
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None and not group["capturable"] and found_inf.item():
+            return None  # on the CPU: see _step_supports_amp_scaling
+        sparse = any(map(attrgetter("is_sparse"), present))
+        rule = self.bound(group, paths.traced(group))
+        if sparse:
+            storage.check_rows(rule)
+        check_inputs(rule, inputs)
+        return _Ready(rule, params, grads, written, sparse)
+
+    def _step_group(self, group: dict[str, Any], ready: _Ready, inputs: Mapping[str, Any]) -> None:
+        rule, params, grads, written, sparse = ready
+        kept, ways = self._kept.get(id(group)), paths.ways(group)
+        parts = storage.shards(rule, params)
+        if (
+            kept is None
+            or kept.ways != ways
+            or not kept.unchanged(params, rule.state_names, self._watched())
+            or (parts and not kept.holds_shards())
+        ):
+            kept = self._rebuild(rule, group, params, ways)
+        if not group["capturable"]:
+            kept.read_counts()
+        backend, state = kept.backend, kept.state
+        given = {
+            n: [v.get(p) for p in params] if n in rule.input_names else v for n, v in inputs.items()
+        }
+        if parts:
+            grads = _local(grads, params)
+            own = rule.input_names
+            given = {n: _local(v, params) if n in own else v for n, v in given.items()}
+            params = parts
+        scale = getattr(self, "grad_scale", None)
+        if group["capturable"]:
+            backend.found_inf = getattr(self, "found_inf", None)
+        if hasattr(backend, "grad_scale"):
+            backend.grad_scale, scale = scale, None  # its kernels unscale
+        scaled = scale is not None or group["maximize"]
+        state.handling.seed = group["rounding_seed"]
+        state.handling.factor = _factor(scale, group["maximize"], group["capturable"])
+        stored = None
+        if not sparse:
+            stored = PLAIN if kept.plain else self._as_stored(rule, kept, params, grads, given)
+        if stored is not None:
+            state.storage = replace(stored, scaled=True) if scaled else stored
+            backend.step(rule, params, grads, state, **given)
+        else:
+            self._step_opened(group, rule, kept, params, grads, given, scaled)
+        backend.wrote(written)
+        if not group["capturable"]:
+            kept.publish_counts()
+        if state.group:
+            group[SHARED] = {"step": state.group_t, **state.group}
+
+    def _watched(self) -> Entries:
+        """``self.state``, which torch and users may have put an ordinary dict in place of."""
+        if type(self.state) is not Entries:
+            self.state = Entries(self.state)
+            self._kept.clear()
+        return self.state
+
+    @staticmethod
+    def _as_stored(
+        rule: BoundRule,
+        kept: Kept,
+        params: list[Any],
+        grads: list[Any],
+        inputs: dict[str, Any],
+    ) -> Storage | None:
+        """How the tensors of this step are stored, if they are stepped as they are; else they have to be opened."""
+        if kept.storage is None:
+            return None
+        given = [grads, *(inputs[n] for n in rule.input_names if n in inputs)]
+        fits = all(storage.same_dtypes(params, some) for some in given)
+        return kept.storage if fits else None
+
+    def _step_opened(
+        self,
+        group: dict[str, Any],
+        rule: BoundRule,
+        kept: Kept,
+        params: list[Any],
+        grads: list[Any],
+        inputs: dict[str, Any],
+        scaled: bool,
+    ) -> None:
+        """A step of tensors that are not stored as backends see them; see ``isostep_torch.storage``."""
+        state, active = kept.state, [i for i, g in enumerate(grads) if g is not None]
+        opened = []
+        for i in active:
+            p = params[i]
+            extra = {n: state.arrays[i][n] for n in storage.extra_names(group, p)}
+            own = {n: inputs[n][i] for n in rule.input_names if n in inputs}
+            noise = (group["rounding_seed"], state.t[i] + 1, state.handling.places[i])
+            arrays = {n: state.arrays[i][n] for n in rule.state_names}
+            opened.append(storage.open_tensors(group, p, grads[i], own, arrays, extra, noise))
+        given = inputs | {n: [o.inputs[n] for o in opened] for n in rule.input_names if n in inputs}
+        inner = State(
+            state.rule,
+            [state.t[i] for i in active],
+            [o.arrays for o in opened],
+            state.group,
+            state.group_t,
+            kept.opened_plan,
+            storage=Storage(scaled=scaled),
+            handling=Handling(factor=state.handling.factor),
+        )
+        kept.backend.step(rule, [o.p for o in opened], [o.g for o in opened], inner, **given)
+        for o in opened:
+            o.close()
+        for i, t in zip(active, inner.t, strict=True):
+            state.t[i] = t
+        state.group_t, kept.opened_plan = inner.group_t, inner.plan
+        found = inner.figures
+        state.figures = None if found is None else found.spread(active, params)
+
+    def bound(self, group: dict[str, Any], traced: bool = False) -> BoundRule:
+        """The rule with this group's hyperparameters, which schedulers change from step to step.
+
+        ``traced``: tensors stay tensors, else they are read.
+        """
+        names = self._template.domains
+        try:
+            given = list(map(group.__getitem__, names))
+        except KeyError as error:
+            message = f"{self._template.name}: a parameter group has lost its {error}; set it again"
+            raise ValueError(message) from None
+        known = self._bound.get((id(group), traced))
+        if known is not None and known.fixed and same(given, known.given):
+            return known.rule
+        label = f"{self._template.name}: "
+        values = [_hyper(v, traced, label + n) for n, v in zip(names, given, strict=True)]
+        if known is None or known.values != values:
+            rule = self._template.replace(**dict(zip(names, values, strict=True)))
+            if self._observed:
+                rule = replace(rule, observed=self._observed)
+        else:
+            rule = known.rule
+        self._bound[id(group), traced] = _Bound(given, all(map(_stays, given)), values, rule)
+        return rule
+
+    def _rebuild(
+        self, rule: BoundRule, group: dict[str, Any], params: list[Any], ways: tuple[Any, ...]
+    ) -> Kept:
+        check_options(rule.name, group)
+        old = self._kept.get(id(group))
+        changed = old is not None and (old.ways != ways or old.dtypes != [p.dtype for p in params])
+        reached = storage.shards(rule, params) or params
+        backend = self._backend_of(group, reached)
+        first = self.bound(group, group["differentiable"])  # state may start as a hyperparameter
+        if not any(self.state.get(p) for p in group["params"]):
+            group.pop(SHARED, None)  # the state was cleared, and with it what is shared
+        self._places = {
+            p: k for k, p in enumerate(p for g in self.param_groups for p in g["params"])
+        }
+        arrays, counts = [], []
+        for p in params:
+            own = self.state[p]
+            names = (*rule.state_names, *storage.extra_names(group, p))
+            for n in ({MASTER, LOST} - {*names}) & own.keys():
+                del own[n]  # of an option that is off: steps without it would leave it behind
+            if any(own.get(n) is None for n in ("step", *names)):
+                # A parameter's first step; or torch.optim's state, which may lack a count (SGD) or an array.
+                found = {n: v for n, v in own.items() if v is not None}
+                fresh = storage.make_state(first, group, p, backend)
+                own.update({"step": _count(bool(found))} | fresh | found)
+            storage.check_state(rule, own)
+            if changed:
+                own.update(storage.kept_as(group, p, {n: own[n] for n in rule.state_names}))
+            if not isinstance(own["step"], torch.Tensor):  # torch.optim.SparseAdam's is a number
+                own["step"] = _count(own["step"])
+            if group["capturable"] and own["step"] is not self._counts.get(p):
+                # A tensor of its own, which is advanced in place.
+                own["step"] = own["step"].to(p.device, torch.float32, copy=True)
+                self._counts[p] = own["step"]
+            arrays.append(
+                {n: own[n] if reached is params else storage.local(own[n], p) for n in names}
+            )
+            counts.append(own["step"] if group["capturable"] else int(own["step"]))
+        if SHARED not in group and rule.group_names:
+            made = backend.init(first, [storage.real(p.detach()) for p in params])
+            group[SHARED] = {"step": 0, **made.group}
+        shared = dict(group.get(SHARED, {"step": 0 if group["capturable"] else max(counts)}))
+        done = shared.pop("step")
+        if group["capturable"] and not isinstance(done, torch.Tensor):
+            done = torch.tensor(float(done), device=params[0].device)
+        elif not group["capturable"]:
+            done = int(done)
+        state = State(rule.name, counts, arrays, group_t=done, group=shared, sealed=True)
+        owns = [self.state[p] for p in params]
+        plain, how = storage.plain(group), storage.kept(group)
+        fits = storage.as_kept(how, reached, arrays)
+        state.handling = Handling(places=[self._places[p] for p in params])
+        names, own = rule.state_names, how if fits else None
+        kept = Kept(list(params), owns, state, names, plain, backend, ways, own)
+        self._kept[id(group)] = kept
+        return kept
+
+    def _backend_of(self, group: dict[str, Any], params: list[Any]) -> Any:
+        key = (paths.path_of(group, params), group["capturable"], group["differentiable"])
+        if key not in self._backends:
+            self._backends[key] = paths.make(key[0], group)
+        return self._backends[key]
+
+
+class _Bound(NamedTuple):
+    """The rule with a group's hyperparameters."""
+
+    given: list[Any]  # as they stand in the group
+    fixed: bool  # whether these very objects can mean no other values later
+    values: list[Any]  # as the rule takes them
+    rule: BoundRule
+
+
+class _Ready(NamedTuple):
+    """A group's step before it is taken."""
+
+    rule: BoundRule
+    params: list[Any]
+    grads: list[Any]
+    written: list[Any]  # those of them that have a gradient
+    sparse: bool
+
+
+def _local(tensors: list[Any], like: Sequence[Any]) -> list[Any]:
+    return [None if t is None else storage.local(t, p) for t, p in zip(tensors, like, strict=True)]
+
+
+def _factor(scale: torch.Tensor | None, maximize: bool, capturable: bool) -> Any:
+    """What gradients are multiplied by; the scale's inverse is taken as ``GradScaler.unscale_`` takes it.
+
+    ``capturable``: as a tensor, because nothing may be read from the device.
+    """
+    inverse: Any = 1.0
+    if scale is not None:
+        inverse = scale.double().reciprocal().float()
+        inverse = inverse if capturable else inverse.item()
+    return -inverse if maximize else inverse
+
+
+def _count(t: float) -> torch.Tensor:
+    """A count of steps, in float32 on the CPU whatever torch's defaults are."""
+    return torch.tensor(float(t), dtype=torch.float32, device="cpu")
+
+
+def _full_precision() -> AbstractContextManager[Any]:
+    """Autocast does not reach into a step: a rule with matrices multiplies them in their own dtype."""
+    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    if not kinds:
+        return nullcontext()
+    stack = ExitStack()
+    for kind in kinds:
+        stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
+
+
+def _stays(value: Any) -> bool:
+    """Whether an object holds one value for good: a tensor or a list may hold another one in the next step."""
+    if type(value) is tuple:
+        return all(map(_stays, value))
+    return value is None or type(value) in (float, int, bool, str)
+
+
+def _hyper(value: Any, traced: bool, label: str) -> Any:
+    if not traced:
+        return paths.number(value, label)
+    if isinstance(value, tuple | list):
+        return tuple(_hyper(v, traced, label) for v in value)
+    return Held(value) if isinstance(value, torch.Tensor) else value
