@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import pytest
 import wrong_rules
 
+import isostep
 from isostep.backends.numpy import NumpyReference
-from isostep_conformance import cases, contract, runner
+from isostep_conformance import cases, contract, hypers, runner
 from isostep_conformance.budget import FACTOR, MARGIN
 from isostep_conformance.cases import Case
 
@@ -115,6 +117,9 @@ def test_a_backend_that_breaks_a_step_is_rejected(
         (wrong_rules.DependsOnGrouping, "grouping_bits"),
         (wrong_rules.NeverTheSame, "same_bits_twice"),
         (wrong_rules.WritesOnError, "errors"),
+        (wrong_rules.LooksBeforeItChecks, "errors"),
+        (wrong_rules.TakesMemoryForRows, "transposed"),
+        (wrong_rules.NarrowScalars, "slow_averages"),
     ],
 )
 def test_a_backend_that_breaks_the_contract_is_rejected(
@@ -123,3 +128,34 @@ def test_a_backend_that_breaks_the_contract_is_rejected(
     case = Case(cases.of_rule("adamw")[0], "float32")
     assert contract.check(backend(), "wrong", case, check)
     assert not contract.check(NumpyReference(), "right", case, check)
+
+
+def test_what_a_backend_raises_is_told_with_its_place() -> None:
+    case = Case(cases.of_rule("adamw")[0], "float32")
+    said = contract.check(wrong_rules.LooksBeforeItChecks(), "wrong", case, "errors")
+    assert re.fullmatch(
+        r"adamw\.0-float32 on wrong, errors: too few gradients: must raise a ValueError or TypeError, such as "
+        r"isostep\.StepError; raised IndexError: list index out of range \(wrong_rules\.py:\d+\)",
+        said[0],
+    )
+    assert len(said) == 2  # and what is no array has no shape
+    broken = runner.check(Raises(), "wrong", case, "run")
+    assert re.match(
+        r".*run: raised RuntimeError: not today \(test_meta\.py:\d+\)$", broken.failures[0]
+    )
+
+
+class Raises(NumpyReference):
+    """Not even a first step."""
+
+    def step(self, *args: Any, **inputs: Any) -> Any:
+        message = "not today\nnor tomorrow"
+        raise RuntimeError(message)
+
+
+def test_averages_are_slow_where_rates_are_no_choice_of_structure() -> None:
+    rule = isostep.rule("adamw", lr=lambda done: 0.1, betas=(0.5, 0.75), weight_decay=0.5)
+    found = hypers.slow(rule)
+    assert found is not None
+    assert found.values == {**rule.values, "betas": (hypers.SLOW, hypers.SLOW)}
+    assert hypers.slow(isostep.rule("sgd", momentum=0.0)) is None

@@ -155,6 +155,37 @@ class DependsOnGrouping(NumpyReference):
         return result
 
 
+class TakesMemoryForRows(NumpyReference):
+    """A kernel that walks through a gradient as it lies in memory."""
+
+    def step(self, rule: BoundRule, params: Any, grads: Any, state: Any, **inputs: Any) -> Any:
+        flat = [g if g is None else np.ravel(g, order="K").reshape(g.shape) for g in grads]
+        return super().step(rule, params, flat, state, **inputs)
+
+
+class NarrowScalars(NumpyReference):
+    """1 - beta**t as a difference of float32's: good enough for most rates, and off by 1e-4 for those near 1."""
+
+    def step(self, rule: BoundRule, params: Any, grads: Any, state: Any, **inputs: Any) -> Any:
+        starts, counts = [p.copy() for p in params], [t + 1 for t in state.t]
+        result = super().step(rule, params, grads, state, **inputs)
+        for p, start, t in zip(params, starts, counts, strict=True):
+            hyper = rule.at(t)
+            beta, one = np.float32(hyper["betas"][0]), np.float32(1)
+            off = (1 - hyper["betas"][0] ** t) / float(one - beta ** np.float32(t))
+            decayed = start * p.dtype.type(1 - hyper["lr"] * hyper["weight_decay"])
+            p[...] = decayed + (p - decayed) * p.dtype.type(off)
+        return result
+
+
+class LooksBeforeItChecks(NumpyReference):
+    """Something of Python's own where an error should say what is wrong."""
+
+    def step(self, rule: BoundRule, params: Any, grads: Any, state: Any, **inputs: Any) -> Any:
+        assert [grads[i].shape for i in range(len(params))]
+        return super().step(rule, params, grads, state, **inputs)
+
+
 class NeverTheSame(NumpyReference):
     """Sums in another order at each call."""
 

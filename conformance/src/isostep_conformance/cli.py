@@ -157,9 +157,10 @@ def _run(options: argparse.Namespace) -> int:
         print(line)
     if len(faults) > 40:
         print(f"... and {len(faults) - 40} more; --json has them all")
-    print(
-        f"{'FAILED' if faults else 'passed'}: {len(session.outcomes):,} checks in {time.monotonic() - started:.0f} s"
-    )
+    failed = sum(not o.passed for o in session.outcomes)
+    which = f"{failed:,} of {len(session.outcomes):,}" if failed else f"{len(session.outcomes):,}"
+    verdict = "FAILED" if faults else "passed"
+    print(f"{verdict}: {which} checks in {time.monotonic() - started:.0f} s")
     return 1 if faults else 0
 
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
 from isostep.state import State
+from isostep_conformance import hypers
 from isostep_conformance.budget import Tally
 from isostep_conformance.cases import Case
-from isostep_conformance.runner import compare, differences, feed, load, same_bits, unload
-from isostep_conformance.truth import Run, Shot, Snapshot, run, sums_of
+from isostep_conformance.formats import FORMATS
+from isostep_conformance.runner import compare, differences, feed, load, same_bits, told, unload
+from isostep_conformance.truth import Run, Shot, Snapshot, run, shots, sums_of
 
 Check = Callable[[Any, Run], Iterator[str]]
 
@@ -27,7 +30,7 @@ def check(backend: Any, path: str, case: Case, name: str) -> list[str]:
     try:
         found = [f"{context}: {line}" for line in CHECKS[name](backend, run(case, "run"))]
     except Exception as error:  # a backend may raise anything
-        found = [f"{context}: raised {type(error).__name__}: {str(error).splitlines()[:1]}"]
+        found = [f"{context}: raised {told(error)}"]
     return found
 
 
@@ -226,6 +229,54 @@ def strided(backend: Any, found: Run) -> Iterator[str]:
             yield f"params[{i}]: a step wrote between the elements of a strided parameter"
 
 
+def transposed(backend: Any, found: Run) -> Iterator[str]:
+    """Matrices that lie in memory column by column: a gradient, and of a backend in place the parameter too."""
+    shot = _shot(found)
+    which = [i for i, p in enumerate(shot.before.params) if p.ndim == 2 and min(p.shape) > 1]
+    if not which:
+        return
+    params, state = load(backend, shot.before)
+    grads, inputs = feed(backend, shot)
+    for i in which:
+        grads[i] = _by_columns(backend, shot.grads[i])
+        if backend.in_place:
+            params[i] = _by_columns(backend, shot.before.params[i])
+    got = unload(backend, *backend.step(found.rule, params, grads, state, **inputs))
+    tally = Tally()
+    compare(tally, shot.forced, got, shot, "matrices by columns")
+    yield from tally.failures
+
+
+def _by_columns(backend: Any, matrix: np.ndarray) -> Any:
+    rows = backend.asarray(np.ascontiguousarray(matrix.T))
+    with backend.around(rows):
+        return rows.T
+
+
+def slow_averages(backend: Any, found: Run) -> Iterator[str]:
+    """With decay rates near 1, as users have them, 1 - beta**t of the first steps is no difference of float32's.
+
+    Of a step in float64 it is one of float64's: there is nothing wider that a backend has to take.
+    """
+    rule = hypers.slow(found.rule)
+    if rule is None or found.case.form.compute is FORMATS["float64"]:
+        return
+    tally = Tally()
+    for k, shot in enumerate(_slow_shots(found.case)):
+        got = _step(backend, replace(found, rule=rule), shot)
+        compare(tally, shot.forced, got, shot, f"{rule!r}, step {k + 1}")
+    yield from tally.failures
+
+
+@lru_cache(maxsize=4)
+def _slow_shots(case: Case) -> list[Shot]:
+    """The first two steps of a case's run, made with such rates."""
+    rule, script = hypers.slow(case.rule("run")), run(case, "run").script
+    assert rule is not None
+    first = replace(script, grads=script.grads[:2], inputs=script.inputs[:2], jumps={}, resets={})
+    return shots(rule, case.form, first)
+
+
 def no_recompilation(backend: Any, found: Run) -> Iterator[str]:
     """The second step, with other values of t and of the hyperparameters, compiles nothing."""
     count = getattr(backend, "compilations", None)
@@ -257,6 +308,8 @@ def errors(backend: Any, found: Run) -> Iterator[str]:
         except (ValueError, TypeError) as error:
             if "\n" in str(error).strip() or not str(error).strip():
                 yield f"{label}: the error is not one line: {str(error)!r}"
+        except Exception as error:
+            yield f"{label}: must raise a ValueError or TypeError, such as isostep.StepError; raised {told(error)}"
         else:
             yield f"{label}: was accepted"
         after = unload(backend, params, state)
@@ -348,6 +401,8 @@ CHECKS: dict[str, Check] = {
         as_dict,
         in_place,
         strided,
+        transposed,
+        slow_averages,
         no_recompilation,
         errors,
     )

@@ -246,9 +246,9 @@ class _Walk:
             return self._fact(node)
         if op in MAPS:
             return self._map(node)
-        # Reductions and tensor operations. What is one number for all elements is still summed n times.
+        # Reductions and tensor operations. What is one number for a whole array or unit is summed as it is: once.
         x = self._operand(node.args[0])
-        if op in ("sum", "sum_units") and node.args[0].domain is not Domain.TENSOR:
+        if op in ("sum", "sum_units") and node.args[0].domain is Domain.ELEMENT:
             x = self._like(x, self.item.p)
         return self._tensor(node, x)
 
@@ -297,7 +297,9 @@ class _Walk:
                 self.inexact.add(node)
             return MAPS[node.op].host(*args)
         if node.op == "where" and isinstance(args[0], bool | int | float):
-            return args[1] if args[0] else args[2]
+            x, other = map(self._operand, node.args[1:] if args[0] else node.args[:0:-1])
+            wide = np.broadcast_shapes(self.arith.value(x).shape, self.arith.value(other).shape)
+            return self.arith.shaped(lambda a: np.broadcast_to(a, wide), x)
         return self.arith.apply(node.op, tuple(self._operand(a) for a in node.args))
 
     def _input(self, node: Value) -> Any:

@@ -27,11 +27,13 @@ from isostep.domains import (
     Real,
     Scheduled,
 )
-from isostep.rule import RuleError
+from isostep.rule import BoundRule, RuleError
 from isostep.schedules import sign_decays
 
 #: Above this many combinations of static choices, only every pair of them is covered.
 MOST_COMBINATIONS = 16
+#: A rate as users have them: in float32, 1 - SLOW is off by 1e-4.
+SLOW = 0.9999
 #: Decays are given this many steps, so that runs of twenty steps go well past their end.
 DECAY_STEPS = 7
 
@@ -203,6 +205,22 @@ def bound(part: Any, name: str) -> list[dict[str, Any]]:
         message = f"{name}: no combination of hyperparameters passes its check"
         raise RuleError(message)
     return found
+
+
+def slow(rule: BoundRule) -> BoundRule | None:
+    """The rule with every rate between 0 and 1 near 1; None if there is none that may be."""
+    found = {n: _slow(rule.domains[n], v) for n, v in rule.values.items()}
+    try:
+        return None if found == dict(rule.values) else rule.replace(**found)
+    except (DomainError, RuleError):
+        return None
+
+
+def _slow(domain: Domain, value: Any) -> Any:
+    if isinstance(domain, Pair):
+        return tuple(_slow(d, v) for d, v in zip(domain.parts, value, strict=True))
+    rate = isinstance(domain, Real) and (domain.low, domain.high) == (0, 1)
+    return SLOW if rate and isinstance(value, float) and not domain.is_static(value) else value
 
 
 def dyadic(domains: Mapping[str, Domain], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,9 @@ def _edits(node: Value) -> Iterator[tuple[str, Edit]]:
         yield "right operand dropped", lambda graph, n, args: args[0]
         if not same:
             yield "left operand dropped", lambda graph, n, args: args[1]
-    if (op in MAPS and MAPS[op].arity == 1) or op in _UNDONE:
+    if op in ("isfinite", "isnan"):  # a number is no condition: what some libraries would take it for
+        yield f"{op} dropped", lambda graph, n, args: graph.apply("ne", (args[0], 0.0))
+    elif (op in MAPS and MAPS[op].arity == 1) or op in _UNDONE:
         yield f"{op} dropped", lambda graph, n, args: args[0]
     if op == "where":
         yield (

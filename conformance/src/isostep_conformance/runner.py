@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,13 @@ def feed(backend: Any, shot: Shot) -> tuple[list[Any], dict[str, Any]]:
     }
 
 
+def told(error: Exception) -> str:
+    """What an error is, in one line, and where it was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    first = "".join(f": {line}" for line in str(error).splitlines()[:1])
+    return f"{type(error).__name__}{first} ({Path(place.filename).name}:{place.lineno})"
+
+
 def check(backend: Any, name: str, case: Case, scenario: str) -> Tally:
     """All of one scenario: teacher-forced, and free-running where the truth has that."""
     found = run(case, scenario)
@@ -53,9 +62,7 @@ def check(backend: Any, name: str, case: Case, scenario: str) -> Tally:
         if found.free:
             _free(backend, found, tally, context)
     except Exception as error:  # a backend may raise anything; that is a finding
-        tally.failures.append(
-            f"{context}: raised {type(error).__name__}: {str(error).splitlines()[:1]}"
-        )
+        tally.failures.append(f"{context}: raised {told(error)}")
         tally.worst = np.inf
     if tally.failures:
         tally.failures.append(f"rule: {found.rule!r}")

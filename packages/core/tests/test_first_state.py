@@ -7,7 +7,7 @@ import isostep
 from isostep import nm, parts
 from isostep.domains import Real
 from isostep.lower.layout import obstacle
-from isostep.program import always_like_parameter
+from isostep.program import always_like_parameter, init_shapes
 from isostep.rule import Rule
 
 SHAPES = ((3, 4), (5,), (2, 3, 2), (), (0,), (60,))
@@ -66,3 +66,12 @@ def test_what_is_like_the_parameter_at_every_shape():
     assert [n for n in adafactor.state_names if adafactor.like_parameter(n)] == []
     came = isostep.rule("came", lr=0.1)
     assert [n for n in came.state_names if came.like_parameter(n)] == ["exp_avg"]
+
+
+@pytest.mark.parametrize("name", isostep.rules())
+def test_shapes_are_known_without_arrays_of_that_size(name):
+    rule = isostep.rule(name)
+    for component in rule.components:
+        if component.part.init is not None:  # of a number of elements that no machine holds
+            found = init_shapes(rule, component, (1 << 31, 1 << 31))
+            assert len(found) == len(rule.state_of(component))

@@ -124,7 +124,9 @@ def test_a_choice_known_on_the_host_is_a_plain_choice():
     x, y = np.zeros(2), np.ones(2)
     assert nm.where(True, x, y) is x
     assert nm.where(False, x, y) is y
-    assert nm.where(2 > 1, 0.5, x) == 0.5
+    assert nm.where(2 > 1, 0.5, 2.0) == 0.5
+    np.testing.assert_array_equal(nm.where(2 > 1, 0.5, x), [0.5, 0.5])  # in the shape of both, as in kernels
+    np.testing.assert_array_equal(nm.where(True, np.ones((1, 2)), np.zeros((3, 1))), np.ones((3, 2)))
 
 
 @given(

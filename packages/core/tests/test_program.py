@@ -80,7 +80,7 @@ def test_a_negative_zero_in_a_rule_stays_one():
 
 
 def test_a_result_lives_on_the_widest_domain_of_its_operands():
-    graph = Graph()
+    graph = Graph((4, 4))
     host = an_input(graph, "lr", Domain.HOST, "array")
     now = an_input(graph, "t", Domain.STEP, "array")
     group = an_input(graph, "d", Domain.GROUP)

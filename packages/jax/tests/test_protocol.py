@@ -153,12 +153,41 @@ def test_inside_scan_vmap_and_grad(grouped):
     np.testing.assert_allclose(jax.grad(total)(1.5), slope, rtol=2e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["sgd_hd", "momo", "nadam", "schedule_free_sgd"])
+@pytest.mark.parametrize("around", [lambda tx: tx, isostep_jax.observe], ids=["plain", "observed"])
+def test_members_on_a_mesh_are_scanned(name, around):
+    tx = around(getattr(isostep_jax, name)())
+
+    def trained(p):
+        def body(carry, _):
+            p, state = carry
+            updates, state = tx.update(p, state, p, value=jnp.float32(0.5))
+            return (p + updates, state), None
+
+        return jax.lax.scan(body, (p, tx.init(p)), length=2)[0][0]
+
+    spec = jax.sharding.PartitionSpec("members")
+    mesh = jax.make_mesh((1,), ("members",), axis_types=(jax.sharding.AxisType.Auto,))
+    own = jax.jit(jax.shard_map(trained, mesh=mesh, in_specs=spec, out_specs=spec))
+    np.testing.assert_allclose(own(jnp.arange(3.0)), trained(jnp.arange(3.0)), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("grads", "text"),
     [
         ({"b": jnp.ones(2)}, "adam: grads must have the structure of params"),
         ({"a": "no"}, "adam: grads of leaf 0 must be an array, got str"),
         ({"a": jnp.ones(3)}, r"adam: grads of leaf 0 of params must have shape \(2,\), got \(3,\)"),
+        *(
+            ({"a": array}, f"adam: grads of leaf 0 must be real like the parameter, got {name}")
+            for array, name in (
+                (np.ones(2, complex), "complex128"),
+                (np.array([1.0, 2.0], object), "object"),
+                (np.array(["a", "b"]), "str"),
+                (np.zeros(2, jax.dtypes.float0), "void"),
+                (jax.random.split(jax.random.key(0), 2), "key<fry>"),
+            )
+        ),
     ],
 )
 def test_bad_gradients_are_one_line(grads, text):

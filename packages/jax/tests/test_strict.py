@@ -1,4 +1,4 @@
-"""Under ``jax_numpy_dtype_promotion="strict"``, where JAX widens nothing that it is not told to widen."""
+"""Under ``jax_numpy_dtype_promotion="strict"``, where JAX widens nothing that it is not told to widen; and of ranks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 import isostep
 import isostep_jax
+from isostep.schedules import sign_decays
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,21 @@ OPTIONS = [
 def test_every_option_steps(name, options):
     rule = isostep.rule(name)
     check(isostep_jax.transform(rule, **options), rule, params_of(name, "bfloat16"))
+
+
+@pytest.mark.parametrize("name", sign_decays.__all__)
+def test_schedules_multiply_floats_by_whole_numbers(name):
+    rule = isostep.rule("addsign", sign_internal_decay=getattr(sign_decays, name)(7))
+    check(isostep_jax.transform(rule), rule, params_of("addsign", "float32"))
+
+
+@pytest.mark.parametrize("name", isostep.rules())
+def test_no_rank_is_raised(name):
+    rule = isostep.rule(name)
+    if rule.sequential:
+        pytest.skip("no transformation")
+    with jax.numpy_rank_promotion("raise"):
+        check(isostep_jax.transform(rule), rule, params_of(name, "float32"))
 
 
 def test_flat_and_observed_steps():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
@@ -194,6 +195,95 @@ def test_counts_are_float32_on_the_cpu_whatever_the_defaults_are():
         torch.set_default_dtype(torch.float32)
     count = ours.state_dict()["state"][0]["step"]
     assert (count.item(), count.dtype, count.device.type) == (301, torch.float32, "cpu")
+
+
+class Rate:
+    """A schedule that says it equals others."""
+
+    __hash__ = None
+
+    def __init__(self, value):
+        self.value = np.array([value, value])
+
+    def __call__(self, done):
+        return float(self.value[0])
+
+    def __eq__(self, other):
+        return self.value == other.value
+
+
+@pytest.mark.parametrize("path", [*PATHS, {"capturable": True}], ids=[*IDS, "capturable"])
+@pytest.mark.parametrize("make", [np.array, Rate], ids=["array", "schedule"])
+def test_a_rate_that_changes_where_it_stands(make, path):
+    """Arrays hold numbers as tensors do, and a schedule that equals the last one may be changed after it."""
+    p = torch.nn.Parameter(torch.zeros(3))
+    optimizer = isostep_torch.SGD([p], lr=make(0.1), **path)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.param_groups[0]["lr"] = rate = make(0.1)
+    optimizer.step()
+    held = getattr(rate, "value", rate)
+    held[...] = 0.5
+    optimizer.step()
+    torch.testing.assert_close(p.detach(), torch.full((3,), -0.7))
+
+
+def test_pairs_may_be_arrays():
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer = isostep_torch.Adam([p], lr=0.1, betas=np.array([0.5, 0.9]))
+    for betas in (np.array([0.5, 0.9]), np.array([0.6, 0.9])):
+        optimizer.param_groups[0]["betas"] = betas
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert optimizer.bound(optimizer.param_groups[0]).values["betas"] == (0.6, 0.9)
+
+
+@EVERY
+def test_a_count_that_is_set_under_its_own_name(path):
+    ours, theirs = pair(count=3, path=path)
+    for optimizer in (ours, theirs):
+        for k in range(5):
+            if k == 3:
+                optimizer.state[params(optimizer)[1]]["step"].data = torch.tensor(1.0)
+            step(optimizer, k)
+    same(ours, theirs)
+
+
+@EVERY
+def test_counts_that_processes_share_stay_shared(path):
+    """Hogwild's: each process counts in the same memory, as with torch.optim, whose counts are advanced in place."""
+    ours, theirs = pair(count=2, path=path)
+    for optimizer in (ours, theirs):
+        step(optimizer, 0)
+        for own in optimizer.state.values():
+            for v in own.values():
+                v.share_memory_()
+        kept = [own["step"] for own in optimizer.state.values()]
+        for k in range(1, 4):
+            step(optimizer, k)
+            kept[1].add_(2)  # another process has taken steps
+        assert [own["step"] for own in optimizer.state.values()] == kept == [4, 10]
+    same(ours, theirs)
+
+
+@pytest.mark.parametrize("path", [*PATHS, {"capturable": True}], ids=[*IDS, "capturable"])
+@pytest.mark.parametrize("name", ["adamw", "nadam", "adafactor"])
+def test_nothing_goes_to_the_default_device(name, path):
+    """``torch.as_tensor`` moves a tensor there, and steps and checkpoints have to do with the parameters' alone."""
+    found = []
+    for device in ("cpu", "meta"):
+        torch.manual_seed(0)
+        p = torch.nn.Parameter(torch.randn(3, 4))
+        with torch.device(device):
+            optimizer = load_optimizer(name)([p], **(path if name != "adafactor" else {}))
+            for _ in range(2):
+                p.grad = p.detach() * 0.5
+                optimizer.step()
+                optimizer.load_state_dict(optimizer.state_dict())
+        found.append((p, *optimizer.state[p].values()))
+    for mine, others in zip(*found, strict=True):
+        assert mine.device == others.device
+        assert torch.equal(mine, others)
 
 
 # Checkpoints.

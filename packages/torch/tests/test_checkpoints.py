@@ -7,10 +7,12 @@ import io
 
 import pytest
 import torch
+from torch.distributed.checkpoint import state_dict as sharded
 
 import isostep
 import isostep_torch
 from isostep import schedules
+from isostep_torch import load_optimizer
 
 F = torch.float64
 IN_TURN = schedules.sequential(
@@ -188,3 +190,41 @@ def test_torchs_sparse_adam_and_composed_rules_load_as_before():
     again = isostep_torch.from_rule(rule, [parameter()])
     again.load_state_dict(composed.state_dict())
     run(again, range(1))
+
+
+@pytest.mark.parametrize("name", ["sophia", "momo", "ftrl", "nero", "nadam"])
+def test_state_made_without_a_step_is_what_a_distributed_checkpoint_fills(name):
+    """torch's own way is a step with a rate of 0: it takes no inputs, and rules may refuse it or move a weight."""
+
+    def step(model, optimizer, k):
+        torch.manual_seed(k)
+        for p in model.parameters():
+            p.grad = torch.randn_like(p)
+        each = {"hessian_diag": {p: p.grad.abs() for p in model.parameters()}}
+        optimizer.step(**{"sophia": each, "momo": {"loss": 1.0 + k}}.get(name, {}))
+
+    models = [torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)]
+    first, second = (load_optimizer(name)(m.parameters()) for m in models)
+    step(models[0], first, 0)
+    models[1].load_state_dict(models[0].state_dict())
+    second.init_state()
+    assert {own["step"].item() for own in second.state.values()} == {0}
+    assert all(map(torch.equal, models[0].parameters(), models[1].parameters()))
+    saved = copy.deepcopy(sharded.get_optimizer_state_dict(models[0], first))
+    sharded.set_optimizer_state_dict(models[1], second, optim_state_dict=saved)
+    step(models[0], first, 1)
+    step(models[1], second, 1)
+    assert all(map(torch.equal, models[0].parameters(), models[1].parameters()))
+
+
+def test_state_made_without_a_step_is_that_of_the_first_step():
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(4)]
+    early, late = load_optimizer("adagrad")(params[:2]), load_optimizer("adagrad")(params[2:])
+    params[1].requires_grad_(False)
+    early.init_state()
+    assert [*early.state] == params[:1]
+    for p in (params[0], params[2]):
+        p.grad = torch.full((3,), 0.5)
+    early.step()
+    late.step()
+    assert torch.equal(params[0], params[2])

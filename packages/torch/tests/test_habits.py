@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import time
 import weakref
+from threading import Thread
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch.optim import lr_scheduler as schedulers
 import isostep
 import isostep_torch
 from isostep_torch import load_optimizer
+from isostep_torch.stepping import Stepping
 
 PATHS = [{"fused": True}, {"foreach": True}, {"fused": False, "foreach": False}]
 IDS = ["fused", "foreach", "loop"]
@@ -411,6 +414,44 @@ def test_an_optimizer_lets_its_parameters_go():
     del params, optimizer
     gc.collect()
     assert seen() is None
+
+
+@pytest.mark.parametrize("options", [*PATHS, {"capturable": True}])
+def test_a_group_that_is_taken_away_is_let_go(options):
+    gone, stays = tensors()
+    optimizer = load_optimizer("adam")([{"params": [gone]}, {"params": [stays]}], lr=0.1, **options)
+    fill([gone, stays], 0)
+    optimizer.step()
+    del optimizer.param_groups[0], optimizer.state[gone]
+    optimizer.step()
+    seen = weakref.ref(gone)
+    del gone
+    gc.collect()
+    assert seen() is None
+
+
+def test_threads_that_step_one_optimizer_take_turns(monkeypatch):
+    """A kernel reads where its arrays lie while others of Python's threads run."""
+    inside, most, one = [], [], Stepping._step_group
+
+    def slow(*given):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        one(*given)
+        inside.pop()
+
+    params = tensors()
+    optimizer = load_optimizer("adam")(params, lr=0.1)
+    fill(params, 0)
+    monkeypatch.setattr(Stepping, "_step_group", slow)
+    threads = [Thread(target=optimizer.step) for _ in range(3)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert most == [1, 1, 1]
+    assert copy.deepcopy(optimizer).state_dict()["state"][0]["step"] == 3
 
 
 def test_what_the_module_lists():

@@ -158,6 +158,20 @@ def test_schedulers_missing_gradients_and_complex_parameters():
     np.testing.assert_allclose(losses, others, rtol=1e-14)
 
 
+def test_maximize_goes_up_as_the_other_goes_down():
+    x = torch.linspace(-1, 2, 13, dtype=torch.float64)
+    hyper = {"line_search_fn": "strong_wolfe", "max_iter": 3}
+    down = Problem(LBFGS, valleys, x, **hyper)
+    up = Problem(LBFGS, lambda x: -valleys(x), x, maximize=True, **hyper)
+    for _ in range(3):
+        assert down.step() == -up.step()
+    assert all(map(torch.equal, down.params, up.params))
+    saved = down.optimizer.state_dict()
+    del saved["param_groups"][0]["maximize"]  # of torch's class before 2.14
+    up.optimizer.load_state_dict(saved)
+    assert not up.optimizer.param_groups[0]["maximize"]
+
+
 def test_a_tensor_as_lr_is_read_not_kept():
     def run(lr):
         problem = Problem(LBFGS, valleys, torch.linspace(-1, 2, 13), lr=lr, max_iter=3)

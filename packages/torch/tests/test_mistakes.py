@@ -146,3 +146,12 @@ def test_a_rate_of_two_numbers_is_refused_when_made():
         ValueError, match=r"adamw: lr must be one number, got a tensor of shape \(2,\)"
     ):
         isostep_torch.AdamW([torch.nn.Parameter(torch.ones(2))], lr=torch.tensor([0.1, 0.2]))
+
+
+def test_a_lazy_module_may_be_given_before_it_knows_its_shapes():
+    """As torch.optim takes one: its parameters are the same objects when they have become tensors."""
+    model = torch.nn.LazyLinear(3)
+    optimizer = isostep_torch.AdamW(model.parameters(), lr=0.1)
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    assert optimizer.state[model.weight]["exp_avg"].shape == (3, 4)

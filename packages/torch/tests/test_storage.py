@@ -199,6 +199,30 @@ def test_sparse_gradients_as_in_torch(name, options):
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-13)
 
 
+def wide(p, g):
+    p.grad_dtype = torch.float32
+    return g.float()
+
+
+@pytest.mark.parametrize("given", [lambda _, g: g.to_sparse(1), wide], ids=["sparse", "wide"])
+@pytest.mark.parametrize("way", ["kahan", "master_weights"])
+@pytest.mark.parametrize("path", PATHS, ids=IDS)
+def test_what_is_beside_a_parameter_follows_gradients_that_are_stored_otherwise(way, given, path):
+    """Updates far below a half's spacing: with a stale master copy they would all be lost."""
+    found = []
+    for make in (lambda _, g: g, given):
+        p = torch.nn.Parameter(torch.ones(4, 3, dtype=torch.bfloat16))
+        if make is wide and not hasattr(p, "grad_dtype"):
+            pytest.skip("this torch has no gradients of another dtype")
+        optimizer = load_optimizer("sgd")([p], lr=1e-3, momentum=0.9, **{way: True}, **path)
+        for _ in range(20):
+            p.grad = make(p, torch.full((4, 3), 0.5, dtype=torch.bfloat16))
+            optimizer.step()
+        found.append((p, *optimizer.state[p].values()))
+    assert found[0][0][0, 0] < 0.96
+    assert all(map(torch.equal, *found))
+
+
 def test_an_embedding_with_sparse_gradients_trains():
     torch.manual_seed(0)
     layer = torch.nn.Embedding(10, 4, sparse=True)

@@ -14,7 +14,7 @@ from isostep.pieces import lookahead
 
 pytest.importorskip("numba")
 
-SHAPES = [(3, 4), (5,), (), (2, 3, 2)]
+SHAPES = [(3, 4), (5,), (), (2, 3, 2), (3, 3)]
 
 
 def made(path, name="adamw"):
@@ -67,6 +67,16 @@ def state_elsewhere(optimizer, k):
             v.data = v.data.clone() * (0.5 if v.ndim else 1)
 
 
+def parameter_turned_where_it_lies(optimizer, k):
+    last = optimizer.param_groups[0]["params"][-1]
+    last.data = last.data.mT
+
+
+def state_turned_where_it_lies(optimizer, k):
+    for v in optimizer.state[optimizer.param_groups[0]["params"][-1]].values():
+        v.data = v.data.mT if v.ndim else v.data
+
+
 def counts_set(optimizer, k):
     for i, own in enumerate(optimizer.state.values()):
         if "step" in own:
@@ -97,8 +107,8 @@ def another_order(optimizer, k):
 
 
 EVENTS = (
-    nothing, another_rate, less_gradients, parameters_elsewhere, state_elsewhere, counts_set, another_structure,
-    gradients_turned, reloaded, cleared, another_order,
+    nothing, another_rate, less_gradients, parameters_elsewhere, state_elsewhere, parameter_turned_where_it_lies,
+    state_turned_where_it_lies, counts_set, another_structure, gradients_turned, reloaded, cleared, another_order,
 )  # fmt: skip
 
 

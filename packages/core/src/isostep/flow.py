@@ -14,6 +14,7 @@ from isostep.calls import RuleError, call_part, check_sums, written
 from isostep.nm import Overwrite, computing
 from isostep.parts import filled
 from isostep.rule import BoundRule, Component
+from isostep.values import Domain, Value
 
 
 @dataclass
@@ -54,7 +55,7 @@ def flow(rule: BoundRule, items: Sequence[Item], group: Group) -> None:
     for c, before in _pieces(rule, "before"):
         _sum_over_group(rule, c, items, group, sums)
         for item in items:
-            item.g = _run(rule, c, before, (item.p, item.g), item, group, sums)
+            item.g = _spread(_run(rule, c, before, (item.p, item.g), item, group, sums), item.p)
     _sum_over_group(rule, the_rule, items, group, sums)
     for item in items:
         item.u = _run(rule, the_rule, rule.rule.update, (item.p, item.g), item, group, sums)
@@ -62,12 +63,19 @@ def flow(rule: BoundRule, items: Sequence[Item], group: Group) -> None:
         if c.prefix not in sums:
             _sum_over_group(rule, c, items, group, sums)
         for item in items:
-            u = item.u.value - item.p if isinstance(item.u, Overwrite) else item.u
-            if type(u) in (int, float):  # a rule whose first step is no step: where(t > 1, u, 0)
-                u = filled(item.p, u)
+            u = item.u.value - item.p if isinstance(item.u, Overwrite) else _spread(item.u, item.p)
             result = _run(rule, c, after, (item.p, item.g, u), item, group, sums)
             if result is not u:  # else a parameter that was overwritten stays so, to the bit
                 item.u = result
+
+
+def _spread(x: Any, p: Any) -> Any:
+    """An update or gradient as a piece or rule expects it, an element for each of p's: it may be one number for all."""
+    if isinstance(x, Value):
+        same = x.domain is Domain.ELEMENT or (x.domain is Domain.TENSOR and x.shape == p.shape)
+    else:
+        same = hasattr(x, "shape") and tuple(x.shape) == tuple(p.shape)
+    return x if same else filled(p, x)
 
 
 def _pieces(rule: BoundRule, kind: str) -> list[tuple[Component, Callable[..., Any]]]:

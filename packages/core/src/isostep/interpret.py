@@ -75,10 +75,12 @@ class Interpreter:
         return xp.full((), value, dtype=old.dtype, device=nm.device(old))
 
     def _as_array(self, node: Value, task: Task) -> Any:
-        value = self._value(node, task)
-        if node.domain >= Domain.ELEMENT:
+        value, p = self._value(node, task), task.arrays["p"]
+        if node.domain is Domain.TENSOR:
             return value
-        p = task.arrays["p"]
+        # What is made of units of two axes is one an element, and of another shape where there are more axes.
+        if node.domain is Domain.ELEMENT and getattr(value, "shape", None) == p.shape:
+            return value
         return value + nm.namespace(p).zeros_like(p)
 
     def _value(self, node: Value, task: Task) -> Any:

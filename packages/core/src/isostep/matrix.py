@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from isostep import nm, parts
+from isostep.values import Value
 
 #: The largest number of axes of rules with a matrix for each axis: a rule has the same states for every array.
 AXES = 4
@@ -17,8 +18,12 @@ def others(rank: int, axis: int) -> tuple[int, ...]:
     return tuple(a - rank for a in range(rank) if a != axis)
 
 
-def identity(p: Any, size: int) -> Any:
-    """The identity matrix of this size, of the dtype and on the device of p, or on all of its devices. For ``init``."""
+def identity(p: Any, axis: int) -> Any:
+    """The identity matrix of an axis of p, of its dtype and on its device, or on all of its devices. For ``init``."""
+    if isinstance(p, Value):  # traced for its shape alone
+        row = unfold(diagonal(p, axis), axis)
+        return nm.matmul(nm.transpose(row), row)
+    size = p.shape[axis]
     # From a sum of p's own zeros: that is on p's device, or on all that p is spread over, as the identity has to be.
     xp, one = nm.namespace(p), nm.sum(parts.zeros(p)) + 1.0
     ones = xp.broadcast_to(one, (size, size))

@@ -16,7 +16,8 @@ from typing import Any
 
 import array_api_compat
 
-from isostep.values import MAPS, TraceError, Value
+from isostep.shapes import broadcast, fill
+from isostep.values import MAPS, Domain, TraceError, Value
 
 __all__ = [
     "Overwrite", "abs", "atan2", "cbrt", "clip", "cos", "eigenbasis", "eps", "exp", "expm1", "floor", "isfinite",
@@ -47,13 +48,25 @@ def call(op: str, *args: Any) -> Any:
         return MAPS[op].host(*args)
     if op == "where":
         if _is_number(args[0]):
-            return args[1] if args[0] else args[2]
+            return chosen(*(args[1:] if args[0] else args[:0:-1]))
         arrays = [a for a in args[1:] if not _is_number(a)] or [
             getattr(_computing, "like", args[0])
         ]
     like = arrays[-1]
     xp = namespace(like)
     return MAPS[op].array(xp, *(_like(xp, a, like) if _is_number(a) else a for a in args))
+
+
+def chosen(x: Any, other: Any) -> Any:
+    """A plain choice's result: x, in the shape that it would have if the choice were made element by element."""
+    shape, own = (tuple(getattr(a, "shape", ())) for a in (other, x))
+    wide = broadcast(own, shape)
+    if wide == own:
+        return x
+    if _is_number(x):  # then the other one has this shape; a tensor on several devices stays one
+        xp = namespace(other)
+        return xp.full_like(other, x, dtype=xp.bool if isinstance(x, bool) else other.dtype)
+    return namespace(x).broadcast_to(x, wide)
 
 
 #: While a rule runs on arrays: the parameter, whose dtype a choice between two plain numbers takes.
@@ -152,14 +165,26 @@ def one_minus_pow(beta: Any, t: Any, /) -> Any:
 # Facts of an array: Python numbers now, one value per array in a program.
 
 
+def _as_the_parameter(what: str, x: Any) -> bool:
+    """Whether a fact of ``x`` is one of the parameter's shape, which kernels are told; others the tracer knows."""
+    if _is_number(x) or (isinstance(x, Value) and x.domain <= Domain.STEP):
+        message = f"nm.{what} asks an array, got a number; ask p or g"
+        raise TraceError(message)
+    if not isinstance(x, Value):
+        return False
+    return x.domain is Domain.ELEMENT or (
+        x.domain is Domain.TENSOR and x.shape == x.graph.shape
+    )
+
+
 def size(x: Any, /) -> Any:
     """The number of elements."""
-    return x.graph.apply("size", (x,)) if isinstance(x, Value) else math.prod(x.shape)
+    return x.graph.apply("size", (x,)) if _as_the_parameter("size", x) else math.prod(x.shape)
 
 
 def ndim(x: Any, /) -> Any:
     """The number of axes."""
-    return x.graph.apply("ndim", (x,)) if isinstance(x, Value) else len(x.shape)
+    return x.graph.apply("ndim", (x,)) if _as_the_parameter("ndim", x) else len(x.shape)
 
 
 def unit_axis_of(shape: tuple[int, ...], unit_axis: int) -> int | None:
@@ -175,7 +200,7 @@ def unit_axis_of(shape: tuple[int, ...], unit_axis: int) -> int | None:
 
 def unit_size(x: Any, /, unit_axis: int = 0) -> Any:
     """Elements per unit: all axes but ``unit_axis``; the whole array if it has fewer than two axes."""
-    if isinstance(x, Value):
+    if _as_the_parameter("unit_size", x):
         return x.graph.apply("unit_size", (x,), (unit_axis,))
     axis = unit_axis_of(x.shape, unit_axis)
     return math.prod(x.shape) // (1 if axis is None else builtins.max(x.shape[axis], 1))
@@ -183,6 +208,7 @@ def unit_size(x: Any, /, unit_axis: int = 0) -> Any:
 
 def eps(x: Any, /) -> Any:
     """The spacing of numbers at 1 in the compute dtype of the array."""
+    _as_the_parameter("eps", x)
     if isinstance(x, Value):
         return x.graph.apply("eps", (x,))
     return float(namespace(x).finfo(x.dtype).eps)
@@ -217,6 +243,8 @@ def sum_units(x: Any, /, unit_axis: int = 0) -> Any:
     """
     if isinstance(x, Value):
         return x.graph.apply("sum_units", (x,), (unit_axis,))
+    if _is_number(x):
+        return x
     axis = unit_axis_of(x.shape, unit_axis)
     axes = tuple(i for i in range(len(x.shape)) if i != axis)
     return _added_up(x, axis=axes, keepdims=True)
@@ -225,11 +253,21 @@ def sum_units(x: Any, /, unit_axis: int = 0) -> Any:
 # Generic operations: factored state and matrices. A program that has one of them is not fused.
 
 
+def _within(x: Value, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes, which have to be some of the traced array's: every library says in its own way that they are not."""
+    rank = len(x.shape)
+    for axis in axes:
+        if not -rank <= axis < rank:
+            message = f"an axis of an array of shape {x.shape} must be in [{-rank}, {rank}), got {axis}"
+            raise TraceError(message)
+    return axes
+
+
 def sum_axis(x: Any, /, *, axis: int | tuple[int, ...]) -> Any:
     """The sum over one axis or several, kept as axes of length 1."""
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
     if isinstance(x, Value):
-        return x.graph.apply("sum_axis", (x,), (axes,))
+        return x.graph.apply("sum_axis", (x,), (_within(x, axes),))
     return _added_up(x, axis=axes, keepdims=True)
 
 
@@ -237,7 +275,7 @@ def max_axis(x: Any, /, *, axis: int | tuple[int, ...]) -> Any:
     """The largest along one axis or several, kept as axes of length 1; NaN if any is NaN, -inf of nothing."""
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
     if isinstance(x, Value):
-        return x.graph.apply("max_axis", (x,), (axes,))
+        return x.graph.apply("max_axis", (x,), (_within(x, axes),))
     xp = namespace(x)
     if 0 in (x.shape[a] for a in axes):
         # A sum of nothing has the right shape, dtype and device.
@@ -251,14 +289,19 @@ def mean(x: Any, /, *, axis: int | tuple[int, ...], keepdims: bool = True) -> An
         message = "nm.mean keeps the axes it reduces; use nm.reshape to drop them"
         raise ValueError(message)
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    total = sum_axis(x, axis=axes)
     count = math.prod(x.shape[a] for a in axes)
-    return sum_axis(x, axis=axes) / builtins.max(count, 1)
+    return total / builtins.max(count, 1)
 
 
 def matmul(x: Any, y: Any, /) -> Any:
     """Matrix product."""
     for v in (x, y):
         if isinstance(v, Value):
+            own, other = x.shape, y.shape
+            if len(own) < 2 or len(other) < 2 or own[-1] != other[-2]:
+                message = f"nm.matmul takes matrices that fit, got arrays of shapes {own} and {other}"
+                raise TraceError(message)
             return v.graph.apply("matmul", (x, y))
     return x @ y
 
@@ -266,6 +309,7 @@ def matmul(x: Any, y: Any, /) -> Any:
 def transpose(x: Any, /) -> Any:
     """The last two axes swapped."""
     if isinstance(x, Value):
+        _within(x, (-2,))
         return x.graph.apply("transpose", (x,))
     return namespace(x).matrix_transpose(x)
 
@@ -273,6 +317,10 @@ def transpose(x: Any, /) -> Any:
 def reshape(x: Any, shape: tuple[int, ...], /) -> Any:
     """The same elements, row by row, in another shape."""
     if isinstance(x, Value):
+        size = math.prod(x.shape)
+        if math.prod(fill(tuple(shape), size)) != size:
+            message = f"nm.reshape: {tuple(shape)} has no room for an array of shape {x.shape}"
+            raise TraceError(message)
         return x.graph.apply("reshape", (x,), (tuple(shape),))
     return namespace(x).reshape(x, tuple(shape))
 
@@ -329,7 +377,7 @@ def spectral_power(x: Any, exponent: Any, low: Any, /) -> Any:
             return v.graph.apply("spectral_power", (x, exponent, low))
     values, vectors = _eigh(x)
     powers = pow(maximum(values, low), exponent)
-    return (vectors * powers) @ namespace(x).matrix_transpose(vectors)
+    return (vectors * powers[None, :]) @ namespace(x).matrix_transpose(vectors)
 
 
 def eigenbasis(x: Any, /) -> Any:

@@ -22,6 +22,7 @@ from isostep.domains import DomainError, Pair
 from isostep.flow import Group, Item, flow
 from isostep.nm import Overwrite
 from isostep.rule import BoundRule, Component
+from isostep.shapes import broadcast
 from isostep.storage import FACTOR, LOST, PLAIN, SEED, Storage, whole
 from isostep.values import REDUCTIONS, Domain, Graph, NeedsShape, TraceError, Value, as_number
 
@@ -155,19 +156,21 @@ def trace(
     """The program of ``rule`` in ``phase`` (that of t = 1 by default). Cached.
 
     ``shape`` is used only by rules that look at it; their programs are one per shape, and without a shape
-    they are traced for a matrix of 4 x 3. ``kept``: how the arrays are stored, ``Storage.of`` the parameter's dtype.
+    they are traced for a matrix of 4 x 3, or for an array of a rank that they take. ``kept``: how the arrays are
+    stored, ``Storage.of`` the parameter's dtype.
     """
     if phase is None:
         phase = rule.phase(1)
     key: tuple[Any, ...] = (rule.structure(), phase, kept)
     with _LOCK:
-        found = _CACHE.get(key) or _CACHE.get((*key, EXAMPLE if shape is None else shape))
+        found = _CACHE.get(key) or _CACHE.get((*key, examples(rule)[0] if shape is None else shape))
     if found is not None:
         return found
     try:
         program = _traced(rule, phase, None, kept)
     except NeedsShape:
-        shape = shape if shape is not None else EXAMPLE
+        if shape is None:
+            return _of_some_shape(rule, phase, kept)
         key = (*key, shape)
         with _LOCK:
             if (found := _CACHE.get(key)) is not None:
@@ -175,6 +178,24 @@ def trace(
         program = _traced(rule, phase, shape, kept)
     with _LOCK:
         return _CACHE.setdefault(key, program)
+
+
+def examples(rule: BoundRule) -> list[tuple[int, ...]]:
+    """The shapes one of which stands for all where a rule looks at shapes, of the ranks that the rule takes."""
+    ranks = rule.rule.ndim or (2, 3, 4, 1, 0)
+    shapes = [(*EXAMPLE, *[2] * rank)[:rank] for rank in ranks]
+    return sorted(shapes, key=lambda shape: shape != EXAMPLE)
+
+
+def _of_some_shape(rule: BoundRule, phase: tuple[int, ...], kept: Storage) -> Program:
+    """The program for the first of the examples that can be traced: some rules take no matrix, and do not say."""
+    errors = []
+    for shape in examples(rule):
+        try:
+            return trace(rule, phase, shape, kept)
+        except (RuleError, TraceError, DomainError) as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def uniform(rule: BoundRule) -> bool:
@@ -255,6 +276,8 @@ def _trace(
     if beside is not None:
         outputs = _beside(graph, outputs, p, beside)
     outputs = {n: as_number(graph.value(v)) for n, v in outputs.items()}
+    if shape is not None:
+        outputs = {n: _in_shape(n, v, state.get(n, p)) for n, v in outputs.items()}
     groups = {n: as_number(graph.value(v)) for n, v in group.state.items()}
     figures = _figures(rule, p, g, item) if rule.observed else ()
     noise = (_input(graph, SEED, Domain.HOST, "array"), t) if kept.stochastic else ()
@@ -270,6 +293,18 @@ def _trace(
         figures=figures,
         noise=noise,
     )
+
+
+def _in_shape(name: str, new: Value, old: Value) -> Value:
+    """A new value in the shape of the array that it is stored to, which may be larger: a mean kept along an axis."""
+    own, found = old.shape, () if new.domain <= Domain.ARRAY else new.shape
+    if found == own or (new.domain <= Domain.UNIT and old.domain is Domain.ELEMENT):
+        return new  # what is one number or one a unit is spread over elements wherever it is stored
+    if broadcast(own, found) != own or any(n not in (1, m) for n, m in zip(found[::-1], own[::-1])):
+        message = f"{name} has shape {own}, and its new value {found}; sum over axes, or reshape it"
+        raise TraceError(message)
+    wide: Value = new.graph.apply("where", (old == old, new, new))
+    return wide
 
 
 def _beside(graph: Graph, outputs: dict[str, Any], p: Value, beside: Value) -> dict[str, Any]:
@@ -347,22 +382,32 @@ def _state_input(graph: Graph, rule: BoundRule, name: str) -> Value:
 
 def always_like_parameter(rule: BoundRule, component: Component) -> list[bool]:
     """Which of the arrays that a component's ``init`` makes have the parameter's shape, whatever that is."""
-    p = _input(Graph(), "p", Domain.ELEMENT)
-    try:
-        return [a.domain is Domain.ELEMENT for a in _first_state(rule, component, p)]
-    except RuleError:
-        raise
-    except Exception:  # it looks at the shape, or at what only an array has
+    made = _traced_state(rule, component, Graph())
+    if made is None:
         return [False] * len(rule.state_of(component))
+    return [a.domain is Domain.ELEMENT for a in made]
 
 
 def init_shapes(
     rule: BoundRule, component: Component, shape: tuple[int, ...]
 ) -> list[tuple[int, ...]]:
     """The shapes of a component's state arrays, of a parameter of this shape."""
-    import numpy as np
+    made = _traced_state(rule, component, Graph(shape))
+    if made is None:  # arrays as large as the parameter, on the host: only where nothing else tells
+        import numpy as np
 
-    return [tuple(np.shape(a)) for a in _first_state(rule, component, np.zeros(shape))]
+        made = _first_state(rule, component, np.zeros(shape))
+    return [tuple(a.shape) for a in made]
+
+
+def _traced_state(rule: BoundRule, component: Component, graph: Graph) -> tuple[Any, ...] | None:
+    """What a component's ``init`` makes of a parameter as values; None if it looks at what only an array has."""
+    try:
+        return _first_state(rule, component, _input(graph, "p", Domain.ELEMENT))
+    except RuleError:
+        raise
+    except Exception:
+        return None
 
 
 def _first_state(rule: BoundRule, component: Component, p: Any) -> tuple[Any, ...]:

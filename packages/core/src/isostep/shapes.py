@@ -8,7 +8,20 @@ from isostep.values import BASES, DECOMPOSITIONS, MATRIX_OPS, Domain, Value
 
 
 def shape_of(value: Value) -> tuple[int, ...]:
-    """The shape of ``value`` in a graph traced for one parameter shape."""
+    """The shape of ``value`` in a graph traced for one parameter shape. Kept: a chain of values shares its operands."""
+    known = value.graph.shapes
+    waiting = [value]
+    while waiting:
+        unknown = [a for a in waiting[-1].args if a not in known]
+        if unknown:
+            waiting += unknown
+        else:
+            last = waiting.pop()
+            known[last] = _shape(last, [known[a] for a in last.args])
+    return known[value]
+
+
+def _shape(value: Value, operands: list[tuple[int, ...]]) -> tuple[int, ...]:
     shape = value.graph.shape
     assert shape is not None
     if value.op == "input":
@@ -18,14 +31,15 @@ def shape_of(value: Value) -> tuple[int, ...]:
         return shape if value.domain >= Domain.UNIT else ()
     if value.domain <= Domain.ARRAY:
         return ()
-    operands = [shape_of(a) for a in value.args]
     if value.op in ("sum_axis", "max_axis"):
         (axes,) = value.attrs
         return tuple(
             1 if i in {a % len(operands[0]) for a in axes} else n for i, n in enumerate(operands[0])
         )
     if value.op == "sum_units":
-        return tuple(n if i == value.attrs[0] % len(shape) else 1 for i, n in enumerate(shape))
+        own = operands[0]  # of fewer than two axes all are summed
+        kept = value.attrs[0] % len(own) if len(own) > 1 else None
+        return tuple(n if i == kept else 1 for i, n in enumerate(own))
     if value.op == "sum":
         return ()
     if value.op == "transpose":

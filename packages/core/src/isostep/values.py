@@ -205,6 +205,7 @@ class Graph:
 
     def __init__(self, shape: tuple[int, ...] | None = None) -> None:
         self.shape = shape
+        self.shapes: dict[Value, tuple[int, ...]] = {}  # see ``isostep.shapes``
         self.nodes: list[Value] = []
         self._known: dict[Any, Value] = {}
 
@@ -235,6 +236,7 @@ class Graph:
         places = CONDITIONS.get(op, ())
         if op != "where" or not all(map(is_bool, values[1:])):
             values = tuple(v if i in places else as_number(v) for i, v in enumerate(values))
+        values = tuple(as_condition(v) if i in places else v for i, v in enumerate(values))
         domain, scope, axis = _join(values)
         if op in REDUCTIONS:
             if domain is Domain.TENSOR and op != "sum_units":
@@ -270,6 +272,16 @@ def as_number(node: Value) -> Value:
     message = (
         f"{node!r} is true or false, not a number; write nm.where(c, 1.0, 0.0) to count it as one"
     )
+    raise TraceError(message)
+
+
+def as_condition(node: Value) -> Value:
+    """The node as true or false. A number is neither: some libraries take it for a condition, others do not."""
+    if is_bool(node):
+        return node
+    if node.op == "const":
+        return node.graph.const(bool(node.attrs[0]))
+    message = f"{node!r} is a number, not true or false; write what it is compared with: x != 0"
     raise TraceError(message)
 
 
@@ -343,6 +355,11 @@ class Value:
         """The shape of an array value; reading it makes the program one for this shape only."""
         from isostep.shapes import shape_of
 
+        if self.domain <= Domain.STEP:
+            message = f"{self!r} is a number, which has no shape"
+            raise AttributeError(message)
+        if self.domain <= Domain.ARRAY:
+            return ()
         if self.graph.shape is None:
             raise NeedsShape
         return shape_of(self)

@@ -46,6 +46,20 @@ def _to(x: jax.Array, mesh: Any) -> jax.Array:
     return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
 
 
+def met(x: Any, arrays: Sequence[Any]) -> Any:
+    """What is made of no array, of the type that it has once these have met it.
+
+    In ``shard_map`` types say along which axes of the mesh values differ, and a scan's carry has to keep its own.
+    """
+    axes: set[str] = set().union(*map(_varying, arrays)) - _varying(x)
+    return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
+
+
+def _varying(a: Any) -> frozenset[str]:
+    kind = getattr(getattr(a, "aval", None), "manual_axis_type", None)  # which not every JAX has
+    return getattr(kind, "varying", frozenset())
+
+
 def sharded(x: Any, like: Any) -> Any:
     """An array, sharded as one that it takes the place of."""
     return x if x is None or (s := spread(like)) is None else jax.sharding.reshard(x, s)

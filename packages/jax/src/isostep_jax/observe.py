@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from isostep import sums, telemetry
 from isostep.rule import RuleError
+from isostep_jax import mesh
 from isostep_jax.backend import JaxJit
 from isostep_jax.dtypes import name_of
 from isostep_jax.transform import Init, Transform, TransformState, build
@@ -39,8 +40,9 @@ class ObservedInit:
 
     def __call__(self, params: Any) -> Observed:
         names = sums.names(self.inner.rule.momentum is not None)
-        rows = len(jax.tree.leaves(params)), len(names)
-        return Observed(self.inner(params), jnp.full(rows, jnp.nan, _dtype(params)))
+        leaves = jax.tree.leaves(params)
+        nothing = jnp.full((len(leaves), len(names)), jnp.nan, _dtype(params))
+        return Observed(self.inner(params), mesh.met(nothing, leaves))
 
     def pair(self) -> Transform:
         """The transformation."""

@@ -75,7 +75,7 @@ class Init:
         arrays = {n: self.keep(tree, leaves, [m[n] for m in made]) for n in self.names}
         wide = _group_dtype(leaves)
         group = {n: jnp.array(v, wide) for n, v in rule.group_init(hyper).items()}
-        return TransformState(count, arrays, group)
+        return TransformState(count, arrays, self.met(group, leaves))
 
     def pair(self) -> Transform:
         """The transformation."""
@@ -85,6 +85,12 @@ class Init:
     def together(self) -> bool:
         """Whether leaves meet one another: in sums over the group, or in stacks."""
         return self.grouped or self.rule.reduces_group
+
+    def met(self, group: dict[str, Any], leaves: list[Any]) -> dict[str, Any]:
+        """The group's values, of the types that they have where sums of the leaves, or the caller, make them."""
+        if not (self.rule.reduces_group or self.rule.group_input_names):
+            return group
+        return {n: mesh.met(v, leaves) for n, v in group.items()}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -375,15 +381,17 @@ def _outputs(
         updates.append(u if init.exact_updates else u.astype(p.dtype))
         states.append(stored)
     sums = observed(run, tasks, [x.run for x in leaves], dtype)
-    return updates, states, run.group_outputs(), sums
+    return updates, states, init.met(run.group_outputs(), [x.arrays["p"] for x in leaves]), sums
 
 
 def values_at(rule: BoundRule, done: jax.Array) -> dict[str, Any]:
     """``rule.at`` where values may be traced: of schedules, which get the whole number of steps done, as arrays.
 
-    Nobody looks at them, so they are not checked.
+    Nobody looks at them, so they are not checked. Schedules are plain Python, which multiplies floats by whole numbers,
+    whatever JAX is set to.
     """
-    return rule.map_schedules(lambda schedule: jnp.asarray(schedule(done)))
+    with jax.numpy_dtype_promotion("standard"):
+        return rule.map_schedules(lambda schedule: jnp.asarray(schedule(done)))
 
 
 def _scalars(program: Program, hyper: dict[str, Any], t: Any, scope: str) -> dict[Value, Any]:

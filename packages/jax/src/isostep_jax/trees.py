@@ -12,6 +12,9 @@ from isostep.rule import BoundRule
 from isostep.state import StepError, check_like, check_param
 from isostep_jax import devices
 
+#: What becomes a parameter's dtype: not complex numbers, nor text, objects, random keys, or ``float0``.
+REAL = (jnp.floating, jnp.integer, jnp.bool_)
+
 
 def like(rule: BoundRule, what: str, tree: Any, leaves: list[Any], values: Any) -> list[Any]:
     """The leaves of a tree that must have the parameters' structure (and, for gradients, shapes and dtypes)."""
@@ -28,7 +31,7 @@ def like(rule: BoundRule, what: str, tree: Any, leaves: list[Any], values: Any) 
                     f"{rule.name}: {label} of leaf {i} must be an array, got {type(v).__name__}"
                 )
                 raise StepError(message)
-            if jnp.iscomplexobj(v):
+            if hasattr(v, "dtype") and not any(jnp.issubdtype(v.dtype, kind) for kind in REAL):
                 message = f"{rule.name}: {label} of leaf {i} must be real like the parameter, got {v.dtype.name}"
                 raise StepError(message)
             check_like(rule, f"leaf {i} of params", label, own[0], tuple(jnp.shape(v)), own)

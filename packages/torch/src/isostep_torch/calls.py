@@ -24,7 +24,7 @@ def call(op: str, *args: Any) -> Any:
     if not tensors:
         return MAPS[op].host(*args)
     if op == "where" and isinstance(args[0], bool):
-        return args[1] if args[0] else args[2]
+        return nm.chosen(*(args[1:] if args[0] else args[:0:-1]))
     if op in ROOTS and isinstance(args[0], torch.Tensor) and torch.is_grad_enabled():
         return _root(op, *args)
     if op in OPERATORS:

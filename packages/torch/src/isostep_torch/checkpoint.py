@@ -44,7 +44,9 @@ def export(optimizer: Any, packed: dict[str, Any]) -> None:
         rule = optimizer.bound(own_group)
         for key, own in owns.items() if rule.rule.derived else ():
             coming = rule.derived(int(own["step"]) + 1)
-            state[key] |= {n: torch.tensor(v, dtype=torch.float64) for n, v in coming.items()}
+            state[key] |= {
+                n: torch.tensor(v, dtype=torch.float64, device="cpu") for n, v in coming.items()
+            }
         if rule.scheduled:
             found = {n: v for n, v in rule.values.items() if any(map(callable, _each(v)))}
             done = max((int(own["step"]) for own in owns.values()), default=0)
@@ -219,10 +221,11 @@ def arrays_of(
     torch.optim casts all state to the parameter's dtype, which loses what state_dtype and master_weights are for.
     """
     found = {}
-    if (
-        step := own.get("step")
-    ) is not None:  # capturable steps count in place; SparseAdam's is a number
-        found["step"] = torch.as_tensor(step, dtype=torch.float32).detach().clone()
+    if (step := own.get("step")) is not None:
+        # Where it lies, whatever torch's default device is. SparseAdam's is a number.
+        there = step.device if isinstance(step, torch.Tensor) else "cpu"
+        count = torch.as_tensor(step, dtype=torch.float32, device=there)
+        found["step"] = count.detach().clone()  # capturable steps count in place
     for n in (*names, *storage.extra_names(group, p)):
         value = own.get(n)
         if isinstance(value, torch.Tensor):

@@ -6,8 +6,9 @@ somebody has written to one (``isostep_torch.entries``), and the counts of steps
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import is_, itemgetter
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 
 from isostep.state import State
 from isostep.storage import Storage
+from isostep_torch.addresses import finder, in_python
 from isostep_torch.entries import Entries
 from isostep_torch.storage import local
 
@@ -47,8 +49,12 @@ class Kept:
         None  # of steps: the entries of the columns "step" are its elements
     )
     written: np.ndarray | None = None  # what they were when they were last written
+    #: whether the counts lie in memory of several processes, each of which advances them
+    shared: bool = False
     _numbers: np.ndarray = field(default_factory=lambda: np.empty(0))
-    _ends: tuple[int, int] = (0, 0)  # where the first and the last count lie
+    #: what finds the counts, and where they lay when they were last written
+    _find: Callable[[], np.ndarray] | None = None
+    _places: bytes = b""
 
     def __post_init__(self) -> None:
         self.dtypes = [p.dtype for p in self.params]
@@ -82,23 +88,26 @@ class Kept:
 
     def read_counts(self) -> None:
         """Take the counts as they are in ``optimizer.state``, if somebody has changed them there."""
+        if self.shared:
+            self.state.t[:] = [int(count) for count in self.columns["step"][1]]
         if self.written is None:  # none yet, or fakes without values
             return
         column = self.columns["step"][1]
-        moved = (
-            column[0].data_ptr(),
-            column[-1].data_ptr(),
-        ) != self._ends  # by ``step.data = ...``
+        moved = self._find is None or self._find().tobytes() != self._places  # ``step.data = ...``
         if moved or self._numbers.tobytes() != self.written.tobytes():
             self.state.t[:] = [int(count) for count in column]
             self.counts = self.written = None
 
     def publish_counts(self) -> None:
         """Write the counts where users and state dicts look for them, each parameter having one of its own."""
-        t = self.state.t
-        if self.counts is None:
+        t, column = self.state.t, self.columns["step"][1]
+        if self.counts is None and not self.shared:
+            self.shared = any(count.is_shared() for count in column if count.is_cpu)
+        if self.shared:
+            for count, number in zip(column, t, strict=True):
+                count.fill_(number)
+        elif self.counts is None:
             self.counts = torch.tensor(t, dtype=torch.float32, device="cpu")
-            column = self.columns["step"][1]
             for i, (own, count) in enumerate(zip(self.owns, self.counts.unbind(), strict=True)):
                 own["step"] = column[i] = count
             self.written = None
@@ -106,8 +115,8 @@ class Kept:
                 # Their memory as NumPy sees it, to which a number is written in fewer steps than through torch.
                 self._numbers = self.counts.numpy()
                 self.written = self._numbers.copy()
-                first = self.counts.data_ptr()
-                self._ends = first, first + self.counts.element_size() * (len(t) - 1)
+                self._find = finder(column) or partial(in_python, column)
+                self._places = self._find().tobytes()
         elif self.written is None:
             self.counts.copy_(torch.tensor(t, dtype=torch.float32, device="cpu"))
         else:

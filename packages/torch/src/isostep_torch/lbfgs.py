@@ -32,8 +32,8 @@ class LBFGS(torch.optim.Optimizer):
     the loss, as often as the solver asks. All parameters are one group, on one device and of one dtype; complex ones
     are pairs of reals. The equations are those of ``isostep.solvers.lbfgs``.
 
-    A tensor as ``lr`` is read at each step. torch's class keeps it as the length of the last iteration, so that a
-    scheduler, which changes it in place, changes the history.
+    ``maximize`` ascends, as torch's class does from 2.14 on. A tensor as ``lr`` is read at each step. torch's class
+    keeps it as the length of the last iteration, so that a scheduler, which changes it in place, changes the history.
     """
 
     definition = registry["lbfgs"]
@@ -48,6 +48,8 @@ class LBFGS(torch.optim.Optimizer):
         tolerance_change: float = 1e-9,
         history_size: int = 100,
         line_search_fn: str | None = None,
+        *,
+        maximize: bool = False,
     ) -> None:
         values = {
             "lr": lr,
@@ -59,9 +61,17 @@ class LBFGS(torch.optim.Optimizer):
             "line_search_fn": line_search_fn,
         }
         self.definition.bind_values(values | {"lr": plain(lr, "lbfgs: lr")})
+        if not isinstance(maximize, bool):
+            message = f"lbfgs: maximize must be True or False, got {maximize!r}"
+            raise ValueError(message)
         if max_eval is None:  # torch.optim.LBFGS, which may load this, expects the number
             values["max_eval"] = max_iter * 5 // 4
-        super().__init__(params, values)
+        super().__init__(params, {**values, "maximize": maximize})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # torch's class had no such option at first
+            group.setdefault("maximize", False)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take the only group that there can be."""
@@ -76,7 +86,7 @@ class LBFGS(torch.optim.Optimizer):
         """Load a state dict of this class or of torch.optim.LBFGS; an error leaves the optimizer as it was."""
         groups = state_dict.get("param_groups", ())
         for group in groups:
-            missing = sorted(set(self.defaults) - set(group))
+            missing = sorted(set(self.definition.hyper) - set(group))
             if missing:
                 message = (
                     f"lbfgs: the state dict has no {missing[0]!r} in its group; load one of LBFGS"
@@ -110,7 +120,8 @@ class LBFGS(torch.optim.Optimizer):
                 loss = closure()
             if not first:
                 first.append(loss)
-            return number("lbfgs", loss), _joined([_gradient(p) for p in params])
+            value, gradient = number("lbfgs", loss), _joined([_gradient(p) for p in params])
+            return (-value, gradient.neg()) if group["maximize"] else (value, gradient)
 
         try:
             _, x, state = self.definition.step(

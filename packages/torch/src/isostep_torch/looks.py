@@ -17,14 +17,12 @@ import numpy as np
 import torch
 
 from isostep.lower.plan import Looks
-from isostep_torch.addresses import place_of, shim
+from isostep_torch.addresses import FACTOR, FOLD, place_of, shim
 
 #: What a look is mixed from beside the type, the sizes and the strides: C functions that give a 32-bit number.
 FACTS = ("layout", "dtype", "device_type", "device_index")
 #: ``at::native::is_neg``, as compilers of Linux and macOS name it: elements whose sign is not that in memory.
 NEGATIVE = "_ZN2at6native6is_negERKNS_6TensorE"
-#: Fibonacci hashing: 2**64 divided by the golden ratio, and how far the high bits are folded back.
-FACTOR, FOLD = 0x9E3779B97F4A7C15, 29
 
 
 def looks(tensors: list[Any]) -> Looks | None:

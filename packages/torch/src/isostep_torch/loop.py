@@ -39,7 +39,9 @@ class TorchLoop(ArrayBackend):
         return array.numpy().copy()
 
     def cast(self, array: Any, dtype: str) -> torch.Tensor:
-        return torch.as_tensor(array).detach().to(getattr(torch, dtype))
+        # ``torch.as_tensor`` would move it to torch's default device.
+        known = array if isinstance(array, torch.Tensor) else torch.as_tensor(array)
+        return known.detach().to(getattr(torch, dtype))
 
     def zeros_like(self, array: torch.Tensor, dtype: str | None = None) -> torch.Tensor:
         kind = None if dtype is None else getattr(torch, dtype)
@@ -57,7 +59,7 @@ class TorchLoop(ArrayBackend):
     def writable(self, array: torch.Tensor) -> bool:
         """Not what was expanded: its elements share memory."""
         pairs = zip(array.shape, array.stride(), strict=True)
-        return not any(count > 1 and step == 0 for count, step in pairs)
+        return not array.numel() or not any(count > 1 and step == 0 for count, step in pairs)
 
     def folded(self, array: torch.Tensor) -> bool:
         return not array.is_contiguous() and folded(array.shape, array.stride())

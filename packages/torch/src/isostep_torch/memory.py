@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from isostep.lower.plan import Looks
-from isostep_torch.addresses import finder, in_python
+from isostep_torch.addresses import finder, in_python, places_in_python
 from isostep_torch.looks import looks
 
 
@@ -43,6 +43,9 @@ class Memory:
 
     def addresses(self, arrays: Sequence[torch.Tensor]) -> np.ndarray:
         return in_python(arrays)
+
+    def places(self, arrays: Sequence[torch.Tensor]) -> np.ndarray:
+        return places_in_python(arrays)
 
     def finder(self, arrays: Sequence[torch.Tensor]) -> Callable[[], np.ndarray] | None:
         return finder(arrays)

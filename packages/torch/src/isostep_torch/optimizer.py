@@ -100,7 +100,8 @@ class Optimizer(Stepping):
                     f"{self._template.name}: a parameter stands twice in a group; list it once"
                 )
                 raise ValueError(message)
-            if any(p.is_conj() for p in param_group["params"]):
+            # (A lazy module's parameters have a dtype, and no methods yet.)
+            if any(p.dtype.is_complex and p.is_conj() for p in param_group["params"]):
                 message = (
                     f"{self._template.name}: parameters must lie in memory as they are, got a conjugate view; "
                     "use p.resolve_conj()"
@@ -152,6 +153,20 @@ class Optimizer(Stepping):
         finally:
             last.remove()
             self._loading = None
+
+    def init_state(self) -> None:
+        """Make the state of every trainable parameter, as else its first step does; nothing is stepped.
+
+        ``torch.distributed.checkpoint`` makes state by a step with gradients and a learning rate of 0, which rules that
+        need more than gradients or a rate above 0 refuse: call this before.
+        """
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.requires_grad]
+            if params:
+                rule = self.bound(group, paths.traced(group))
+                kept = self._rebuild(rule, group, params, paths.ways(group))
+                if not group["capturable"]:
+                    kept.publish_counts()
 
     def observe(self, *, momentum: str | None = None) -> Observer:
         """From the next step on, figures of every step, by the pass that takes it; see ``isostep.telemetry``.

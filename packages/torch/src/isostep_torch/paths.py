@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from operator import attrgetter, itemgetter
 from typing import Any
 
+import numpy as np
 import torch
 
 from isostep.storage import OPTIONS as LOW_PRECISION
@@ -134,7 +135,9 @@ def make(path: str, group: Mapping[str, Any]) -> Any:
 
 
 def number(value: Any, label: str) -> Any:
-    """A tensor as the number that it holds now; tuples element by element; anything else as it is."""
+    """A tensor or a NumPy array as what it holds now; tuples element by element; anything else as it is."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, tuple | list):
         return tuple(number(v, label) for v in value)
     if not isinstance(value, torch.Tensor):

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from operator import attrgetter
+from threading import RLock
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from isostep.rule import BoundRule
@@ -37,18 +39,29 @@ class Stepping(torch.optim.Optimizer):
         self._counts: dict[
             Any, torch.Tensor
         ] = {}  # those that ``capturable`` steps advance in place
-        self._places: dict[Any, int] = {}  # of parameters, counted through all groups
         self._backends: dict[Any, Any] = {}
         self._loading: Mapping[str, Any] | None = None  # the state dict that is being loaded
+        #: threads that step one optimizer take turns: what is kept is one step's at a time
+        self._turns = RLock()
         self._observed: bool | str = getattr(self, "_observed", False)
 
     def _step_all(self, inputs: Mapping[str, Any]) -> None:
-        with _full_precision():
+        with self._turns, _full_precision():
+            self._let_go()
             ready = [self._ready(group, inputs) for group in self.param_groups]
             for group, found in zip(self.param_groups, ready, strict=True):
                 if found is not None:
                     with torch.set_grad_enabled(bool(group["differentiable"])):
                         self._step_group(group, found, inputs)
+
+    def _let_go(self) -> None:
+        """Of groups that somebody has taken away, whose arrays would otherwise stay in memory."""
+        gone = self._kept.keys() - map(id, self.param_groups)
+        if gone:
+            for key in gone:
+                del self._kept[key]
+            self._bound = {key: b for key, b in self._bound.items() if key[0] not in gone}
+            self._counts = {p: t for p, t in self._counts.items() if p in self.state}
 
     def _ready(self, group: dict[str, Any], inputs: Mapping[str, Any]) -> _Ready | None:
         """What is to be stepped, checked before any group is; None if nothing is."""
@@ -198,7 +211,7 @@ class Stepping(torch.optim.Optimizer):
             return known.rule
         label = f"{self._template.name}: "
         values = [_hyper(v, traced, label + n) for n, v in zip(names, given, strict=True)]
-        if known is None or known.values != values:
+        if known is None or not all(map(_means, known.values, values)):
             rule = self._template.replace(**dict(zip(names, values, strict=True)))
             if self._observed:
                 rule = replace(rule, observed=self._observed)
@@ -218,9 +231,8 @@ class Stepping(torch.optim.Optimizer):
         first = self.bound(group, group["differentiable"])  # state may start as a hyperparameter
         if not any(self.state.get(p) for p in group["params"]):
             group.pop(SHARED, None)  # the state was cleared, and with it what is shared
-        self._places = {
-            p: k for k, p in enumerate(p for g in self.param_groups for p in g["params"])
-        }
+        every = (p for g in self.param_groups for p in g["params"])
+        places = {p: k for k, p in enumerate(every)}
         arrays, counts = [], []
         for p in params:
             own = self.state[p]
@@ -258,7 +270,7 @@ class Stepping(torch.optim.Optimizer):
         owns = [self.state[p] for p in params]
         plain, how = storage.plain(group), storage.kept(group)
         fits = storage.as_kept(how, reached, arrays)
-        state.handling = Handling(places=[self._places[p] for p in params])
+        state.handling = Handling(places=[places[p] for p in params])
         names, own = rule.state_names, how if fits else None
         kept = Kept(list(params), owns, state, names, plain, backend, ways, own)
         self._kept[id(group)] = kept
@@ -329,8 +341,17 @@ def _stays(value: Any) -> bool:
     return value is None or type(value) in (float, int, bool, str)
 
 
+def _means(one: Any, other: Any) -> bool:
+    """Whether two values mean the same from now on; a schedule may change, and then equals only itself."""
+    if one is other or type(one) is not type(other):
+        return one is other
+    if type(one) is tuple:
+        return len(one) == len(other) and all(map(_means, one, other))
+    return (type(one) is Held or not callable(one)) and bool(one == other)
+
+
 def _hyper(value: Any, traced: bool, label: str) -> Any:
-    if not traced:
+    if not traced or isinstance(value, np.ndarray):
         return paths.number(value, label)
     if isinstance(value, tuple | list):
         return tuple(_hyper(v, traced, label) for v in value)

@@ -212,6 +212,8 @@ def _wide(tensors: Tensors, noise: tuple[int, Any, int] | None) -> tuple[Tensors
     def close(done: Tensors) -> None:
         for place, n in enumerate(("p", *names)):
             store(place, tensors[n], done[n])
+        if MASTER in tensors:
+            tensors[MASTER].copy_(done["p"])
         if LOST in tensors:
             lost = done["p"] - p
             tensors[LOST].copy_(torch.where(lost.isfinite(), lost, 0.0))

@@ -147,7 +147,8 @@ class TracedLoop(TorchLoop):
     def cast(self, array: Any, dtype: str) -> torch.Tensor:
         if not self.differentiable:
             return super().cast(array, dtype)
-        wide = torch.as_tensor(array).to(getattr(torch, dtype))
+        known = array if isinstance(array, torch.Tensor) else torch.as_tensor(array)
+        wide = known.to(getattr(torch, dtype))
         return wide.clone() if wide is array else wide  # the step writes into ``array``
 
     def scalar(self, number: Any, dtype: str, like: torch.Tensor) -> torch.Tensor:

@@ -103,8 +103,12 @@ class FusedBackend(ArrayBackend):
     def addresses(self, arrays: Sequence[Any]) -> np.ndarray:
         """The address of the first element of each array, as int64."""
 
+    def places(self, arrays: Sequence[Any]) -> np.ndarray:
+        """Where arrays that may move lie: a row of addresses, and what tells how the elements lie there."""
+        return self.addresses(arrays)[None]
+
     def finder(self, arrays: Sequence[Any]) -> Callable[[], np.ndarray] | None:
-        """What finds these very arrays' addresses faster than ``addresses``, now and later, and holds none of them."""
+        """What finds these very arrays' places faster than ``places``, now and later, and holds none of them."""
         return None
 
     def looks(self, arrays: list[Any]) -> Looks | None:

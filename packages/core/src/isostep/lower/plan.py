@@ -50,7 +50,7 @@ class Slot:
     def __init__(self, arrays: list[Any], backend: FusedBackend | None) -> None:
         self.arrays, self.backend, self.used = arrays, backend, list(arrays)
         self.strided: list[int] = []
-        self.addresses: np.ndarray | None = None  # of ``arrays``, where arrays may move
+        self.places: np.ndarray | None = None  # of ``arrays``, where arrays may move
         self.find: Callable[[], np.ndarray] | None = None  # and what finds them again
         if backend is not None:
             self.strided = backend.strided(arrays)
@@ -129,14 +129,15 @@ class Part:
             return self._write(k, there)
         if not backend.stays_put:
             find = slot.find if known else backend.finder(arrays)
-            now = backend.addresses(arrays) if find is None else find()
-            if known and slot.addresses is not None and equal(now, slot.addresses):
+            now = backend.places(arrays) if find is None else find()
+            if known and slot.places is not None and equal(now, slot.places):
                 return False
         elif known:
             return False
         slot = self.slots[k] = Slot(self.in_memory(name, arrays, backend), backend)
-        slot.addresses, slot.find = now, find
-        return self._write(k, backend.addresses(slot.used) if now is None or slot.strided else now)
+        slot.places, slot.find = now, find
+        own = backend.addresses(slot.used) if now is None or slot.strided else now[0]
+        return self._write(k, own)
 
     def _write(self, k: int, addresses: np.ndarray) -> bool:
         moved = not equal(addresses, self.table[:, k])
@@ -150,8 +151,8 @@ class Part:
             slot = self.slots[k]
             if name == "g" or name not in self.bin.layout.filled:
                 continue
-            now = backend.addresses(slot.arrays) if slot.find is None else slot.find()
-            if slot.addresses is None or not equal(now, slot.addresses):
+            now = backend.places(slot.arrays) if slot.find is None else slot.find()
+            if slot.places is None or not equal(now, slot.places):
                 return False
         return True
 

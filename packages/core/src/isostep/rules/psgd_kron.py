@@ -64,7 +64,7 @@ def init(
     scale = nm.pow(precond_init_scale, 1.0 / max(p.ndim, 1))
     for i in range(max(p.ndim, 1)):
         if triangular(p, i, max_size_triangular, min_ndim_triangular):
-            factors.append(scale * matrix.identity(p, p.shape[i]))
+            factors.append(scale * matrix.identity(p, i))
         else:
             factors.append(matrix.diagonal(zeros, i) + scale)
     return (zeros, *factors, *(nm.sum(zeros) for _ in range(matrix.AXES - len(factors))))

@@ -49,7 +49,7 @@ def init(
     sums = []
     for i in range(max(p.ndim, 1)):
         if full(p, i, max_preconditioner_dim):
-            sums.append(eps * matrix.identity(p, p.shape[i]))
+            sums.append(eps * matrix.identity(p, i))
         else:
             sums.append(matrix.diagonal(zeros, i) + eps)
     sums += [nm.sum(zeros) for _ in range(matrix.AXES - len(sums))]

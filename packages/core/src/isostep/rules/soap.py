@@ -57,7 +57,7 @@ def init(p: Any, /, *, max_precond_dim: int, precondition_1d: bool) -> tuple[Any
     zeros = parts.zeros(p)
     own = axes(p, max_precond_dim, precondition_1d)
     matrices = [
-        0.0 * matrix.identity(p, p.shape[i]) if i in own else nm.sum(zeros)
+        0.0 * matrix.identity(p, i) if i in own else nm.sum(zeros)
         for i in range(matrix.AXES)
     ]
     return (zeros, 1.0 * zeros, *matrices, *(1.0 * m for m in matrices))
