@@ -70,7 +70,7 @@ def lines(
             text[n] = right
         else:
             text[n] = names[n]
-            out.append(f"{names[n]} = {_bare(right)}")
+            out.append(f"{names[n]} = {bare(right)}")
     return out
 
 
@@ -78,7 +78,7 @@ def _users(program: Program, node: Value) -> list[Value]:
     return [n for n in program.live if any(a is node for a in n.args)]
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
     """Without the outermost parentheses, if they are one pair."""
     if not (text.startswith("(") and text.endswith(")")):
         return text

@@ -11,14 +11,15 @@ to the elementary functions and the order of sums.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from isostep.listing import identifiers, lines
+from isostep.listing import bare, identifiers, lines
 from isostep.lower.layout import Layout, Pass, layout
 from isostep.program import UPDATE, Program
 from isostep.state import COMPUTE_DTYPE
 from isostep.storage import HALVES, PLAIN, Storage
 from isostep.sums import factors
-from isostep.values import BOOLEAN, MAPS, Value
+from isostep.values import BOOLEAN, MAPS, Domain, Value
 
 #: Where Numba's text differs from the listing's. Comparisons of floats are the same everywhere.
 TEXT = {
@@ -39,6 +40,7 @@ RESERVED = (
     "table", "scalars", "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array",
     "start", "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run", "added", "njit",
     "loader", "storer", "word", "number", "put", "KERNEL", "row", "key", "key_of", "hashed", "hash_of", "noise_of",
+    "by_sign",
 )  # fmt: skip
 
 
@@ -98,6 +100,7 @@ class Writer:
                 for n in (
                     "KERNEL",
                     "accumulate",
+                    "by_sign",
                     *added,
                     "cbrt",
                     "exp",
@@ -159,6 +162,12 @@ class Writer:
             *(
                 f"address_{_id(n)} = word(table, {self.layout.width} * array + {slots.index(n)})"
                 for n in self._touched(stage)
+            ),
+            *(
+                f"_{way}_{self.names[n]} = exp({sign}{self._scale(n)})"
+                for n in self.layout.elements(stage)
+                if _signed(n)
+                for way, sign in (("up", ""), ("down", "-"))
             ),
             *(f"{self._sum(r)} = np.float64(0)" for r in self.layout.passes[stage].sums),
             *(f"{s} = np.float64(0)" for s in self._seen(stage)),
@@ -233,7 +242,15 @@ class Writer:
     def _render(self, node: Value, text: dict[Value, str]) -> str:
         if node.op == "stored":  # the number that the parameter's dtype has for it
             return f"widen_{self.layout.dtype}(narrow_{self.layout.dtype}({text[node.args[0]]}))"
+        if found := _signed(node):
+            name, s = self.names[node], " * ".join(text[x] for x in found.signs)
+            return f"by_sign({bare(s)}, _up_{name}, _down_{name}, one + {text[node.args[0]]})"
         return render(node, text)
+
+    def _scale(self, node: Value) -> str:
+        """What stands beside the signs in the argument of an exponential."""
+        found = _signed(node)
+        return "one" if found is None or found.scale is None else self._text(found.scale)
 
     def _element(self, stage: int, vector_units: bool = False) -> list[str]:
         """The body of the loop over elements."""
@@ -339,6 +356,35 @@ class Writer:
             "    while at < stop:",
             *_indent(row, 2),
         ]
+
+
+class _Signed(NamedTuple):
+    """The argument of an exponential that is -c, 0 or c: a product of signs, and of a number if there is one."""
+
+    scale: Value | None
+    signs: list[Value]
+
+
+def _signed(node: Value) -> _Signed | None:
+    """What a node is the exponential of, if that has three values: two are taken before the loop, to the same bits."""
+    if node.op != "exp":
+        return None
+    waiting, scales, signs = [node.args[0]], [], []
+    while waiting:
+        factor = waiting.pop()
+        if factor.domain <= Domain.ARRAY:
+            scales.append(factor)
+        elif _only_signs(factor):
+            signs.append(factor)
+        elif factor.op == "mul":
+            waiting += reversed(factor.args)
+        else:
+            return None
+    return _Signed(scales[0] if scales else None, signs) if signs and len(scales) < 2 else None
+
+
+def _only_signs(node: Value) -> bool:
+    return node.op == "sign" or (node.op == "mul" and all(map(_only_signs, node.args)))
 
 
 def _at(table: str, columns: Sequence[object], row: str, column: int) -> str:

@@ -247,6 +247,12 @@ def sign(x: Any, one: Any) -> Any:
 
 
 @njit
+def by_sign(s: Any, up: Any, down: Any, other: Any) -> Any:
+    """``up`` where s is above 0, ``down`` where it is below, else the other."""
+    return up if s > 0 else (down if s < 0 else other)
+
+
+@njit
 def maximum(x: Any, y: Any) -> Any:
     """The larger; NaN if either is."""
     return x if (x >= y) | (x != x) else y
