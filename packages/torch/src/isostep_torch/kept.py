@@ -15,16 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from isostep.lower.plan import same
 from isostep.state import State
 from isostep.storage import Storage
 from isostep_torch.addresses import finder, in_python
 from isostep_torch.entries import Entries
 from isostep_torch.storage import local
-
-
-def same(a: Sequence[Any], b: Sequence[Any]) -> bool:
-    """Whether two lists hold the very same objects."""
-    return len(a) == len(b) and all(map(is_, a, b))
 
 
 @dataclass

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from isostep.lower.plan import same
 from isostep.rule import BoundRule
 from isostep.state import State, check_inputs
 from isostep.storage import LOST, MASTER, PLAIN, Handling, Storage
 from isostep_torch import paths, storage
 from isostep_torch.checkpoint import SHARED
 from isostep_torch.entries import Entries
-from isostep_torch.kept import Kept, same
+from isostep_torch.kept import Kept
 from isostep_torch.paths import check_options
 from isostep_torch.traced import Held
 
