@@ -28,7 +28,7 @@ def tensors():
 
 
 def test_the_loop_runs_here():
-    assert addresses.reader() is not None
+    assert addresses._reader() is not None
 
 
 def test_they_are_those_of_data_ptr_now_and_after_a_move():
@@ -69,7 +69,7 @@ def test_an_empty_list_is_left_to_python():
 @pytest.mark.parametrize("what", ["no loop", "another layout"])
 def test_where_anything_is_not_as_expected_tensors_are_asked_one_by_one(monkeypatch, what):
     if what == "no loop":
-        monkeypatch.setattr(addresses, "reader", lambda: None)
+        monkeypatch.setattr(addresses, "_reader", lambda: None)
     else:
         monkeypatch.setattr(addresses, "_KINDS", {})
         monkeypatch.setattr(
@@ -78,7 +78,7 @@ def test_where_anything_is_not_as_expected_tensors_are_asked_one_by_one(monkeypa
     assert addresses.finder([torch.ones(3)]) is None
     monkeypatch.undo()
     if what == "no loop":
-        monkeypatch.setattr(addresses, "reader", lambda: None)
+        monkeypatch.setattr(addresses, "_reader", lambda: None)
     found = []
     for make in (isostep_torch.AdamW, torch.optim.AdamW):
         p = torch.nn.Parameter(torch.ones(5, dtype=torch.float64))

@@ -228,3 +228,15 @@ def test_state_made_without_a_step_is_that_of_the_first_step():
     early.step()
     late.step()
     assert torch.equal(params[0], params[2])
+
+
+def test_a_run_that_has_diverged_can_be_saved_and_loaded():
+    """What the group shares is NaN then, for all of its parameters alike."""
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizer = load_optimizer("avagrad")(params)
+    for p in params:
+        p.grad = torch.full((3,), torch.nan)
+    for _ in range(3):
+        optimizer.step()
+    assert torch.as_tensor(optimizer.param_groups[0]["shared"]["gamma"]).isnan()
+    load_optimizer("avagrad")(params).load_state_dict(optimizer.state_dict())

@@ -201,16 +201,21 @@ def shared_of(
         values = [own[n] for own in owns if n in own]
         if not values:
             return {}
-        if any(float(v) != float(values[0]) for v in values):
+        if not all(_equal(v, values[0]) for v in values):
             message = (
                 f"{rule.name}: {n} differs between parameters of a group, which share it here; put "
                 f"those that joined late into a group of their own"
             )
             raise ValueError(message)
         shared[n] = values[0].detach().clone()
-    if known and all(float(known[n]) == float(v) for n, v in shared.items() if n in known):
+    if known and all(_equal(known[n], v) for n, v in shared.items() if n in known):
         return {}
     return shared and {"step": int(max(own["step"] for own in owns)), **shared}
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two numbers are one; a NaN, of a run that has diverged, is one with another."""
+    return float(a) == float(b) or (float(a) != float(a) and float(b) != float(b))
 
 
 def arrays_of(
