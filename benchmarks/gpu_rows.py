@@ -28,12 +28,12 @@ JAX, JAX_SMALL = ("adam", "adamw", "lion", "lamb"), ("adam",)
 KINDS = {
     "copy": ("gpu_torch", "copy"),
     "large": ("gpu_torch", "steps"),
-    "small": ("gpu_torch", "steps"),
     "captured": ("gpu_torch", "captured"),
+    "small": ("gpu_torch", "steps"),
     "low": ("gpu_torch", "low"),
-    "cupy": ("gpu_cupy", "steps"),
     "jax": ("gpu_jax", "steps"),
     "jax small": ("gpu_jax", "steps"),
+    "cupy": ("gpu_cupy", "steps"),
 }
 
 

@@ -135,3 +135,18 @@ def test_arrays_stay_on_the_device_and_the_gradient_as_it_is(device):
     assert params[0].get().tolist() == [-1.5, -1.5]
     owned = (*params, *state.arrays[0].values(), *state.group.values())
     assert all(isinstance(a, cupy.ndarray) for a in owned)
+
+
+@pytest.mark.whole  # the cases are those of the conformance suite
+def test_the_rules_whose_denormals_are_flushed_are_those_without_kernels():
+    from isostep.lower.layout import obstacle
+    from isostep_conformance import gaps
+    from isostep_conformance.cases import subjects
+    from isostep_cupy.support import WITHOUT_KERNELS
+    from isostep_cupy.support import gaps as own
+
+    assert {s.name for s in subjects() if obstacle(s.rule)} == {*WITHOUT_KERNELS}
+    _, raw = gaps.read(own())
+    assert raw.matches("cupy:raw", "soap.3", "bfloat16", "denormals")
+    assert not raw.matches("cupy:raw", "adamw.3", "float32", "denormals")
+    assert not raw.matches("cupy:raw(host)", "soap.3", "float32", "denormals")

@@ -366,6 +366,26 @@ def test_a_barrier_that_some_threads_miss_ends_the_process(raw):
     assert "a barrier that not all threads of a block reach" in done.stderr
 
 
+MISALIGNED = """
+import numpy as np, isostep
+from isostep.lower import executor
+backend, rule = isostep.backend("cupy:raw(host)"), isostep.rule("sgd", lr=0.1)
+values = np.zeros(64, np.uint8)
+first = -values.__array_interface__["data"][0] % 16 + {offset}
+params = [values[first : first + 32].view(np.float32)]
+executor._with_alignment = lambda table, slots: np.concatenate([table, table[:, :1] * 0 + 1], axis=1)  # so it is said
+backend.step(rule, params, [np.zeros(8, np.float32)], backend.init(rule, params))
+"""
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+def test_a_wide_load_from_an_odd_address_ends_the_process(raw, offset):
+    code = MISALIGNED.format(offset=offset)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode < 0) == bool(offset)
+    assert ("at an address that is no multiple of its size" in done.stderr) == bool(offset)
+
+
 def test_compiled_kernels_are_kept(raw, tmp_path, monkeypatch):
     monkeypatch.setenv("ISOSTEP_CACHE_DIR", str(tmp_path))
     k = device.kernels(isostep.program(isostep.rule("sgd")), "float32")

@@ -35,6 +35,7 @@ def test_a_graph_takes_the_steps(raw):
     plain, opt = from_rule(rule, wanted), from_rule(rule, found)
     stream = cupy.cuda.Stream(non_blocking=True)
     plain.step(grads), opt.step(grads)
+    cupy.cuda.Device().synchronize()  # the other stream waits for nothing
     with stream:
         launch = opt.prepare(grads)
         stream.begin_capture()
@@ -55,10 +56,14 @@ def test_the_current_stream_is_the_one_used(raw):
 
     p, slow = cupy.zeros(10**6, np.float32), cupy.cuda.Stream(non_blocking=True)
     opt = AddSign(p, lr=1.0)
+    opt.step(cupy.zeros(10**6, np.float32))  # compiles
     with slow:
-        grads = cupy.zeros(10**6, np.float32)
+        busy, grads = cupy.zeros(2**28, np.float32), cupy.zeros(10**6, np.float32)
+        busy += 1
+        cupy.cuda.Device().synchronize()
         for _ in range(50):
-            grads += 0.02  # still under way when the step is asked for
+            busy += 1  # still under way when the step is asked for
+        grads += busy[0] / 51
         opt.step(grads)
     slow.synchronize()
     np.testing.assert_allclose(p.get(), -2, rtol=1e-5)

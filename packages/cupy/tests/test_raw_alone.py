@@ -6,6 +6,7 @@ This shows that they hang together, not that CuPy does what the stand-in does: f
 import ctypes
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,10 @@ from isostep_cupy.cuda_source import header
 REFERENCE = isostep.backend("numpy:reference")
 
 
+STREAM = SimpleNamespace(is_capturing=lambda: False)
+PLACE = SimpleNamespace(id=0, compute_capability="90")
+
+
 class Array(np.ndarray):
     """A NumPy array with what raw.py asks of CuPy's."""
 
@@ -28,7 +33,7 @@ class Array(np.ndarray):
         return SimpleNamespace(ptr=host.address(self), copy_from_host_async=self._copy)
 
     def _copy(self, source, size, stream):
-        assert stream == "stream"
+        assert stream is STREAM
         assert size == self.nbytes
         ctypes.memmove(host.address(self), source, size)
 
@@ -37,7 +42,7 @@ class Event:
     """Not done when it is first asked, so that there is a second buffer; done from then on."""
 
     def __init__(self, disable_timing):
-        self.asked = False
+        self.asked, self.place = False, PLACE.id
 
     @property
     def done(self):
@@ -45,15 +50,17 @@ class Event:
         return before
 
     def record(self, stream):
-        assert stream == "stream"
+        assert stream is STREAM
+        assert self.place == PLACE.id  # CUDA refuses an event of another device
 
 
 class Module:
     """Text in the place of machine code."""
 
     def __init__(self, path):
-        with open(path) as file:
-            self.text = file.read()
+        self.text, end, more = Path(path).read_text().partition("\0")
+        assert end  # the whole of the machine code is in the file
+        assert not more
         found = re.findall(r"__global__ void (\w+)\(([^)]*)\)", self.text)
         self.arguments = {n: re.findall(r"(\w+)(?:,|\s*$)", a.strip()) for n, a in found}
         entries = "\n".join(host._entry(n, a) for n, a in self.arguments.items())
@@ -75,7 +82,7 @@ class Module:
 
 
 class Compiler:
-    """NVRTC's calls; the code is the text."""
+    """NVRTC's calls as CuPy has them; the code is the text, ended by a 0, which CuPy drops."""
 
     NVRTCError = RuntimeError
 
@@ -106,7 +113,6 @@ def raw(monkeypatch, tmp_path):
         host.compiler()
     except isostep.Unavailable as error:
         pytest.skip(str(error))
-    place = SimpleNamespace(id=0, compute_capability="90", attributes={"MultiProcessorCount": 1})
     as_array = lambda x, dtype=None: np.array(x, dtype).view(Array)  # noqa: E731
     cuda = SimpleNamespace(
         runtime=SimpleNamespace(
@@ -114,10 +120,10 @@ def raw(monkeypatch, tmp_path):
             CUDARuntimeError=RuntimeError,
             getDeviceProperties=lambda k: {"name": b"none"},
         ),
-        Device=lambda: place,
+        Device=lambda: PLACE,
         Event=Event,
         nvrtc=Compiler,
-        get_current_stream=lambda: "stream",
+        get_current_stream=lambda: STREAM,
         alloc_pinned_memory=bytearray,
     )
     fake = SimpleNamespace(
@@ -185,3 +191,50 @@ def test_what_nvrtc_refuses_is_shown(raw, monkeypatch):
         raw.step(rule, params, [raw.asarray(np.ones(3))], state)
     assert state.t == [0]
     assert params[0].tolist() == [1, 1, 1]
+
+
+def test_a_step_in_a_capture_is_refused(raw, monkeypatch):
+    """Its counts would be repeated, and its page-locked memory never be free again."""
+    rule, params = isostep.rule("sgd", lr=0.5, momentum=0.5), [raw.asarray(np.ones(3))]
+    state, grads = raw.init(rule, params), [raw.asarray(np.ones(3))]
+    raw.step(rule, params, grads, state)
+    monkeypatch.setattr(STREAM, "is_capturing", lambda: True)
+    for step in (raw.step, raw.prepared):
+        with pytest.raises(isostep.StepError, match="prepare it before, and capture"):
+            step(rule, params, grads, state)
+    assert state.t == [1]
+    assert params[0].tolist() == [0.5, 0.5, 0.5]
+
+
+def test_kernels_see_arrays_of_the_current_device_alone(raw, monkeypatch):
+    rule, params = isostep.rule("sgd", lr=0.5, momentum=0.5), [raw.asarray(np.ones(3))]
+    state, grads = raw.init(rule, params), [raw.asarray(np.ones(3))]
+    raw.step(rule, params, grads, state)
+    monkeypatch.setattr(PLACE, "id", 1)
+    with pytest.raises(isostep.StepError, match="on device 0, the current one is 1"):
+        raw.step(rule, params, grads, state)
+    monkeypatch.setattr(PLACE, "id", 0)
+    elsewhere = raw.asarray(np.ones(3))
+    elsewhere.device = SimpleNamespace(id=1)
+    launched = []
+    monkeypatch.setattr(raw, "launch", lambda *a: launched.append(a) or {})
+    for known in (state, raw.init(rule, params)):
+        raw.step(
+            rule, params, [elsewhere], known
+        )  # CuPy's own arithmetic says what it thinks of it
+    assert not launched
+
+
+def test_each_device_has_page_locked_memory_and_events_of_its_own(raw, monkeypatch):
+    values = np.arange(3.0)
+    for place in (0, 0, 0, 1, 1, 1, 0):
+        monkeypatch.setattr(PLACE, "id", place)
+        buffer = raw.device.buffer(3, "float64")
+        raw.device.upload(buffer, values)
+        assert buffer.tolist() == values.tolist()
+
+
+def test_what_keeps_bfloat16_from_compiling_leaves_the_other_dtypes(raw, monkeypatch):
+    assert "bfloat16" in raw.dtypes
+    monkeypatch.setattr(Array, "astype", lambda *a: 1 / 0)
+    assert type(raw)().dtypes == ("float64", "float32", "float16")

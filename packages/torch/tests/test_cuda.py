@@ -47,6 +47,7 @@ def equal(a, b):
     return all(map(torch.equal, a, b))
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @each_rule
 @each_way
 def test_nothing_waits_for_the_device(rule, capturable):
@@ -95,6 +96,29 @@ def test_a_graph_takes_the_steps(rule):
         assert equal(params, others)
     own = [v for o in (opt, eager) for s in o.state.values() for v in s.values()]
     assert equal(own[: len(own) // 2], own[len(own) // 2 :])
+
+
+@each_rule
+def test_a_graph_keeps_its_gradients_whatever_steps_come_between(rule):
+    params, others = parameters(), parameters()
+    opt, eager = (optimizer(rule, p, capturable=True) for p in (params, others))
+    own = [p.grad for p in params]
+    more = [torch.randn_like(g) for g in own]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        opt.step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        opt.step()
+    eager.step()
+    for given in (own, more, own, own, more, own):
+        for p, q, g in zip(params, others, given, strict=True):
+            p.grad = q.grad = g
+        opt.step() if given is more else graph.replay()
+        eager.step()
+        assert equal(params, others)
 
 
 @pytest.mark.filterwarnings("ignore:The CUDA Graph is empty")

@@ -1,7 +1,10 @@
 """``benchmarks/gpu.py`` where there is no GPU: its plan, its arguments, its error."""
 
 import importlib.util
+import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,15 +58,60 @@ def test_without_a_device_it_says_so(gpu, capsys):
     assert capsys.readouterr().err.startswith("gpu.py: needs a CUDA device, got none")
 
 
-def test_what_fails_is_written_down_and_the_rest_goes_on(gpu, monkeypatch, tmp_path, capsys):
-    import json
-    from types import SimpleNamespace
+def device(**changed):
+    """What the runner asks of torch."""
+    kind = {
+        "mem_get_info": lambda: (1, 2), "get_device_name": lambda: "A Device", "empty_cache": lambda: None,
+        "get_device_capability": lambda: (9, 0), "synchronize": lambda: None, **changed,
+    }  # fmt: skip
+    return SimpleNamespace(cuda=SimpleNamespace(**kind), version=SimpleNamespace(cuda="13.0"))
 
-    device = SimpleNamespace(
-        mem_get_info=lambda: (1, 2), get_device_name=lambda: "A Device", empty_cache=lambda: None,
-        get_device_capability=lambda: (9, 0),
-    )  # fmt: skip
-    there = SimpleNamespace(cuda=device, version=SimpleNamespace(cuda="13.0"))
+
+def test_an_error_that_leaves_the_device_unusable_ends_the_process_and_no_more(
+    gpu, monkeypatch, tmp_path, capsys
+):
+    """A wrong address makes all that follows fail: the rest is measured by a process of its own."""
+    broken, started = [], []
+
+    def measured(row):
+        if row["rule"] == "adamw":
+            broken.append(row)
+            raise RuntimeError("an illegal memory access")
+        assert not broken
+        return {"seconds": {"isostep": 1e-3}}
+
+    def synchronize():
+        if broken:
+            raise RuntimeError("an illegal memory access")
+
+    class Ended(Exception):
+        pass
+
+    def execv(program, words):
+        started.append(words)
+        raise Ended
+
+    monkeypatch.setattr(gpu, "measured", measured)
+    monkeypatch.setattr(gpu.os, "execv", execv)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", "it.json"])
+    plan = lambda: gpu.plan(["adam", "adamw", "lamb"], ["large"])  # noqa: E731
+    there, out = device(synchronize=synchronize), tmp_path / "it.json"
+    with pytest.raises(Ended):
+        gpu.run(there, plan(), out)
+    assert started == [[sys.executable, "gpu.py", "--out", "it.json", "--go-on"]]
+    broken.clear()
+    assert gpu.run(there, plan(), out, go_on=True) == 1
+    rows = json.loads(out.read_text())["rows"]
+    assert [("error" in row, row["rule"]) for row in rows] == [
+        (False, "adam"), (True, "adamw"), (False, "lamb"),
+    ]  # fmt: skip
+    assert capsys.readouterr().out.count("large     adam ") == 1
+    monkeypatch.setattr(gpu, "measured", lambda row: {"seconds": {"isostep": 1.0}})
+    assert gpu.run(there, gpu.plan(["adam"], ["large"]), out, go_on=True) == 0  # of another plan
+
+
+def test_what_fails_is_written_down_and_the_rest_goes_on(gpu, monkeypatch, tmp_path, capsys):
+    there = device()
 
     def measured(row):
         if row["rule"] == "lamb":

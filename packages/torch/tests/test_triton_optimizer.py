@@ -12,7 +12,8 @@ from isostep_torch import paths
 pytest.importorskip("triton", reason="needs triton, which runs the kernels")
 
 from isostep.state import StepError
-from isostep_torch.fused_cuda import TorchInterpreter, TorchTriton, TritonDevice
+from isostep_torch import fused_traced
+from isostep_torch.fused_cuda import TorchInterpreter, TorchTriton
 from isostep_torch.fused_traced import TracedInterpreter
 
 ON = {
@@ -124,21 +125,23 @@ def test_a_scaler_is_heard_in_the_kernels(interpreted):
 
 def test_what_a_graph_copies_from_is_never_written_again(monkeypatch):
     """Capture as the host sees it: gradients of a captured backward pass lie elsewhere than those before."""
-    capturing = False
-    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
-    device = TritonDevice(torch.device("cpu"))
-    device.interpreted = False
+    now = False
+    monkeypatch.setattr(fused_traced, "capturing", lambda place: now)
+    device = fused_traced._Device(torch.device("cpu"))
     table = device.buffer(3, "int64")
-    capturing = True
+    now = True
     with pytest.raises(StepError, match="captures a step of a new kind"):
         device.upload(table, np.arange(3))
-    capturing = False
+    now = False
     device.upload(table, np.arange(3))
-    capturing = True
+    now = True
     device.upload(table, np.arange(3) + 5)
     assert table.tolist() == [5, 6, 7]
-    capturing = False
+    now = False
     device.upload(table, np.arange(3) + 9)
     assert table.tolist() == [9, 10, 11]
-    assert [source.tolist() for source in device._captured] == [[5, 6, 7]]
+    now = True
+    for _ in range(2):  # another graph, and one more that needs the same
+        device.upload(table, np.arange(3) + 7)
+    (sources,) = device._sources.values()
+    assert [source.tolist() for source in sources] == [[5, 6, 7], [7, 8, 9]]

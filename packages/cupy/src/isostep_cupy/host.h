@@ -20,8 +20,15 @@ static thread_local Index threadIdx, blockIdx, blockDim, gridDim;
 
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct alignas(8) uint2 { unsigned x, y; };
-template <class T> static inline T __ldcg(const T *from) { return *from; }
-template <class T> static inline void __stcg(T *to, T x) { *to = x; }
+template <class T> static inline T *aligned(T *at) {  // a device refuses other addresses, and runs nothing after that
+    if ((unsigned long long)at % sizeof(T)) {
+        fputs("isostep: a load or store of several elements at an address that is no multiple of its size\n", stderr);
+        abort();
+    }
+    return at;
+}
+template <class T> static inline T __ldcg(const T *from) { return *aligned(from); }
+template <class T> static inline void __stcg(T *to, T x) { *aligned(to) = x; }
 
 // C++ knows the float forms by the same names as the double ones; without <cmath>, which takes long to compile.
 #define FUNCTION(name) extern "C" { double name(double) noexcept; float name##f(float) noexcept; } \

@@ -205,6 +205,7 @@ extern "C" __global__ void reduce(
     double *const to = all ? totals : sums + blockIdx.x * width;
     for (int64 column = 0; column < columns; ++column) {
         double sum = 0;
+#pragma unroll 8  // the loads of so many rows are under way together: 100M elements are 25,600 rows for one block
         for (int64 row = start + threadIdx.x; row < stop; row += blockDim.x) sum += partials[row * width + column];
         sum = sum_of_block(sum);
         if (threadIdx.x == 0) to[column] = sum;

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ import numpy as np
 from isostep.lower.cache import kept
 from isostep.lower.device import Kernels
 from isostep.lower.executor import Device, DeviceBackend, Launch
+from isostep.lower.plan import Plan
+from isostep.state import StepError
 from isostep_cupy.backend import CupyGeneric
 from isostep_cupy.cuda_source import source, unit
 
-#: Threads of a block; and blocks of a launch per multiprocessor, which then take further rows in turn.
-THREADS, BLOCKS = 256, 32
+#: Threads of a block. There is a block for each row of chunks: of fewer, with several rows each, some would be at their
+#: last rows while multiprocessors already stand idle.
+THREADS = 256
 OPTIONS = ("-std=c++17",)
 
 
@@ -33,7 +37,7 @@ class CupyDevice(Device):
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
         self._compiled: dict[tuple[int, Kernels], Mapping[str, Launch]] = {}
-        self._staging: dict[int, deque[tuple[Any, Any]]] = {}
+        self._staging: dict[tuple[int, int], deque[tuple[Any, Any]]] = {}
 
     def __str__(self) -> str:
         device = self._cupy.cuda.runtime.getDeviceProperties(self._cupy.cuda.Device().id)
@@ -45,7 +49,8 @@ class CupyDevice(Device):
     def upload(self, buffer: Any, values: np.ndarray) -> None:
         """Through page-locked memory, of which there is as much as copies are under way: nobody waits."""
         stream = self._cupy.cuda.get_current_stream()
-        waiting = self._staging.setdefault(values.nbytes, deque())
+        place = self._cupy.cuda.Device().id  # events are one device's
+        waiting = self._staging.setdefault((place, values.nbytes), deque())
         if waiting and waiting[0][1].done:
             staged, event = waiting.popleft()
         else:
@@ -62,10 +67,8 @@ class CupyDevice(Device):
         found = self._compiled.get(key)
         if found is None:
             module = self._cupy.RawModule(path=str(self._built(kernels)))
-            most = BLOCKS * self._cupy.cuda.Device().attributes["MultiProcessorCount"]
-            found = self._compiled[key] = {
-                k.name: _launcher(module.get_function(k.name), most) for k in kernels.stages
-            } | {n: _launcher(module.get_function(n)) for n in ("reduce", "commit")}
+            names = [*(k.name for k in kernels.stages), "reduce", "commit"]
+            found = self._compiled[key] = {n: _launcher(module.get_function(n)) for n in names}
         return found
 
     def _built(self, kernels: Kernels) -> Path:
@@ -88,7 +91,9 @@ def compiled(nvrtc: Any, text: str, options: tuple[str, ...]) -> bytes:
     program = nvrtc.createProgram(text, "isostep.cu", (), ())
     try:
         nvrtc.compileProgram(program, options)
-        code: bytes = nvrtc.getCUBIN(program)
+        # CuPy takes the last byte, a 0, for the end of a text and drops it (cupy_backends/cuda/libs/nvrtc.pyx, as of
+        # 14.2). Of machine code in a file it is missed; one too many is not.
+        code: bytes = nvrtc.getCUBIN(program) + b"\0"
     except nvrtc.NVRTCError as error:
         message = f"NVRTC cannot compile these kernels:\n{nvrtc.getProgramLog(program)}"
         raise RuntimeError(message) from error
@@ -101,10 +106,10 @@ def _write(path: Path, code: bytes) -> None:
     path.write_bytes(code)
 
 
-def _launcher(kernel: Any, most: int | None = None) -> Launch:
+def _launcher(kernel: Any) -> Launch:
     def launch(blocks: int, arguments: Sequence[Any]) -> None:
         given = tuple(np.int64(a) if isinstance(a, int) else a for a in arguments)
-        kernel((blocks if most is None else min(blocks, most),), (THREADS,), given)
+        kernel((blocks,), (THREADS,), given)
 
     return launch
 
@@ -113,6 +118,8 @@ class CupyRaw(DeviceBackend, CupyGeneric):
     """The CUDA kernels on CuPy arrays of the current device; parameters and state change in place."""
 
     name = "cupy:raw"
+    #: a plan is one device's
+    shape_of = staticmethod(attrgetter("dtype", "shape", "device"))  # type: ignore[assignment]
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,9 +134,22 @@ class CupyRaw(DeviceBackend, CupyGeneric):
             from ml_dtypes import bfloat16
 
             self._cupy.ones(1, np.float32).astype(bfloat16).astype(np.float32)
-        except (ImportError, TypeError, ValueError):
+        except Exception:  # no ml_dtypes, no such dtype, or CuPy cannot compile the cast here
             return False
         return True
+
+    def launch(self, plan: Plan, *given: Any) -> dict[str, Any]:
+        here, place = self._cupy.cuda.Device().id, plan.params[0].device.id  # type: ignore[attr-defined]
+        if here != place:
+            message = f"the parameters are on device {place}, the current one is {here}; use cupy.cuda.Device({place})"
+            raise StepError(message)
+        if self._cupy.cuda.get_current_stream().is_capturing():
+            message = (
+                "a graph that captures this step would repeat its step count; prepare it before, "
+                "and capture what that returns"
+            )
+            raise StepError(message)
+        return super().launch(plan, *given)
 
     def reachable(self, array: Any) -> bool:
         here = self._cupy.cuda.Device().id

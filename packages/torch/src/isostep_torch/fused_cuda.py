@@ -28,8 +28,9 @@ from isostep_torch.triton_source import THREADS, block
 
 #: a * b + c stays two roundings, so that a result does not depend on how an element's row was compiled.
 OPTIONS: dict[str, Any] = {"num_warps": THREADS // 32, "enable_fp_fusion": False}
-#: Rows of partial sums that a block of ``reduce`` holds at a time.
-ROWS = 256
+#: Rows of partial sums that a block of ``reduce`` holds at a time: one block adds up the whole group's, 25,600 of 100M
+#: elements, and waits for memory once for so many.
+ROWS = 2048
 
 
 class TritonDevice(Device):
@@ -38,8 +39,6 @@ class TritonDevice(Device):
     def __init__(self, place: torch.device) -> None:
         self.place = place
         self.interpreted = place.type == "cpu"
-        self._spare: dict[tuple[int, int], torch.Tensor] = {}
-        self._captured: list[torch.Tensor] = []  # graphs copy from these whenever they are replayed
 
     def here(self) -> Any:
         return on(self.place)
@@ -48,25 +47,13 @@ class TritonDevice(Device):
         return torch.empty(count, dtype=getattr(torch, dtype), device=self.place)
 
     def upload(self, buffer: torch.Tensor, values: np.ndarray) -> None:
+        # torch's allocator does not give pinned memory out again before the copies from it are done.
+        buffer.copy_(self.pinned(values), non_blocking=True)
+
+    def pinned(self, values: np.ndarray) -> torch.Tensor:
+        """A copy that the device can fetch by itself."""
         host = torch.from_numpy(values)
-        if self.interpreted:
-            buffer.copy_(host)
-            return
-        key = buffer.data_ptr(), len(values)
-        if not torch.cuda.is_current_stream_capturing():
-            if key not in self._spare:
-                self._spare[key] = host.pin_memory()
-            # torch's allocator does not give pinned memory out again before the copies from it are done.
-            buffer.copy_(host.pin_memory(), non_blocking=True)
-            return
-        if key not in self._spare:
-            message = "a graph captures a step of a new kind; take one like it before, and keep the gradients' shapes"
-            raise StepError(message)
-        # A graph repeats the copy, so that its source is one that nobody else will write.
-        spare = self._spare.pop(key)
-        self._captured.append(spare)
-        spare.copy_(host)
-        buffer.copy_(spare, non_blocking=True)
+        return host.clone() if self.interpreted else host.pin_memory()
 
     def compile(self, kernels: Kernels) -> Mapping[str, Launch]:
         own = triton_modules.module(kernels, interpreted=self.interpreted)
@@ -128,7 +115,7 @@ class TorchTriton(Memory, DeviceBackend, TorchLoop):
         group: dict[str, Any],
     ) -> dict[str, Any]:
         place: Any = plan.params[0].device
-        if place.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        if capturing(place):
             message = (
                 "a graph that captures this step would repeat its step count; use capturable=True"
             )
@@ -148,6 +135,11 @@ class TorchInterpreter(TorchTriton):
     def quiet(self) -> Iterator[None]:
         with super().quiet(), np.errstate(all="ignore"):  # the interpreter computes with NumPy
             yield
+
+
+def capturing(place: torch.device) -> bool:
+    """Whether a graph records what is asked of a device now, to be done whenever it is replayed."""
+    return place.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def on(place: torch.device) -> Any:

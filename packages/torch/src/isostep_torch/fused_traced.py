@@ -3,7 +3,8 @@
 The kernels are those of ``fused_cuda``. What the host does there before each step, one small kernel does here: it
 reads the counts (and those hyperparameters that are tensors) and fills the table of scalars, in float64. Gradients are
 unscaled as they are loaded, and a step in which something was not finite stores nothing. Nothing is read back,
-so that a CUDA graph can hold the whole step.
+so that a CUDA graph can hold the whole step. What it captures is complete: a graph uploads the tables that it reads,
+from memory that nobody else writes, for steps beside it, and other graphs, put tables of other gradients there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from isostep.lower.device import Kernels
 from isostep.lower.executor import Launch, Runner
 from isostep.lower.plan import Plan
 from isostep.rule import BoundRule
-from isostep.state import State, as_list
+from isostep.state import State, StepError, as_list
 from isostep_torch import triton_modules
 from isostep_torch.foreach import TracedForeach
 from isostep_torch.fused_cuda import (
@@ -30,6 +31,7 @@ from isostep_torch.fused_cuda import (
     TorchInterpreter,
     TorchTriton,
     TritonDevice,
+    capturing,
     launch,
     on,
     stage,
@@ -47,7 +49,41 @@ class _Device(TritonDevice):
 
     def __init__(self, place: torch.device) -> None:
         super().__init__(place)
-        self.amp = torch.tensor([1.0, 0.0], dtype=torch.float64).to(place)
+        self.amp = torch.zeros(2, dtype=torch.float64, device=place)
+        # By the kernel that fills it in a capture too, where it is too late to load one.
+        self.amp[0].fill_(1.0)
+        self._spare: dict[int, torch.Tensor] = {}  # by buffer: pinned memory for the next graph
+        self._sources: dict[int, list[torch.Tensor]] = {}  # by buffer: what graphs upload from
+        self._forgets = False
+
+    def forgets(self) -> bool:
+        self._forgets = self._forgets or capturing(self.place)
+        return self._forgets
+
+    def upload(self, buffer: torch.Tensor, values: np.ndarray) -> None:
+        key = buffer.data_ptr()
+        if capturing(self.place):
+            buffer.copy_(self._source(key, torch.from_numpy(values)), non_blocking=True)
+            return
+        if key not in self._spare:
+            self._spare[key] = self.pinned(values)
+        super().upload(buffer, values)
+
+    def _source(self, key: int, host: torch.Tensor) -> torch.Tensor:
+        """These values in pinned memory that is never written again: the graph copies from it at every replay."""
+        sources = self._sources.setdefault(key, [])
+        found = next((s for s in sources if torch.equal(s, host)), None)
+        if found is None:
+            if key not in self._spare:  # memory cannot be pinned now
+                message = (
+                    "a graph captures a step of a new kind; take one like it before, "
+                    "and keep the gradients' shapes"
+                )
+                raise StepError(message)
+            found = self._spare.pop(key)
+            found.copy_(host)
+            sources.append(found)
+        return found
 
     def compile(self, kernels: Kernels) -> Mapping[str, Launch]:
         own = triton_modules.module(kernels, interpreted=self.interpreted, traced=True)
@@ -75,7 +111,7 @@ class _Runner(Runner):
         self.names = max((hyper_names(k.program) for k in self.kernels), key=len)
         self.hypers = device.buffer(max(len(self.names), 1), "float64")
         self.times = device.buffer(counts + 1, "int64")  # the group's last
-        self.known: dict[str, np.ndarray] = {}
+        self.tables.buffers |= {"hypers": self.hypers, "times": self.times}
         self.scaled = self.watched = False
 
     def prepare(
@@ -90,24 +126,22 @@ class _Runner(Runner):
         numbers = scalars.flat(values)
         given = [numbers[n] for n in self.names]
         host = np.array([0.0 if isinstance(v, Held) else float(v) for v in given])
-        for name, buffer, now in (("times", self.times, times), ("hypers", self.hypers, host)):
-            before = self.known.get(name)
-            if len(now) and (before is None or before.tobytes() != now.tobytes()):
-                self.on.upload(buffer[: len(now)], now)
-                self.known[name] = now
+        self.tables.write("times", times)
+        self.tables.write("hypers", host)
         for k, v in enumerate(given):
             if isinstance(v, Held):
                 self.hypers[k].copy_(v.tensor.detach().reshape(()))
 
     def guard(self, scale: torch.Tensor | None, found_inf: torch.Tensor | None) -> None:
         """What ``GradScaler`` says of this step, without a look at it."""
+        unsure = self.on.forgets()
         if scale is not None:  # as GradScaler.unscale_ takes it
             self.on.amp[0].copy_(scale.double().reciprocal().float().reshape(()))
-        elif self.scaled:
+        elif self.scaled or unsure:
             self.on.amp[0].fill_(1.0)
         if found_inf is not None:
             self.on.amp[1].copy_(found_inf.reshape(()))
-        elif self.watched:
+        elif self.watched or unsure:
             self.on.amp[1].fill_(0.0)
         self.scaled, self.watched = scale is not None, found_inf is not None
 
@@ -139,6 +173,8 @@ class TracedTriton(TorchTriton):
         self.grad_scale: torch.Tensor | None = None
         self.found_inf: torch.Tensor | None = None
         self._times: list[torch.Tensor] = []
+        #: plans whose tables are read for as long as graphs are replayed
+        self._in_graphs: set[Plan] = set()
 
     def path(self, rule: BoundRule) -> str:
         own = super().path(rule)
@@ -206,6 +242,8 @@ class TracedTriton(TorchTriton):
             runner.prepare([part.table for part in plan.parts], places, times, group_hyper[1])
             runner.guard(self.grad_scale, self.found_inf)
             runner.launch()
+            if runner.on.forgets():
+                self._in_graphs.add(plan)
         plan.seen = runner.seen()
         return {}
 

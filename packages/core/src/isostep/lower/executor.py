@@ -41,6 +41,10 @@ class Device(ABC):
     def upload(self, buffer: Any, values: np.ndarray) -> None:
         """Copy host values into a buffer of their size; the host array may be changed as soon as this returns."""
 
+    def forgets(self) -> bool:
+        """Whether a buffer may hold something else than was uploaded last: graphs repeat the uploads they captured."""
+        return False
+
     def here(self) -> AbstractContextManager[Any]:
         """A context in which buffers are made and kernels launched on this device, whatever the current one is."""
         return nullcontext()
@@ -268,7 +272,8 @@ class _Tables:
         """Upload a table unless the device has these values already."""
         known = self.kept.get(name)
         values = np.ascontiguousarray(values).ravel()
-        if len(values) and (known is None or known.tobytes() != values.tobytes()):
+        new = known is None or known.tobytes() != values.tobytes()
+        if len(values) and (new or self.device.forgets()):
             self.device.upload(self.buffers[name], values)
             self.kept[name] = values
 

@@ -276,7 +276,8 @@ class FusedBackend(ArrayBackend):
         stepped = at(active, arrays)
         if plan is None:
             self._check(rule, params, grads=given, state=state)
-            if not self.all_reachable([a for i in active for a in state.arrays[i].values()]):
+            kept = (a for i in active for a in state.arrays[i].values())
+            if not self.all_reachable([*stepped, *now, *kept]):
                 raise _Elsewhere
             parts = self._parts(
                 rule,
