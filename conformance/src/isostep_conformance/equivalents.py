@@ -57,6 +57,11 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent("clip_by_norm+adamw", "lt -> le: (sqrt(sum(mul(...))) < *max_norm)*", _CONTINUOUS),
     Equivalent("clip_by_norm+adamw", "x 1.01: 1.0*", _MASKED),
     Equivalent("*adaptive_clip*", "lt -> le: (sqrt(sum_units(mul(...), *", _CONTINUOUS),
+    Equivalent(
+        "normalize_gradient+*",
+        "right operand dropped: maximum((*size(g*) - 1), 1)",
+        "it is there for the derivative of one element's deviation, whose value an outer choice replaces",
+    ),
     Equivalent("*trust_ratio*", "always the second branch: where(((size_p == 0) or *", _MASKED),
     Equivalent("*trust_ratio*", "abs dropped: abs(lr)*", "no case has a negative learning rate"),
     Equivalent(

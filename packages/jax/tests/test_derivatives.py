@@ -167,6 +167,25 @@ def test_the_first_hypergradient_divides_by_the_smallest_number(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, wanted)
 
 
+@pytest.mark.parametrize("units", [False, True])
+def test_the_deviation_of_one_element_has_a_derivative_in_a_flat_buffer_too(units):
+    piece = isostep.pieces.normalize_gradient(units=units)
+    tx = isostep_jax.transform(isostep.compose(piece, isostep.rule("sgd", lr=0.1)))
+    params = {"b": jnp.full((1, 1), 0.5), "w": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)}
+    flat = isostep_jax.flat(tx, params)
+
+    def updated(p):
+        return tx.update(p, tx.init(params), params)[0]
+
+    def updated_flat(p):
+        start = flat.flatten(params)
+        return flat.unflatten(flat.update(flat.flatten(p), flat.init(start), start)[0])
+
+    total = lambda u: sum(jnp.sum(jnp.sin(v)) for v in jax.tree.leaves(u))  # noqa: E731
+    wanted, found = (jax.grad(lambda p, f=f: total(f(p)))(params) for f in (updated, updated_flat))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), found, wanted)
+
+
 #: The eigenvectors of equal eigenvalues have no derivative, and such are zeros.
 WITHOUT = ("shampoo", "soap")
 TAKEN = [

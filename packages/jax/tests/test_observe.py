@@ -70,6 +70,14 @@ def test_a_transformation_keeps_its_sums_in_its_state(grouped):
     np.testing.assert_allclose(norm, optax.tree.norm(before), rtol=1e-6)
 
 
+def test_no_leaves_are_observed_too():
+    tx = isostep_jax.observe(isostep_jax.adamw(0.1))
+    state = tx.init({"a": None})
+    after = tx.update({"a": None}, state, {"a": None})[1]
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert after.sums.shape == state.sums.shape
+
+
 def test_errors():
     tx = isostep_jax.adamw(0.1)
     params = {"w": jnp.ones(3)}

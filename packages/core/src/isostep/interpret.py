@@ -42,6 +42,8 @@ class Interpreter:
         self.tasks, self.group, self.group_dtype, self.cast = tasks, group, group_dtype, cast
         self.shared: dict[Value, Any] = dict(group_scalars)
         self.sums: dict[str, Any] = {}
+        own = (t.arrays["p"] for t in tasks if t.dtype == group_dtype)
+        self._widest = next(own, tasks[0].arrays["p"])
         programs = {id(t.program): t.program for t in tasks}
         check_sums(tasks[0].program.name, (p.group_sums for p in programs.values()))
         self._names = {i: {n: k for k, n in p.group_sums.items()} for i, p in programs.items()}
@@ -114,7 +116,9 @@ class Interpreter:
     def _apply(self, node: Value, operands: list[Any], task: Task) -> Any:
         """One operation on its operands' values; what keeps arrays in another form does it otherwise."""
         if node.op in MAPS:
-            with nm.computing(task.arrays["p"]):
+            # What arrays share is as wide as the group, whichever array asks first; each rounds it where they meet.
+            shared = node.domain <= Domain.GROUP
+            with nm.computing(self._widest if shared else task.arrays["p"]):
                 return nm.call(node.op, *operands)
         if node.op in ("sum_axis", "max_axis"):
             return getattr(nm, node.op)(operands[0], axis=node.attrs[0])

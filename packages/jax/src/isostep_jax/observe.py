@@ -53,7 +53,7 @@ class ObservedInit:
         ) -> tuple[Any, Observed]:
             updates, both = made.update(grads, state.state, params, **inputs)
             after, seen = cast(Any, both)  # as an observed rule's update gives them
-            return updates, Observed(after, seen)
+            return updates, Observed(after, state.sums if seen is None else seen)  # None: no leaves
 
         return Transform(self, update)
 

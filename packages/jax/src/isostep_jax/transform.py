@@ -74,7 +74,8 @@ class Init:
         made = [_init_leaf(rule, hyper, p, self.storage) for p in leaves]
         arrays = {n: self.keep(tree, leaves, [m[n] for m in made]) for n in self.names}
         wide = _group_dtype(leaves)
-        group = {n: jnp.array(v, wide) for n, v in rule.group_init(hyper).items()}
+        made_of = _widened(hyper, wide)
+        group = {n: jnp.array(v, wide) for n, v in rule.group_init(made_of).items()}
         return TransformState(count, arrays, self.met(group, leaves))
 
     def pair(self) -> Transform:
@@ -125,7 +126,7 @@ class Init:
             values = iter(like(self.rule, f"state {n}", structure, [], state.arrays[n]))
             for each, has in zip(found, own, strict=True):
                 if has:
-                    each[n] = next(values)
+                    each[n] = jnp.asarray(next(values))
         return found
 
     def check(self, state: Any) -> None:
@@ -141,6 +142,23 @@ class Init:
             if set(found) != set(wanted):
                 message = f"{name}: state has the {what} {sorted(found)}, expected {sorted(wanted)}; {hint}"
                 raise StepError(message)
+
+    def numbers(self, state: TransformState, leaves: list[Any]) -> TransformState:
+        """A state whose count and group values are arrays of JAX of their dtypes, whoever restored it; checked."""
+        name, wide = self.rule.name, _group_dtype(leaves)
+        for n, v in {"count": state.count, **state.group}.items():
+            dtype, wanted = jnp.result_type(v), "whole" if n == "count" else wide
+            fits = jnp.issubdtype(dtype, jnp.integer) if n == "count" else dtype.name == wide
+            if jnp.shape(v) != () or not fits:
+                message = (
+                    f"{name}: state {n} must be one {wanted} number, got {dtype.name} {jnp.shape(v)}; "
+                    "cast a state's arrays alone, or make one with tx.init(params)"
+                )
+                raise StepError(message)
+        count = jnp.asarray(state.count, jnp.int32)
+        return TransformState(
+            count, state.arrays, {n: jnp.asarray(v, wide) for n, v in state.group.items()}
+        )
 
     def check_arrays(self, leaf: _Leaf, program: Program) -> None:
         """A leaf's state arrays must fit it, or else they would be broadcast."""
@@ -232,6 +250,7 @@ def build(
             raise StepError(message)
         leaves, tree = flattened(rule, params, together=init.together)
         init.check(state)
+        state = init.numbers(state, leaves)
         # Inputs that the rule does not name are another transformation's.
         names = (*rule.input_names, *rule.group_input_names)
         named = {
@@ -405,6 +424,11 @@ def _scalars(program: Program, hyper: dict[str, Any], t: Any, scope: str) -> dic
     return {n: v for n, v in found.items() if n.scope == scope}
 
 
+def _widened(hyper: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Hyperparameters with traced ones in this dtype, so that what is made of a float32 one has all the digits."""
+    return jax.tree.map(lambda v: v.astype(dtype) if isinstance(v, jax.Array) else v, hyper)
+
+
 def _group_dtype(leaves: list[Any]) -> str:
     return "float64" if any(p.dtype.name == "float64" for p in leaves) else "float32"
 
@@ -414,6 +438,7 @@ def _init_leaf(
 ) -> dict[str, Any]:
     made: dict[str, Any] = {}
     dtype = storage.state or p.dtype
+    hyper = _widened(hyper, COMPUTE_DTYPE[p.dtype.name])
     for c in rule.components:
         names = rule.state_of(c)
         if c.part.init is None:

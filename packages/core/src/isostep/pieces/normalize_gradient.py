@@ -29,7 +29,9 @@ def before(p: Any, g: Any, t: int, /, *, units: bool, eps: Any, unit_axis: int) 
         n = nm.size(g)
         off = g - nm.sum(g) / n
         squares = nm.sum(off * off)
-    return g / nm.where(n > 1, nm.sqrt(squares / (n - 1)) + eps, 1.0)
+    # Of a single element 0 / 0 would not be chosen, but its derivative would be.
+    deviation = nm.sqrt(squares / nm.maximum(n - 1, 1))
+    return g / nm.where(n > 1, deviation + eps, 1.0)
 
 
 PIECE = Piece(

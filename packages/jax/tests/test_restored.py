@@ -1,0 +1,59 @@
+"""States that come from elsewhere: of NumPy's arrays or Python's numbers, and those that somebody cast."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isostep
+import isostep_jax
+
+PARAMS = {"w": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), "b": jnp.ones(2, jnp.bfloat16)}
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "prodigy"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_state_of_numpy_is_stepped_as_one_of_jax(name, grouped):
+    tx = getattr(isostep_jax, name)(0.1, grouped=grouped)
+    state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)[1]
+    restored = jax.tree.map(np.asarray, state)._replace(count=1)
+    found, wanted = (tx.update(PARAMS, s, PARAMS) for s in (restored, state))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert isinstance(a, jax.Array)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("count", [np.int64(300), np.array(300, np.int16), jnp.uint32(300), 300])
+def test_a_count_of_another_kind_of_integer_is_counted_on_as_int32(count):
+    tx = isostep_jax.adam()
+    found = tx.update(PARAMS, tx.init(PARAMS)._replace(count=count), PARAMS)[1].count
+    assert (found.dtype, int(found)) == (jnp.int32, 301)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        # In bfloat16 it would count to 256 and no further.
+        (
+            lambda s: jax.tree.map(lambda a: a.astype(jnp.bfloat16), s),
+            "prodigy: state count must be one whole number, got bfloat16 ()",
+        ),
+        (
+            lambda s: s._replace(count=jnp.zeros(2, jnp.int32)),
+            "prodigy: state count must be one whole number, got int32 (2,)",
+        ),
+        (
+            lambda s: s._replace(group={**s.group, "d": s.group["d"].astype(jnp.bfloat16)}),
+            "prodigy: state d must be one float32 number, got bfloat16 ()",
+        ),
+    ],
+)
+def test_counts_and_group_values_that_were_cast_or_stacked_are_one_line(change, text):
+    tx = isostep_jax.prodigy()
+    with pytest.raises(isostep.StepError) as caught:
+        jax.jit(tx.update)(PARAMS, change(tx.init(PARAMS)), PARAMS)
+    assert str(caught.value).startswith(text)
+    assert str(caught.value).endswith("or make one with tx.init(params)")
