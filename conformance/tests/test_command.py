@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wrong_steps import SomeKernels
 
 import isostep
+from isostep.backends.numpy import NumpyReference
 from isostep.domains import Real
 from isostep.rule import Rule
 from isostep_conformance import cases, cli, paths, report, select, session
@@ -184,6 +186,63 @@ def test_an_empty_run_is_an_error() -> None:
     assert Session([]).faults() == ["nothing was run"]
 
 
+def test_a_backend_with_kernels_for_some_settings_has_them_tested() -> None:
+    found = Session([Found("mine", SomeKernels())])
+    chosen = select.units(found.paths)
+    firsts = {u.case.subject.id for u in chosen if u.case.subject.name == "adam" and u.first}
+    assert firsts == {"adam.0", "adam.6"}  # with amsgrad, without
+    checked = {u.case.subject.id for u, _ in select.contracts(chosen)}
+    assert firsts <= checked
+    (unit,) = (u for u in chosen if u.case.subject.id == "adam.6")
+    assert unit.case.dtype == "float32"
+    assert "odd" in unit.scenarios
+    assert any(o.failures for o in found.check_unit(unit))
+
+
+def test_of_a_rule_that_is_named_every_case_runs_on_a_few_paths() -> None:
+    here = [Found("mine", NumpyReference())]
+    chosen = select.units(here, rules=["adamw"])
+    wanted = {s.id for s in cases.of_rule("adamw")}
+    assert {u.case.subject.id for u in chosen if u.case.dtype == "float32"} == wanted
+    assert len(chosen) < select.extent(here, ["adamw"]) == 4 * len(wanted)
+
+
+OWN_RULE = """
+from isostep import parts
+from isostep.rule import Rule
+
+RULE = Rule(name="own", update=lambda p, g, t, /, *, lr: -lr * (1 + t % 3) * g, hyper={"lr": parts.lr(0.1)})
+"""
+OWN_PIECE = """
+from isostep.rule import Piece
+
+PIECE = Piece(name="twice", before=lambda p, g, t, /: 2 * g)
+"""
+
+
+def test_a_rule_or_piece_in_a_file_of_its_own_is_tested(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule, piece = tmp_path / "own.py", tmp_path / "twice.py"
+    rule.write_text(OWN_RULE)
+    piece.write_text(OWN_PIECE)
+    arguments = ["--backend", "numpy:reference", "--dtype", "float32"]
+    assert cli.main([*arguments, "--rule", str(rule), "--mutants"]) == 0
+    assert "kill rate 100.00%" in capsys.readouterr().out
+    subjects = select.subjects_of((str(piece),))
+    assert {s.name for s in subjects} == {"twice+adamw", "twice+lamb"}
+    assert cli.main([*arguments, "--rule", str(tmp_path / "none.py")]) == 2
+    assert "there is no file" in capsys.readouterr().err
+
+
+def test_a_sample_says_that_it_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--backend", "numpy:reference", "--rule", "signsgd"]
+    assert cli.main(arguments) == 0
+    assert "a sample: --full runs all of them" in capsys.readouterr().out
+    assert cli.main([*arguments, "--full"]) == 0
+    assert "a sample" not in capsys.readouterr().out
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     file.write_text("old")
@@ -194,7 +253,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_the_sample_has_every_rule_on_every_path_in_float32() -> None:
-    from isostep.backends.numpy import NumpyReference
     from isostep_conformance.cases import names
 
     chosen = select.units([Found("a", NumpyReference()), Found("b", NumpyReference())])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import wrong_rules
+import wrong_steps
 
 import isostep
 from isostep.backends.numpy import NumpyReference
@@ -120,6 +121,11 @@ def test_a_backend_that_breaks_a_step_is_rejected(
         (wrong_rules.LooksBeforeItChecks, "errors"),
         (wrong_rules.TakesMemoryForRows, "transposed"),
         (wrong_rules.NarrowScalars, "slow_averages"),
+        (wrong_steps.UncorrectedLate, "slow_averages"),
+        (wrong_steps.OneCount, "own_counts"),
+        (wrong_steps.FirstNumbers, "changed_numbers"),
+        (wrong_steps.CutsHalves, "rounded_once"),
+        (wrong_steps.ComputesInHalf, "rounded_once"),
     ],
 )
 def test_a_backend_that_breaks_the_contract_is_rejected(

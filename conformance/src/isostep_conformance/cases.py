@@ -13,7 +13,8 @@ from typing import Any
 
 import isostep
 from isostep.domains import Domain
-from isostep.rule import BoundRule, RuleError
+from isostep.registry import module_of
+from isostep.rule import BoundRule, Piece, RuleError
 from isostep_conformance import hypers
 from isostep_conformance.formats import FORMATS, Format
 from isostep_conformance.scenarios import SCENARIOS, Script, shapes
@@ -146,34 +147,44 @@ def _rules() -> Iterator[Subject]:
             yield subject_of(name, i, isostep.rule(name, **values))
 
 
-def _part_values(name: str, index: int) -> dict[str, Any]:
-    registry = isostep.pieces.registry
-    part = registry[name] if name in registry.names() else isostep.definition(name)
-    found = hypers.bound(part, name)
-    return found[index % len(found)]
-
-
-def composed(parts: tuple[str, ...], index: int) -> BoundRule:
-    """Pieces and a rule, by name, each with its index-th hyperparameters."""
+def composed(parts: tuple[str | Piece, ...], index: int) -> BoundRule:
+    """Pieces and a rule, by name or as they are, each with its index-th hyperparameters."""
     known = isostep.pieces.registry.names()
     made = []
-    for name in parts:
-        make = getattr(isostep.pieces, name) if name in known else None
-        values = _part_values(name, index)
-        made.append(make(**values) if make is not None else isostep.rule(name, **values))
+    for given in parts:
+        part: Any = given
+        if isinstance(given, str):
+            part = isostep.pieces.registry[given] if given in known else isostep.definition(given)
+        found = hypers.bound(part, part.name)
+        made.append(part.bind(**found[index % len(found)]))
     return isostep.compose(*made)
 
 
 def _pieces() -> Iterator[Subject]:
     for name in isostep.pieces.registry.names():
-        piece = isostep.pieces.registry[name]
-        variants = len(hypers.bound(piece, name))
-        for base in BASES:
-            behind = piece.before is None and piece.denominator is None
-            order = (base, name) if behind else (name, base)
-            label = "+".join(order)
-            for i in range(variants if base == BASES[0] else 1):
-                yield subject_of(label, i, composed(order, i))
+        yield from _around(isostep.pieces.registry[name])
+
+
+def _around(piece: Piece) -> Iterator[Subject]:
+    """A piece with each of two rules."""
+    variants = len(hypers.bound(piece, piece.name))
+    for base in BASES:
+        behind = piece.before is None and piece.denominator is None
+        order = (base, piece) if behind else (piece, base)
+        label = f"{base}+{piece.name}" if behind else f"{piece.name}+{base}"
+        for i in range(variants if base == BASES[0] else 1):
+            yield subject_of(label, i, composed(order, i))
+
+
+@cache
+def of_file(file: str) -> tuple[Subject, ...]:
+    """The subjects of a file outside of the registry, which declares a rule, or a piece to be put around two."""
+    folder = isostep.pieces.registry if hasattr(module_of(file), "PIECE") else isostep._rules
+    part = folder[file]
+    if isinstance(part, Piece):
+        return tuple(_around(part))
+    found = hypers.bound(part, part.name)
+    return tuple(subject_of(part.name, i, part.bind(**values)) for i, values in enumerate(found))
 
 
 def _deep() -> Iterator[Subject]:

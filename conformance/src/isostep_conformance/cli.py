@@ -20,7 +20,7 @@ from isostep_conformance.gaps import GapError
 from isostep_conformance.jobs import Selection, jobs, run
 from isostep_conformance.journal import Journal, JournalError
 from isostep_conformance.plugin import closing
-from isostep_conformance.select import SelectionError
+from isostep_conformance.select import SelectionError, extent
 from isostep_conformance.session import header
 from isostep_conformance.toll import Toll
 
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="RULE",
-        help="only this rule or composition; repeatable",
+        help="only this rule or composition, or the rule or piece of this file; repeatable",
     )
     made.add_argument(
         "--dtype",
@@ -142,6 +142,10 @@ def _run(options: argparse.Namespace) -> int:
     report.show(session)
     for line in closing(session):
         print(line)
+    ran = sum(len(job.units) for job in every)
+    whole = extent(session.paths, selection.rules, selection.dtypes)
+    if ran < whole:
+        print(f"{ran:,} of {whole:,} cases, a sample: --full runs all of them")
     if session.toll is not None:
         toll = session.toll
         print(

@@ -18,8 +18,21 @@ from isostep_conformance import hypers
 from isostep_conformance.budget import Tally
 from isostep_conformance.cases import Case
 from isostep_conformance.formats import FORMATS
-from isostep_conformance.runner import compare, differences, feed, load, same_bits, told, unload
-from isostep_conformance.truth import Run, Shot, Snapshot, run, shots, sums_of
+from isostep_conformance.halves import rounded_once
+from isostep_conformance.runner import (
+    compare,
+    differences,
+    feed,
+    load,
+    same_bits,
+    taken,
+    told,
+    unload,
+)
+from isostep_conformance.truth import Run, Shot, Snapshot, begun, moved, run, shots, sums_of
+
+#: A step late enough for corrections that stop at some step, or counts that wrap, to show.
+LATE = 1000
 
 Check = Callable[[Any, Run], Iterator[str]]
 
@@ -40,9 +53,7 @@ def _shot(found: Run) -> Shot:
 
 
 def _step(backend: Any, found: Run, shot: Shot) -> Snapshot:
-    params, state = load(backend, shot.before)
-    grads, inputs = feed(backend, shot)
-    return unload(backend, *backend.step(found.rule, params, grads, state, **inputs))
+    return taken(backend, found.rule, shot)
 
 
 def same_bits_twice(backend: Any, found: Run) -> Iterator[str]:
@@ -262,19 +273,49 @@ def slow_averages(backend: Any, found: Run) -> Iterator[str]:
     if rule is None or found.case.form.compute is FORMATS["float64"]:
         return
     tally = Tally()
-    for k, shot in enumerate(_slow_shots(found.case)):
+    for shot in _slow_shots(found.case):
         got = _step(backend, replace(found, rule=rule), shot)
-        compare(tally, shot.forced, got, shot, f"{rule!r}, step {k + 1}")
+        compare(tally, shot.forced, got, shot, f"{rule!r}, step {shot.before.state.group_t + 1}")
     yield from tally.failures
 
 
 @lru_cache(maxsize=4)
 def _slow_shots(case: Case) -> list[Shot]:
-    """The first two steps of a case's run, made with such rates."""
+    """The first two steps of a case's run, made with such rates, and the second as a late one."""
     rule, script = hypers.slow(case.rule("run")), run(case, "run").script
     assert rule is not None
     first = replace(script, grads=script.grads[:2], inputs=script.inputs[:2], jumps={}, resets={})
-    return shots(rule, case.form, first)
+    made = shots(rule, case.form, first)
+    return [*made, moved(made[-1], rule, LATE - 1)]
+
+
+def own_counts(backend: Any, found: Run) -> Iterator[str]:
+    """Each parameter's step has its own number, where some have skipped steps: corrections, schedules and phases."""
+    shot = _shot(found)
+    start = shot.before.copy()
+    start.state.t = [t - i % 3 for i, t in enumerate(start.state.t)]
+    apart = begun(shot, found.rule, start)
+    tally = Tally()
+    label = f"steps {[t + 1 for t in start.state.t]} in one call"
+    compare(tally, apart.forced, _step(backend, found, apart), apart, label)
+    yield from tally.failures
+
+
+def changed_numbers(backend: Any, found: Run) -> Iterator[str]:
+    """A step with other hyperparameters than the one before, in the same arrays: nothing of the old is kept."""
+    rule = found.case.subject.exact
+    if rule.structure() != found.rule.structure():
+        return
+    shot, after = found.shots[4:6]
+    params, state = load(backend, shot.before)
+    grads, inputs = feed(backend, shot)
+    params, state = backend.step(found.rule, params, grads, state, **inputs)
+    changed = begun(after, rule, unload(backend, params, state))
+    grads, inputs = feed(backend, after)
+    got = unload(backend, *backend.step(rule, params, grads, state, **inputs))
+    tally = Tally()
+    compare(tally, changed.forced, got, changed, f"after a step with other numbers: {rule!r}")
+    yield from tally.failures
 
 
 def no_recompilation(backend: Any, found: Run) -> Iterator[str]:
@@ -403,6 +444,9 @@ CHECKS: dict[str, Check] = {
         strided,
         transposed,
         slow_averages,
+        own_counts,
+        changed_numbers,
+        rounded_once,
         no_recompilation,
         errors,
     )

@@ -14,11 +14,11 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from isostep_conformance import paths
-from isostep_conformance.cases import Subject, subjects
+from isostep_conformance.cases import Subject
 from isostep_conformance.gaps import Gap
 from isostep_conformance.kill import judge
 from isostep_conformance.paths import Path
-from isostep_conformance.select import Unit, contracts, units
+from isostep_conformance.select import Unit, contracts, subjects_of, units
 from isostep_conformance.session import Outcome, Session
 from isostep_conformance.toll import Fate
 
@@ -97,7 +97,7 @@ def jobs(selection: Selection, session: Session) -> list[Job]:
         found[unit.case.id].checks.append((unit, check))
     every = list(found.values())
     if selection.mutants:
-        tested = (s for s in subjects() if not selection.rules or s.name in selection.rules)
+        tested = subjects_of(selection.rules)
         every += [Job(f"mutants of {s.id}", subject=s) for s in tested]
     return every
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from isostep.program import PARAMETER
+from isostep.rule import BoundRule
 from isostep.state import State
 from isostep_conformance.budget import Tally
 from isostep_conformance.cases import Case
@@ -43,6 +44,13 @@ def feed(backend: Any, shot: Shot) -> tuple[list[Any], dict[str, Any]]:
         n: [backend.asarray(a) for a in v] if isinstance(v, list) else backend.asarray(v)
         for n, v in shot.inputs.items()
     }
+
+
+def taken(backend: Any, rule: BoundRule, shot: Shot) -> Snapshot:
+    """What a backend makes of one step, from where the shot starts."""
+    params, state = load(backend, shot.before)
+    grads, inputs = feed(backend, shot)
+    return unload(backend, *backend.step(rule, params, grads, state, **inputs))
 
 
 def told(error: Exception) -> str:

@@ -15,10 +15,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from isostep_conformance.cases import DTYPES, Case, Subject, broken, subjects
+from isostep.registry import FILE
+from isostep_conformance.cases import DTYPES, Case, Subject, broken, of_file, subjects
 from isostep_conformance.contract import CHECKS
 from isostep_conformance.gaps import Gap
 from isostep_conformance.paths import Path
+from isostep_conformance.scenarios import SCENARIOS
 from isostep_conformance.truth import FREE
 
 #: So many paths at most are tested with all contract checks and both cases of a rule.
@@ -39,13 +41,16 @@ class Unit:
     case: Case
     #: without the long run, which is most of the work, and with every other of the other scenarios
     brief: bool = False
+    #: the first case of its rule that the path takes in its way: contract checks are run on it, and the large array
+    first: bool = True
 
     @property
     def scenarios(self) -> tuple[str, ...]:
         """The scenarios of the case that are run."""
+        every = tuple(s for s in SCENARIOS if s != "odd" or self.first)
         if not self.brief:
-            return self.case.scenarios
-        some = [s for s in self.case.scenarios if s not in FREE]
+            return every
+        some = [s for s in every if s not in FREE]
         first = _draw(self.path, self.case.subject.name) % 2
         return tuple(some[first::2])
 
@@ -67,40 +72,63 @@ def units(
     thin = len(runnable) > FEW
     names = {p.name for p in runnable}
     second = {p.name for p in runnable if thin and (p.stand_in or p.twin in names)}
-    chosen = _subjects(tuple(rules))
+    chosen = subjects_of(tuple(rules))
     wanted = tuple(dtypes) or DTYPES
     for d in wanted:
         if d not in DTYPES:
             message = f"unknown dtype {d!r}; known: {', '.join(DTYPES)}"
             raise SelectionError(message)
     found = []
+    ways = {p.name: _firsts(p, chosen, thin) for p in runnable}
     for subject in chosen:
         count = sum(s.name == subject.name for s in chosen)
         for dtype in wanted:
             for path in runnable:
                 part = path.name in second and not full
-                picked = full or _sampled(subject, dtype, path.name, count, wanted, thin, part)
+                first = subject.id in ways[path.name]
+                named = bool(rules) and not thin
+                picked = full or _sampled(
+                    subject, dtype, path.name, count, wanted, thin, part, first or named
+                )
                 if path.offers(dtype) and picked:
                     composed = thin and not full and _composed(subject)
                     brief = (part or composed) and _draw(subject.name) % (12 if part else 6) > 0
-                    found.append(Unit(path.name, Case(subject, dtype), brief))
+                    found.append(Unit(path.name, Case(subject, dtype), brief, first))
     if not found:
         message = "nothing to run: no path that runs here offers any of the chosen rules and dtypes"
         raise SelectionError(message)
     return found
 
 
-def _subjects(rules: tuple[str, ...]) -> list[Subject]:
+def extent(paths: Iterable[Path], rules: Iterable[str] = (), dtypes: Iterable[str] = ()) -> int:
+    """How many units the whole matrix has."""
+    chosen, wanted = subjects_of(tuple(rules)), tuple(dtypes) or DTYPES
+    return len(chosen) * sum(p.offers(d) for p in paths if not p.missing for d in wanted)
+
+
+def _firsts(path: Path, chosen: Iterable[Subject], thin: bool) -> set[str]:
+    """The first case of each rule; of a few paths, the first of each way in which the path says that it runs it."""
+    way = getattr(path.backend, "path", None)
+    found: dict[tuple[str, str], str] = {}
+    for s in chosen:
+        if s.index == 0 or not (thin or way is None):
+            found.setdefault((s.name, "" if thin or way is None else way(s.rule)), s.id)
+    return set(found.values())
+
+
+def subjects_of(rules: tuple[str, ...]) -> list[Subject]:
+    """What is tested of the rules asked for, by name or by the path of a file, or of all."""
     for name, fault in broken().items():
         if not rules or name in rules:
             raise SelectionError(fault)
+    own = [s for r in rules if r.endswith(FILE) for s in of_file(r)]
     every = subjects()
     names = {s.name for s in every}
     for r in rules:
-        if r not in names:
+        if r not in names and not r.endswith(FILE):
             message = f"unknown rule {r!r}; known: {', '.join(sorted(names))}"
             raise SelectionError(message)
-    return [s for s in every if not rules or s.name in rules]
+    return [*own, *(s for s in every if not rules or s.name in rules)]
 
 
 def _sampled(
@@ -111,12 +139,13 @@ def _sampled(
     dtypes: tuple[str, ...],
     thin: bool,
     part: bool,
+    first: bool,
 ) -> bool:
     """Whether a unit belongs to the sample: the first case in float32, and of some subjects one more.
 
     Subjects are drawn before paths, because what costs most is the truth of a case, which all paths share.
     """
-    if dtype == (FIRST if FIRST in dtypes else dtypes[0]) and subject.index == 0:
+    if dtype == (FIRST if FIRST in dtypes else dtypes[0]) and first:
         if not (thin and _composed(subject)):
             return True
         return subject.name in _some() and _draw(path, subject.name) % (6 if part else 2) == 0
@@ -150,8 +179,8 @@ def _draw(*key: str) -> int:
 
 
 def contracts(chosen: Iterable[Unit], *, full: bool = False) -> list[tuple[Unit, str]]:
-    """The contract checks on the first case of each rule and path, in the first dtype chosen."""
-    chosen = [u for u in chosen if u.case.subject.index == 0]
+    """The contract checks on the first case of each rule and path and way, in the first dtype chosen."""
+    chosen = [u for u in chosen if u.first]
     seen = {u.case.dtype for u in chosen}
     first = FIRST if FIRST in seen else next(iter(seen), FIRST)
     everything = full or len({u.path for u in chosen}) <= FEW

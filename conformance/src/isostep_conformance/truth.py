@@ -130,14 +130,16 @@ class Shot:
         return items, {n: exactly(self.inputs.get(n, v)) for n, v in s.group.items()}
 
 
+def begun(shot: Shot, rule: BoundRule, start: Snapshot) -> Shot:
+    """The same gradients and inputs in a step of ``rule`` (of the same structure) from elsewhere."""
+    before, done = start.copy(), start.copy()
+    params, state = NumpyReference().step(rule, done.params, shot.grads, done.state, **shot.inputs)
+    return Shot(rule, shot.form, before, shot.grads, shot.inputs, Snapshot(params, state))
+
+
 def moved(shot: Shot, rule: BoundRule, t: int) -> Shot:
     """The same step taken by ``rule`` (of the same structure) after ``t`` steps."""
-    start = shot.before.copy().at(t)
-    before = start.copy()
-    params, state = NumpyReference().step(
-        rule, start.params, shot.grads, start.state, **shot.inputs
-    )
-    return Shot(rule, shot.form, before, shot.grads, shot.inputs, Snapshot(params, state))
+    return begun(shot, rule, shot.before.at(t))
 
 
 def _chooses(shot: Shot) -> bool:

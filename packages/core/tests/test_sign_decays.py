@@ -211,3 +211,15 @@ def test_the_first_update_sees_the_decay_of_zero_steps():
         backend.step(rule, params, [np.ones(1)], state)
         steps.append(before - params[0].item())
     assert steps == [2, 1.5, 1, 1]
+
+
+@pytest.mark.whole
+def test_a_restart_is_one_under_jit_too():
+    """XLA divides by a constant by multiplying with its rounded inverse: 41 / 41 is below 1 there."""
+    jax = pytest.importorskip("jax")
+    for period in (41, 55, 61, 83):
+        decay = isostep.schedules.RestartCosineInternalDecay(6 * period, 6)
+        compiled = jax.jit(decay)
+        for k in range(1, 6):
+            assert decay(k * period) == 1.0
+            assert float(compiled(jax.numpy.asarray(k * period))) == pytest.approx(1.0, abs=1e-5)

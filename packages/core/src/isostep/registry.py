@@ -1,17 +1,49 @@
-"""A folder as a registry: each module in it declares one thing of the module's own name."""
+"""A folder as a registry: each module in it declares one thing of the module's own name.
+
+A file anywhere else declares such a thing too, and is known by its path, which ends in ``.py``: a rule of one's own is
+shown, trained with and proved before it has a place in somebody's package.
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from isostep.rule import Part, RuleError
 
 P = TypeVar("P", bound=Part)
+
+#: How the path of a file ends, and no name.
+FILE = ".py"
+
+
+def module_of(file: str) -> ModuleType:
+    """The module that a file is, made once in a process; it goes by its whole path, which no other module has."""
+    path = Path(file).resolve()
+    known = sys.modules.get(str(path))
+    if known is not None:
+        return known
+    if not path.is_file():
+        message = f"there is no file {file}; pass a rule's name or the path of its file"
+        raise RuleError(message)
+    spec = importlib.util.spec_from_file_location(str(path), path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[str(path)] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[str(path)]
+        raise
+    return module
 
 
 class Folder(Generic[P]):
@@ -44,16 +76,32 @@ class Folder(Generic[P]):
                 found.append(self[name])
         return found
 
+    def place(self, part: Part) -> str | None:
+        """By what name or path the registry has this very declaration; None if it has not."""
+        if part.name in self.names():
+            return part.name if self[part.name] is part else None
+        for name, module in list(sys.modules.items()):
+            if name.endswith(FILE) and getattr(module, self._attribute, None) is part:
+                return name
+        return None
+
     def __getitem__(self, name: str) -> P:
+        if str(name).endswith(FILE):
+            return self._declared(name, Path(name).stem, module_of)
         known = self.names()
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ";"
             message = f"unknown {self._kind} {name!r}{hint} known: {', '.join(known)}"
             raise RuleError(message)
-        file = f"{self._package}.{name}"
+        return self._declared(f"{self._package}.{name}", name, importlib.import_module)
+
+    def _declared(self, file: str, name: str, load: Callable[[str], ModuleType]) -> P:
+        """What a file declares, which has to be of the file's own name."""
         try:
-            module = importlib.import_module(file)
+            module = load(file)
+        except RuleError:
+            raise
         except Exception as error:  # a file is its author's, and may do anything wrong
             message = f"{file} cannot be imported: {type(error).__name__}: {error}; mend the file"
             raise RuleError(message) from error

@@ -117,8 +117,9 @@ class Part:
         from isostep import _rules, pieces, solvers
 
         for folder in (_rules, pieces.registry, solvers.registry):
-            if self.name in folder.names() and folder[self.name] is self:
-                return folder.__getitem__, (self.name,)
+            place = folder.place(self)
+            if place is not None:
+                return folder.__getitem__, (place,)
         return super().__reduce__()
 
     def functions(self) -> tuple[Callable[..., Any] | None, ...]:

@@ -70,6 +70,10 @@ def _host_div(x: float, y: float) -> float:
     return x / y
 
 
+def _host_mod(x: float, y: float) -> float:
+    return x % y if y != 0 and math.isfinite(x) else math.nan
+
+
 def _host_pow(x: float, y: float) -> float:
     try:
         result = x**y
@@ -126,6 +130,7 @@ MAPS: dict[str, Op] = {
         _op("sub", 2, lambda x, y: x - y, lambda xp, x, y: x - y, "({} - {})"),
         _op("mul", 2, lambda x, y: x * y, lambda xp, x, y: x * y, "({} * {})"),
         _op("div", 2, _host_div, lambda xp, x, y: x / y, "({} / {})"),
+        _op("mod", 2, _host_mod, lambda xp, x, y: x % y, "({} % {})"),
         _op("pow", 2, _host_pow, lambda xp, x, y: x**y, "({} ** {})"),
         _op("neg", 1, lambda x: -x, lambda xp, x: -x, "(-{})"),
         _op("abs", 1, abs, "abs", "abs({})"),
@@ -368,6 +373,27 @@ class Value:
     def ndim(self) -> int:
         """The number of axes; see ``shape``."""
         return len(self.shape)
+
+    def __index__(self) -> int:
+        message = (
+            f"{self!r} is known only when the program runs, so it is no number to Python; "
+            "use isostep.nm, or len(p.shape), which makes the rule one program for each shape"
+        )
+        raise TraceError(message)
+
+    def __mod__(self, other: Any) -> Value:
+        return self._rest(self, other)
+
+    def __rmod__(self, other: Any) -> Value:
+        return self._rest(other, self)
+
+    def _rest(self, x: Any, y: Any) -> Value:
+        """``t % k``: of what is computed once a step only, so that no kernel has to divide with a remainder."""
+        for v in (x, y):
+            if isinstance(v, Value) and v.domain > Domain.STEP:
+                message = f"% is for numbers of the step, such as t, got {v!r}; write x - n * nm.floor(x / n)"
+                raise TraceError(message)
+        return self.graph.apply("mod", (x, y))
 
     def __neg__(self) -> Value:
         return self.graph.apply("neg", (self,))

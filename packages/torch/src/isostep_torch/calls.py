@@ -10,7 +10,7 @@ from isostep import nm
 from isostep.values import MAPS
 
 #: What Python's operators do: torch takes their numbers as arguments of the kernel.
-OPERATORS = frozenset("add sub mul div pow neg lt le gt ge eq ne".split())
+OPERATORS = frozenset("add sub mul div mod pow neg lt le gt ge eq ne".split())
 #: What may have an infinite derivative at 0.
 ROOTS = frozenset(("sqrt", "cbrt", "pow"))
 

@@ -93,7 +93,10 @@ def completes(action: argparse.Action, values: Callable[[], Sequence[str]]) -> N
 
 def rule_argument(to: Parser, name: str, **more: Any) -> None:
     """A positional argument that is a rule's name."""
-    completes(to.add_argument(name, **{"help": "a rule's name", **more}), isostep.rules)
+    completes(
+        to.add_argument(name, **{"help": "a rule's name, or the path of its file", **more}),
+        isostep.rules,
+    )
 
 
 def set_argument(to: Parser) -> None:
@@ -199,9 +202,11 @@ def _rule(tree: ast.expr, text: str) -> BoundRule | str:
 
 
 def _name(tree: ast.expr, text: str) -> str | None:
-    """A rule's name, ``sgd`` or ``formula(sign(g) * m)``."""
+    """A rule's name, ``sgd`` or ``formula(sign(g) * m)``, or the path of its file in quotes."""
     if isinstance(tree, ast.Name):
         return tree.id
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, str):
+        return tree.value
     function = getattr(getattr(tree, "func", None), "id", None)
     if function == isostep.formulas.BEFORE.rstrip("(") and getattr(tree, "args", None):
         return ast.get_source_segment(f"[{text}]", tree)

@@ -24,6 +24,7 @@ from isostep.commands.common import (
     set_argument,
 )
 from isostep.plot.paths import title
+from isostep.registry import FILE
 from isostep.rule import BoundRule
 
 METHODS = ("sgd", "sgd_hd", "sgdn", "sgdn_hd", "adam", "adam_hd")
@@ -142,7 +143,10 @@ def settings_of(arguments: argparse.Namespace, rows: int) -> Any:
     per_epoch = -(-rows // arguments.batch_size)
     steps = min(x for x in (epochs and epochs * per_epoch, arguments.iterations) if x is not None)
     rule, label, name = chosen(arguments, steps)
-    folder = arguments.dir / arguments.model / (arguments.rule or arguments.method or "sgd_hd")
+    chosen_by = arguments.rule or arguments.method or "sgd_hd"
+    if chosen_by.endswith(FILE):
+        chosen_by = rule.rule.name
+    folder = arguments.dir / arguments.model / chosen_by
     return Settings(
         path=folder / f"{arguments.name or name}.csv",
         rule=rule,

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isostep import nm
-from isostep.schedules.base import check, on_host, steps_done
+from isostep.schedules.base import check, on_host, quotient, steps_done
 
 __all__ = [
     "CosineInternalDecay",
@@ -166,9 +166,7 @@ def _cosine(x: Any) -> Any:
 
 def _sawtooth(y: Any, period: float) -> Any:
     """(y mod period) / period, in [0, 1)."""
-    rest = y - period * nm.floor(y / period)
-    # y / period may round up to a whole number that y does not reach: the rest is then below 0.
-    return nm.where(rest < 0, rest + period, rest) / period
+    return (y - period * quotient(y, period)) / period
 
 
 def _zero_from(x: Any, edge: float, decay: Any) -> Any:
