@@ -16,6 +16,7 @@ from isostep.domains import REQUIRED
 from isostep.lower.js_source import NoScript, step_function
 from isostep.plot import SURFACES, path, tuned
 from isostep.plot.page import page
+from isostep.rule import Rule
 
 
 def bound(name, **more):
@@ -143,6 +144,8 @@ def test_the_page_takes_the_references_steps(surface):
             isostep.pieces.lookahead(k=3, alpha=0.5),  # two kinds of steps
         )
     )
+    rests = Rule(name="rests", update=lambda p, g, t, /: -1e-4 * ((t - 10) % 4 + (10 - t) % -3) * g)
+    rules.append(rests.bind())
     paths = [path(r, surface, steps=30, noise=0.5, seed=4) for r in rules]
     everywhere = len(paths)
     paths = [p for p in paths if np.all(np.isfinite(p.points))]

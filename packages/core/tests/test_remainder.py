@@ -29,23 +29,8 @@ def descent(update):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "path",
-    ["numpy:reference"]
-    + [
-        pytest.param(name, marks=pytest.mark.whole)
-        for name in (
-            "numpy:fused",
-            "torch:loop",
-            "torch:foreach",
-            "torch:fused",
-            "jax:jit",
-            "cupy:raw(host)",
-        )
-    ],
-)
-def test_a_period_starts_again_where_it_should(path, kind):
-    backend = isostep.backend(path)
+def test_a_period_starts_again_where_it_should(each_path, kind):
+    backend = isostep.backend(each_path)
     part = Rule(name="sawtooth", update=sawtooth, hyper={"lr": parts.lr(1.0), "k": KINDS[kind]})
     for k in PERIODS:
         rule = part.bind(k=k)
@@ -54,6 +39,17 @@ def test_a_period_starts_again_where_it_should(path, kind):
             state = replace(backend.init(rule, params), t=[t - 1], group_t=t - 1)
             params, _ = backend.step(rule, params, [backend.asarray(np.ones(2, np.float32))], state)
             assert -backend.to_numpy(params[0])[0] == (t - 1) % k
+
+
+def test_it_has_the_sign_of_the_divisor(each_path):
+    backend = isostep.backend(each_path)
+    rule = descent(lambda p, g, t, /, *, lr: -lr * ((t - 10) % 4 + 100 * ((10 - t) % -4)) * g)
+    params = [backend.asarray(np.zeros(2, np.float32))]
+    state = backend.init(rule, params)
+    for t in range(1, 12):
+        before = backend.to_numpy(params[0]).copy()
+        params, state = backend.step(rule, params, [backend.asarray(np.ones(2, np.float32))], state)
+        assert before[0] - backend.to_numpy(params[0])[0] == (t - 10) % 4 + 100 * ((10 - t) % -4)
 
 
 def test_arrays_have_none():

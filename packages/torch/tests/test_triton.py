@@ -216,7 +216,7 @@ def test_functions_of_two_numbers_propagate_nan():
     x, y = (a.ravel().astype(np.float32) for a in np.meshgrid(ODD[:7], [*ODD[:4], NAN]))
     with np.errstate(all="ignore"):
         for name, wanted in {
-            "maximum": np.maximum, "minimum": np.minimum, "atan2": rounded_arctan2, "div": np.divide,
+            "maximum": np.maximum, "minimum": np.minimum, "atan2": rounded_arctan2, "div": np.divide, "mod": np.mod,
         }.items():  # fmt: skip
             np.testing.assert_array_equal(interpret(f"{name}(x, y)", x, y).numpy(), wanted(x, y))
 
@@ -392,9 +392,16 @@ def test_observed_kernels_compile_and_stay_wide(traced):
     check_width(*found, "float32")
 
 
-@pytest.mark.parametrize("name", fused_rules())
-def test_kernels_of_scalars_compile(name):
-    found = kernels(trace(bound(name)), "float32")
+def sawtooth(p, g, t, /):
+    return -g * (t % 4)
+
+
+SAWTOOTH = Rule(name="sawtooth", update=sawtooth).bind()
+
+
+@pytest.mark.parametrize("rule", [*map(bound, fused_rules()), SAWTOOTH], ids=lambda r: r.name)
+def test_kernels_of_scalars_compile(rule):
+    found = kernels(trace(rule), "float32")
     module = triton_modules.module(found, traced=True)
     if found.scalars:
         machine_code(module.numbers, ("times", "hypers", "scalars", "kinds"), 90, LANES=128)

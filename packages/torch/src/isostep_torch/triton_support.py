@@ -163,6 +163,13 @@ def div(x, y):
 
 
 @device
+def mod(x, y):
+    """What is left of whole multiples of y, with the sign of y as in Python; the device's has that of x."""
+    rest = x % y
+    return tl.where((rest != 0) & ((rest < 0) != (y < 0)), rest + y, rest)
+
+
+@device
 def sqrt(x):
     """The square root, correctly rounded."""
     if x.dtype == tl.float32:

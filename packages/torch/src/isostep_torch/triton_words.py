@@ -17,8 +17,8 @@ TEXT = {
 }
 #: Operations that ``triton_support`` has, and Triton not, or not as the contract wants them.
 CALLS = (
-    "div", "pow", "sign", "sqrt", "cbrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "atan2", "maximum",
-    "minimum", "floor", "isfinite", "isnan",
+    "div", "mod", "pow", "sign", "sqrt", "cbrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "atan2",
+    "maximum", "minimum", "floor", "isfinite", "isnan",
 )  # fmt: skip
 TEXT |= {f: f"{f}({', '.join(['{}'] * MAPS[f].arity)})" for f in CALLS}
 #: Operations in which Triton gives a Python number the type of the other operand; comparisons make it a float32.

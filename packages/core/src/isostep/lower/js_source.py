@@ -19,6 +19,8 @@ from isostep.values import MAPS, REDUCTIONS, Domain, Graph, Value
 
 #: Where JavaScript's text differs from the listing's.
 TEXT = {
+    # JavaScript's remainder has the sign of the dividend, Python's that of the divisor.
+    "mod": "(($) => $ !== 0 && $ < 0 !== {1} < 0 ? $ + {1} : $)({0} % {1})",
     "pow": "Math.pow({}, {})",
     "where": "({} ? {} : {})",
     "and": "({} && {})",
