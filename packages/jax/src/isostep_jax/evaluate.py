@@ -10,6 +10,7 @@ twice. Values have the bits that they have without all this.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from isostep import nm
 from isostep.interpret import Interpreter, Task
-from isostep.values import Value
+from isostep.values import MAPS, Value
 
 Function = Callable[..., Any]
 
@@ -110,4 +111,21 @@ class JaxInterpreter(Interpreter):
         place, form = FORMS.get(node.op, (0, None))
         if form is not None and isinstance(operands[place], jax.Array):
             return form(*operands)
-        return super()._apply(node, operands, task)
+        if node.op in MAPS:
+            return super()._apply(node, operands, task)
+        with whole_products():
+            return super()._apply(node, operands, task)
+
+
+def whole_products() -> AbstractContextManager[Any]:
+    """Products of float32 matrices are those of float32, as on every other path; who has set JAX's default gets that.
+
+    Elsewhere than on a CPU JAX would round their elements to TF32 or bfloat16, 10 or 7 bits.
+    """
+    return jax.default_matmul_precision(products_of_users() or "highest")
+
+
+def products_of_users() -> str | None:
+    """What JAX's default for products of matrices is set to; None where nobody has."""
+    found: str | None = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return found

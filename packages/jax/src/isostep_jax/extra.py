@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 from isostep import curvature
 from isostep.schedules.base import check
 from isostep_jax.dtypes import widest
+from isostep_jax.evaluate import whole_products
 
 Loss = Callable[..., jax.Array]
 
@@ -201,7 +202,8 @@ def pcgrad(losses: Sequence[Loss], *, reduction: str = "mean") -> Callable[..., 
 
         def freed(i: jax.Array, key: jax.Array) -> jax.Array:
             def against(g: jax.Array, j: jax.Array) -> tuple[jax.Array, None]:
-                dot, size = g @ tasks[j], tasks[j] @ tasks[j]
+                with whole_products():
+                    dot, size = g @ tasks[j], tasks[j] @ tasks[j]
                 conflict = (dot < 0) & (j != i)
                 part = jnp.where(conflict, dot / jnp.where(conflict, size, 1), 0)
                 return g - part * tasks[j], None

@@ -14,6 +14,7 @@ import jax
 
 import isostep
 from isostep.solver import BoundSolver
+from isostep_jax.evaluate import products_of_users, whole_products
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,15 @@ class TreeSolver:
             StepError: arrays that do not fit together, or a loss or gradient at the start that is not finite.
         """
         leaves, tree = jax.tree.flatten(params)
+        outside = products_of_users()
 
         def of_leaves(leaves: list[Any]) -> tuple[Any, list[Any]]:
-            loss, grads = value_and_grad(jax.tree.unflatten(tree, leaves))
+            with jax.default_matmul_precision(outside):
+                loss, grads = value_and_grad(jax.tree.unflatten(tree, leaves))
             return loss, jax.tree.leaves(grads)
 
-        loss, leaves, state = self.bound.step(of_leaves, leaves, state)
+        with whole_products():
+            loss, leaves, state = self.bound.step(of_leaves, leaves, state)
         return loss, jax.tree.unflatten(tree, leaves), state
 
 
