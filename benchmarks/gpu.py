@@ -7,6 +7,7 @@
 Bandwidth: the bytes that a step must move, as its program tells, over its time, as a share of what a copy between
 two tensors reaches. Times of long steps are the device's (events); of lists of small tensors, and of JAX, the
 clock's, host included. Kinds of rows: copy, large, captured, small and low, which are torch's, then JAX's and CuPy's.
+At the end stands which figures reach what is asked of them (``targets.py``).
 A measurement that fails is written down as failed, and the others go on: in a new process, ``--go-on``, where it has
 left the device unusable, as a wrong address does.
 """
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_rows import KINDS, fused, plan
+from targets import verdicts
 
 
 def measured(row: dict[str, Any]) -> dict[str, Any]:
@@ -120,13 +122,15 @@ def run(torch: Any, rows: list[dict[str, Any]], out: Path | None, go_on: bool = 
         if not new:
             continue
         print(text(row, bandwidth), flush=True)
+        result["targets"] = list(verdicts(rows))
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=2) + "\n")
         if unusable(torch):
             more = [] if "--go-on" in sys.argv else ["--go-on"]
             os.execv(sys.executable, [sys.executable, *sys.argv, *more])
     failed = sum("error" in r or not r.get("same_bits", True) for r in rows)
-    print(f"\n{len(rows)} measurements, {failed} failed; written to {out}")
+    print("", *verdicts(rows), "", sep="\n")
+    print(f"{len(rows)} measurements, {failed} failed; written to {out}")
     return failed
 
 

@@ -136,3 +136,32 @@ def test_a_row_is_a_line(gpu):
     )
     assert "OTHER BITS" in gpu.text({"what": "captured", "rule": "lamb", "same_bits": False}, 0)
     assert gpu.text({"what": "copy", "error": "out of memory"}, 0).endswith("failed: out of memory")
+
+
+def test_the_targets_tell_which_rows_miss_them(gpu):
+    def row(what, rule, stages=1, **seconds):
+        return {"what": what, "rule": rule, "stages": stages, "bytes": 900, "seconds": seconds}
+
+    rows = [
+        {"what": "copy", "seconds": 1.0, "bytes_per_second": 100.0},
+        row("large", "adamw", isostep=10.0, **{"torch fused": 9.0, "torch foreach": 30.0}),
+        row("large", "yogi", isostep=9.0, **{"isostep foreach": 18.0}),
+        row("large", "lion", isostep=12.0, **{"isostep foreach": 18.0}),
+        row("large", "lamb", stages=2, isostep=90.0, **{"isostep foreach": 190.0}),
+        {"what": "large", "rule": "sgd", "stages": 1, "bytes": 900, "error": "none"},
+        {"what": "captured", "rule": "adamw", "same_bits": False},
+        row("cupy", "adamw", isostep=10.0, isostep_torch=9.0, **{"array expressions": 60.0}),
+        {"what": "small", "rule": "adamw"},
+    ]
+    found = list(gpu.verdicts(rows))
+    assert found[:5] == [
+        "large: at least 0.9 of a copy's bandwidth in one pass: 2 of 3; below: lion 0.75; not measured: 1",
+        "large: at least 1 x torch fused: 0 of 1; below: adamw 0.90; not measured: 1",
+        "large: at least 2 x foreach, where torch has no fused form: 2 of 3; below: lion 1.50; not measured: 1",
+        "small: at least 3 x torch fused: 0 of 0; not measured: 1",
+        "captured: at least 1 of the replays have the bits of the steps: 0 of 1; below: adamw 0.00",
+    ]
+    assert found[-4:-2] == [
+        "cupy: at least 5 x array expressions, in one pass: 1 of 1",
+        "cupy: at least 0.95 x our torch fused, in one pass: 0 of 1; below: adamw 0.90",
+    ]
