@@ -14,8 +14,11 @@ import random
 import pytest
 import torch
 
-from isostep_conformance.cases import names, of_rule
 from isostep_torch import from_rule
+
+cases = pytest.importorskip(
+    "isostep_conformance.cases", reason="rules with settings are the suite's"
+)
 
 pytestmark = pytest.mark.whole  # not for want of a package: minutes of work, and once is enough
 
@@ -349,7 +352,7 @@ def live(rule, seed):
 
 
 @pytest.mark.sampled(8)
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", cases.names())
 def test_whatever_happens_between_steps_every_path_takes_those_of_the_loop(name):
-    subject, *_ = of_rule(name)
+    subject, *_ = cases.of_rule(name)
     live(subject.rule, subject.id)
