@@ -199,6 +199,23 @@ def test_a_backend_with_kernels_for_some_settings_has_them_tested() -> None:
     assert any(o.failures for o in found.check_unit(unit))
 
 
+class Speechless(NumpyReference):
+    """Cannot say how it runs one of the rules."""
+
+    def path(self, rule: Any) -> str:
+        if rule.name == "adam":
+            message = "no kernels"
+            raise NotImplementedError(message)
+        return super().path(rule)
+
+
+def test_a_rule_that_a_backend_cannot_speak_of_does_not_stand_in_the_way_of_others() -> None:
+    chosen = select.units([Found("mine", Speechless())])
+    assert {u.case.subject.id for u in chosen if u.case.subject.name == "adam" and u.first} == {
+        "adam.0"
+    }
+
+
 def test_of_a_rule_that_is_named_every_case_runs_on_a_few_paths() -> None:
     here = [Found("mine", NumpyReference())]
     chosen = select.units(here, rules=["adamw"])
@@ -233,6 +250,34 @@ def test_a_rule_or_piece_in_a_file_of_its_own_is_tested(
     assert {s.name for s in subjects} == {"twice+adamw", "twice+lamb"}
     assert cli.main([*arguments, "--rule", str(tmp_path / "none.py")]) == 2
     assert "there is no file" in capsys.readouterr().err
+    rule.with_name("broken.py").write_text("RULE = 1 +")
+    assert cli.main([*arguments, "--rule", str(tmp_path / "broken.py")]) == 2
+    assert "cannot be imported: SyntaxError" in capsys.readouterr().err
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deeper").mkdir()
+    for file, text in (
+        ("own.py", OWN_RULE),
+        ("deeper/own.py", OWN_RULE),
+        ("sgd.py", OWN_RULE.replace('"own"', '"sgd"')),
+    ):
+        (tmp_path / file).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert len(select.subjects_of(("own.py", "./own.py"))) == len(select.subjects_of(("own.py",)))
+    for given, name in ((("own.py", "deeper/own.py"), "own"), (("sgd.py",), "sgd")):
+        with pytest.raises(
+            select.SelectionError, match=f"{given[-1]}: {name} is the name of another"
+        ):
+            select.subjects_of(given)
+
+
+def test_equivalents_of_rules_here_are_not_asked_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_lamb.py").write_text(OWN_RULE.replace('"own"', '"own_lamb"'))
+    arguments = ["--backend", "numpy:reference", "--dtype", "float32", "--mutants"]
+    assert cli.main([*arguments, "--rule", str(tmp_path / "own_lamb.py")]) == 0, capsys.readouterr()
 
 
 def test_a_sample_says_that_it_is_one(capsys: pytest.CaptureFixture[str]) -> None:

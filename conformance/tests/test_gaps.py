@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import wrong_rules
+import wrong_steps
 
 from isostep.backends.numpy import NumpyReference
 from isostep_conformance import cases, gaps
@@ -55,3 +58,30 @@ def test_a_gap_that_passes_is_an_error_and_one_that_fails_is_not() -> None:
     assert "passes, yet is listed as a gap: notimpl: done long ago" in said[0]
     open_gap = session(wrong_rules.LeaksDtype(), notimpl("leaks", rule="adamw"))
     assert all(o.passed and o.gap is not None for o in open_gap.check_unit(unit))
+
+
+def test_a_gap_may_speak_of_contract_checks_of_every_way() -> None:
+    for rule, known in (("adam.0", True), ("adam.6", True), ("adam.5", False)):
+        entry = notimpl("x", rule=rule, check="strided")
+        assert (session(wrong_steps.SomeKernels(), entry).stale_gaps() == []) is known, rule
+
+
+class WithoutFloat16(NumpyReference):
+    """Refuses half of the halves."""
+
+    def step(self, rule: Any, params: Any, grads: Any, state: Any, **inputs: Any) -> Any:
+        if params[0].dtype == "float16":
+            message = "no float16 here"
+            raise TypeError(message)
+        return super().step(rule, params, grads, state, **inputs)
+
+
+def test_a_gap_of_a_half_covers_the_check_that_steps_in_it() -> None:
+    unit = Unit("mine", Case(cases.of_rule("adamw")[0], "float32"))
+    gap = notimpl("x", rule="adamw", dtype="float16")
+    outcome = session(WithoutFloat16(), gap).check_contract(unit, "rounded_once")
+    assert (outcome.failures, outcome.gap) == ([], gap)
+    outcome = session(NumpyReference(), gap).check_contract(unit, "rounded_once")
+    assert (outcome.failures, outcome.gap) == ([], None)
+    (said,) = session(WithoutFloat16()).check_contract(unit, "rounded_once").failures
+    assert "no float16 here" in said

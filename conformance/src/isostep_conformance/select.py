@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from isostep.registry import FILE
+from isostep.registry import FILE, module_of
 from isostep_conformance.cases import DTYPES, Case, Subject, broken, of_file, subjects
 from isostep_conformance.contract import CHECKS
 from isostep_conformance.gaps import Gap
@@ -108,12 +108,19 @@ def extent(paths: Iterable[Path], rules: Iterable[str] = (), dtypes: Iterable[st
 
 def _firsts(path: Path, chosen: Iterable[Subject], thin: bool) -> set[str]:
     """The first case of each rule; of a few paths, the first of each way in which the path says that it runs it."""
-    way = getattr(path.backend, "path", None)
     found: dict[tuple[str, str], str] = {}
     for s in chosen:
-        if s.index == 0 or not (thin or way is None):
-            found.setdefault((s.name, "" if thin or way is None else way(s.rule)), s.id)
+        if s.index == 0 or not thin:
+            found.setdefault((s.name, "" if thin else _way(path, s)), s.id)
     return set(found.values())
+
+
+def _way(path: Path, subject: Subject) -> str:
+    """What a path says of how it runs a case; a rule that it cannot even speak of fails in its steps."""
+    try:
+        return str(path.backend.path(subject.rule))
+    except Exception:  # a backend may raise anything, or have no ways
+        return ""
 
 
 def subjects_of(rules: tuple[str, ...]) -> list[Subject]:
@@ -121,9 +128,16 @@ def subjects_of(rules: tuple[str, ...]) -> list[Subject]:
     for name, fault in broken().items():
         if not rules or name in rules:
             raise SelectionError(fault)
-    own = [s for r in rules if r.endswith(FILE) for s in of_file(r)]
     every = subjects()
     names = {s.name for s in every}
+    own: list[Subject] = []
+    for file in {module_of(r): r for r in rules if r.endswith(FILE)}.values():
+        found = of_file(file)
+        taken = {s.name for s in found} & {s.name for s in (*every, *own)}
+        if taken:
+            message = f"{file}: {min(taken)} is the name of another; call the file and what it declares otherwise"
+            raise SelectionError(message)
+        own += found
     for r in rules:
         if r not in names and not r.endswith(FILE):
             message = f"unknown rule {r!r}; known: {', '.join(sorted(names))}"
@@ -195,12 +209,12 @@ def contracts(chosen: Iterable[Unit], *, full: bool = False) -> list[tuple[Unit,
 
 def cells(path: Path) -> list[tuple[str, str, str, str]]:
     """Everything that a gap of this path may speak of, whether selected or not."""
-    checks = [*CHECKS]
+    firsts = _firsts(path, subjects(), thin=False)
     return [
         (path.name, s.id, d, c)
         for s in subjects()
         for d in DTYPES
-        for c in (*Case(s, d).scenarios, *(checks if s.index == 0 else ()))
+        for c in (*Case(s, d).scenarios, *(CHECKS if s.id in firsts else ()))
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from isostep.storage import HALVES
 from isostep_conformance import contract, runner
 from isostep_conformance.budget import (
     FACTOR,
@@ -21,6 +22,7 @@ from isostep_conformance.budget import (
 )
 from isostep_conformance.cases import Case
 from isostep_conformance.gaps import Gap, unmatched
+from isostep_conformance.halves import rounded_once
 from isostep_conformance.paths import Path
 from isostep_conformance.select import Unit, cells, gap_of
 from isostep_conformance.toll import Toll
@@ -102,6 +104,9 @@ class Session:
         self, path: Path, case: Case, check: str, failures: list[str], tally: Tally
     ) -> Outcome:
         gap = gap_of(path, case, check)
+        if gap is None and failures and check == rounded_once.__name__:  # of steps in other dtypes
+            halves = (gap_of(path, replace(case, dtype=d), check) for d in HALVES)
+            gap = next(filter(None, halves), None)
         if gap is not None:
             passed = not failures
             self.gap_results.append((gap, passed))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from isostep_conformance.budget import FACTOR
+from isostep_conformance.cases import subjects
 from isostep_conformance.equivalents import EQUIVALENTS, Equivalent
 
 #: The name of a rule or composition, what was done, and where.
@@ -84,5 +85,5 @@ class Toll:
         """Entries of the list of equivalents that explain no survivor of these subjects."""
         found = self.mutants
         used = {f.equivalent for f in found}  # from other processes too: equal, not the same
-        names = {f.name for f in found}
+        names = {f.name for f in found} & {s.name for s in subjects()}  # not of a file of one's own
         return [e for e in EQUIVALENTS if e not in used and any(e.speaks_of(n) for n in names)]

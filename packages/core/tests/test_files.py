@@ -423,3 +423,17 @@ def test_the_metadata_is_readable_json(tmp_path):
     assert notes["rule"][0]["hyper"]["lr"] == 0.125
     assert notes["versions"]["isostep"] == isostep.__version__
     assert notes["backend"] == "numpy:reference"
+
+
+def test_a_file_does_not_execute_what_it_names(tmp_path):
+    code = tmp_path / "sgd.py"
+    code.write_text("import pathlib; pathlib.Path(__file__).with_suffix('.ran').touch()")
+    path = saved(tmp_path, isostep.rule("sgd"))
+    for kind in ("Rule", "Piece"):
+        arrays = safetensors_numpy.load_file(path)
+        with safetensors.safe_open(path, "np") as file:
+            notes = json.loads(file.metadata()["isostep"])
+        notes["rule"][0] |= {"name": str(code), "kind": kind}
+        safetensors_numpy.save_file(arrays, path, {"isostep": json.dumps(notes)})
+        assert "is not known here; pass it: load(path, rule=...)" in line(path)
+    assert not code.with_suffix(".ran").exists()

@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -64,6 +65,34 @@ def test_it_is_pickled_by_its_path(file, tmp_path):
     assert done.stdout.strip() == "damped(lr=0.25, damping=0.5)"
 
 
+def test_a_file_of_a_known_name_is_pickled_by_its_path_too(tmp_path):
+    path = tmp_path / "adam.py"
+    path.write_text(
+        RULE.replace("damped", "adam").replace(
+            "update=update", "update=lambda *a, **k: update(*a, **k)"
+        )
+    )
+    rule = isostep.definition(str(path))
+    assert rule is not isostep.definition("adam")
+    assert pickle.loads(pickle.dumps(rule)) is rule
+
+
+def test_a_link_goes_by_its_own_name(tmp_path):
+    target, link = tmp_path / "stored-damped.py", tmp_path / "damped.py"
+    target.write_text(RULE)
+    link.symlink_to(target)
+    rule = isostep.definition(str(link))
+    assert pickle.loads(pickle.dumps(rule)) is rule
+
+
+def test_threads_that_ask_at_once_get_one_module(tmp_path):
+    path = tmp_path / "damped.py"
+    path.write_text("import time\n\ntime.sleep(0.2)\n" + RULE)
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = pool.map(isostep.definition, [str(path)] * 3)
+    assert others == [first, first]
+
+
 def test_a_piece_has_a_file_too(tmp_path):
     path = tmp_path / "twice.py"
     path.write_text(PIECE)
@@ -94,6 +123,10 @@ def test_the_commands_take_it(file, tmp_path, capsys):
     [
         (None, "there is no file {}; pass a rule's name or the path of its file"),
         ("RULE = 1 +", "{} cannot be imported: SyntaxError: "),
+        (
+            "import isostep\n\nisostep.rule('none')",
+            "{} cannot be imported: RuleError: unknown rule ",
+        ),
         ("import nothing_there", "{} cannot be imported: ModuleNotFoundError: "),
         ("x = 1", "{} must declare RULE = Rule(name='wrong', ...), got nothing of that name"),
         (RULE, "{} must declare RULE with name='wrong', got name='damped'"),

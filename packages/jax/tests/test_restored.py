@@ -26,6 +26,18 @@ def test_a_state_of_numpy_is_stepped_as_one_of_jax(name, grouped):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_group_values_may_be_numbers_of_python(wide):
+    tx = isostep_jax.prodigy()
+    state = tx.init(PARAMS)
+    numbers = {n: float(v) for n, v in state.group.items()}
+    with jax.enable_x64(wide):
+        found = tx.update(PARAMS, state._replace(group=numbers), PARAMS)[1].group
+    for n, v in tx.update(PARAMS, state, PARAMS)[1].group.items():
+        assert found[n].dtype == jnp.float32
+        assert float(found[n]) == float(v)
+
+
 @pytest.mark.parametrize("count", [np.int64(300), np.array(300, np.int16), jnp.uint32(300), 300])
 def test_a_count_of_another_kind_of_integer_is_counted_on_as_int32(count):
     tx = isostep_jax.adam()
@@ -57,3 +69,15 @@ def test_counts_and_group_values_that_were_cast_or_stacked_are_one_line(change, 
         jax.jit(tx.update)(PARAMS, change(tx.init(PARAMS)), PARAMS)
     assert str(caught.value).startswith(text)
     assert str(caught.value).endswith("or make one with tx.init(params)")
+
+
+@pytest.mark.parametrize("value", [None, [1], "int32"])
+@pytest.mark.parametrize("name", ["count", "d"])
+def test_what_is_no_number_at_all_is_one_line_too(name, value):
+    tx = isostep_jax.prodigy()
+    state = tx.init(PARAMS)
+    change = {"count": value} if name == "count" else {"group": {**state.group, name: value}}
+    with pytest.raises(
+        isostep.StepError, match=rf"^prodigy: state {name} must be one \w+ number, got "
+    ):
+        tx.update(PARAMS, state._replace(**change), PARAMS)

@@ -26,6 +26,7 @@ from isostep.backend import backend as find_backend
 from isostep.domains import DomainError
 from isostep.extras import need
 from isostep.nm import namespace
+from isostep.registry import FILE
 from isostep.replacing import FileError, replacing
 from isostep.rule import BoundRule, Component, Piece, Rule, RuleError
 from isostep.state import State, StepError, as_list, check_rule, check_state
@@ -239,6 +240,8 @@ def _named(kind: str, name: str) -> Rule | Piece | None:
     """What a file's rule or piece of this name is here, if it is anything."""
     from isostep import definition, pieces
 
+    if str(name).endswith(FILE):  # a path, which would be executed
+        return None
     try:
         return definition(name) if kind == "Rule" else pieces.registry[name]
     except RuleError:

@@ -11,9 +11,10 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import RLock
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -23,14 +24,20 @@ P = TypeVar("P", bound=Part)
 
 #: How the path of a file ends, and no name.
 FILE = ".py"
+#: Held while a file is executed, which another thread must not find half done; files may name other files.
+_LOADING = RLock()
 
 
 def module_of(file: str) -> ModuleType:
     """The module that a file is, made once in a process; it goes by its whole path, which no other module has."""
-    path = Path(file).resolve()
-    known = sys.modules.get(str(path))
-    if known is not None:
-        return known
+    # A link goes by its own name, which its target may not have.
+    path = Path(file).parent.resolve() / Path(file).name
+    with _LOADING:
+        return sys.modules.get(str(path)) or _executed(file, path)
+
+
+def _executed(file: str, path: Path) -> ModuleType:
+    """The module that is made of a file now; nobody finds it if the file cannot be executed."""
     if not path.is_file():
         message = f"there is no file {file}; pass a rule's name or the path of its file"
         raise RuleError(message)
@@ -39,11 +46,22 @@ def module_of(file: str) -> ModuleType:
     assert spec.loader is not None
     module = sys.modules[str(path)] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with _importing(file):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[str(path)]
         raise
     return module
+
+
+@contextmanager
+def _importing(file: str) -> Iterator[None]:
+    """A file is its author's, and may do anything wrong: it is told in one line."""
+    try:
+        yield
+    except Exception as error:
+        message = f"{file} cannot be imported: {type(error).__name__}: {error}; mend the file"
+        raise RuleError(message) from error
 
 
 class Folder(Generic[P]):
@@ -78,8 +96,8 @@ class Folder(Generic[P]):
 
     def place(self, part: Part) -> str | None:
         """By what name or path the registry has this very declaration; None if it has not."""
-        if part.name in self.names():
-            return part.name if self[part.name] is part else None
+        if part.name in self.names() and self[part.name] is part:
+            return part.name
         for name, module in list(sys.modules.items()):
             if name.endswith(FILE) and getattr(module, self._attribute, None) is part:
                 return name
@@ -87,24 +105,20 @@ class Folder(Generic[P]):
 
     def __getitem__(self, name: str) -> P:
         if str(name).endswith(FILE):
-            return self._declared(name, Path(name).stem, module_of)
+            return self._declared(name, Path(name).stem, module_of(name))
         known = self.names()
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ";"
             message = f"unknown {self._kind} {name!r}{hint} known: {', '.join(known)}"
             raise RuleError(message)
-        return self._declared(f"{self._package}.{name}", name, importlib.import_module)
+        file = f"{self._package}.{name}"
+        with _importing(file):
+            module = importlib.import_module(file)
+        return self._declared(file, name, module)
 
-    def _declared(self, file: str, name: str, load: Callable[[str], ModuleType]) -> P:
+    def _declared(self, file: str, name: str, module: ModuleType) -> P:
         """What a file declares, which has to be of the file's own name."""
-        try:
-            module = load(file)
-        except RuleError:
-            raise
-        except Exception as error:  # a file is its author's, and may do anything wrong
-            message = f"{file} cannot be imported: {type(error).__name__}: {error}; mend the file"
-            raise RuleError(message) from error
         found = getattr(module, self._attribute, None)
         if not isinstance(found, Part):
             got = "nothing of that name" if found is None else type(found).__name__

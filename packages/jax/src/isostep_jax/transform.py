@@ -147,8 +147,15 @@ class Init:
         """A state whose count and group values are arrays of JAX of their dtypes, whoever restored it; checked."""
         name, wide = self.rule.name, _group_dtype(leaves)
         for n, v in {"count": state.count, **state.group}.items():
-            dtype, wanted = jnp.result_type(v), "whole" if n == "count" else wide
-            fits = jnp.issubdtype(dtype, jnp.integer) if n == "count" else dtype.name == wide
+            wanted = "whole" if n == "count" else wide
+            if not (isinstance(v, int | float) or hasattr(v, "dtype")):
+                message = f"{name}: state {n} must be one {wanted} number, got {v!r}; make one with tx.init(params)"
+                raise StepError(message)
+            dtype = jnp.result_type(v)
+            if n == "count":
+                fits = jnp.issubdtype(dtype, jnp.integer)
+            else:  # a number of Python has every digit, whatever JAX takes it for
+                fits = isinstance(v, float) or dtype.name == wide
             if jnp.shape(v) != () or not fits:
                 message = (
                     f"{name}: state {n} must be one {wanted} number, got {dtype.name} {jnp.shape(v)}; "
