@@ -25,9 +25,10 @@ class GapError(ValueError):
 
 @dataclass(frozen=True)
 class Gap:
-    """One gap; ``path``, ``rule``, ``dtype`` and ``check`` are patterns (or tuples of them).
+    """One gap; ``path``, ``rule``, ``dtype``, ``check`` and ``way`` are patterns (or tuples of them).
 
-    ``rule`` is matched against ids such as ``adamw.3``; ``check`` is a scenario or a contract check. ``partly``
+    ``rule`` is matched against ids such as ``adamw.3``; ``check`` is a scenario or a contract check; ``way`` is what
+    the path says of how it runs the rule (``backend.path(rule)``: ``generic: it works on matrices``). ``partly``
     says that whether a case fails depends on its numbers (denormals): then it is an error if none fails at all.
     """
 
@@ -37,6 +38,7 @@ class Gap:
     rule: str | tuple[str, ...] = "*"
     dtype: str | tuple[str, ...] = "*"
     check: str | tuple[str, ...] = "*"
+    way: str | tuple[str, ...] = "*"
     partly: bool = False
 
     def __post_init__(self) -> None:
@@ -47,7 +49,7 @@ class Gap:
             message = f"{self.word} needs a {'link' if self.word == 'notyet' else 'reason'}"
             raise GapError(message)
 
-    def matches(self, path: str, rule: str, dtype: str, check: str) -> bool:
+    def matches(self, path: str, rule: str, dtype: str, check: str, way: str = "") -> bool:
         """Whether this entry speaks of that case."""
         names = rule, rule.rpartition(".")[0]  # "adamw.3" or all of "adamw"
         return (
@@ -55,10 +57,12 @@ class Gap:
             and any(_like(n, self.rule) for n in names)
             and _like(dtype, self.dtype)
             and _like(check, self.check)
+            and _like(way, self.way)
         )
 
     def __str__(self) -> str:
-        return f"{self.word}: {self.reason} [path={self.path} rule={self.rule} dtype={self.dtype} check={self.check}]"
+        where = {n: getattr(self, n) for n in ("path", "rule", "dtype", "check", "way")}
+        return f"{self.word}: {self.reason} [{' '.join(f'{n}={v}' for n, v in where.items())}]"
 
 
 def notimpl(reason: str, **where: Any) -> Gap:
@@ -93,8 +97,8 @@ def read(entries: Iterable[Any]) -> list[Gap]:
     return found
 
 
-def unmatched(gaps: Iterable[Gap], cells: Iterable[tuple[str, str, str, str]]) -> list[Gap]:
-    """The entries that speak of no case at all; cells are (path, rule id, dtype, check)."""
+def unmatched(gaps: Iterable[Gap], cells: Iterable[tuple[str, ...]]) -> list[Gap]:
+    """The entries that speak of no case at all; cells are (path, rule id, dtype, check, way)."""
     every = list(cells)
     return [g for g in gaps if not any(g.matches(*cell) for cell in every)]
 

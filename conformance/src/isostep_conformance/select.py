@@ -207,12 +207,13 @@ def contracts(chosen: Iterable[Unit], *, full: bool = False) -> list[tuple[Unit,
     ]
 
 
-def cells(path: Path) -> list[tuple[str, str, str, str]]:
+def cells(path: Path) -> list[tuple[str, ...]]:
     """Everything that a gap of this path may speak of, whether selected or not."""
     firsts = _firsts(path, subjects(), thin=False)
     return [
-        (path.name, s.id, d, c)
+        (path.name, s.id, d, c, way)
         for s in subjects()
+        for way in (_way(path, s),)
         for d in DTYPES
         for c in (*Case(s, d).scenarios, *(CHECKS if s.id in firsts else ()))
     ]
@@ -220,6 +221,7 @@ def cells(path: Path) -> list[tuple[str, str, str, str]]:
 
 def gap_of(path: Path, case: Case, check: str) -> Gap | None:
     """The gap that speaks of this check, if any."""
-    return next(
-        (g for g in path.gaps if g.matches(path.name, case.subject.id, case.dtype, check)), None
-    )
+    if not path.gaps:
+        return None
+    where = (path.name, case.subject.id, case.dtype, check, _way(path, case.subject))
+    return next((g for g in path.gaps if g.matches(*where)), None)

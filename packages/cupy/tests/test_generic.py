@@ -140,13 +140,17 @@ def test_arrays_stay_on_the_device_and_the_gradient_as_it_is(device):
 @pytest.mark.whole  # the cases are those of the conformance suite
 def test_the_rules_whose_denormals_are_flushed_are_those_without_kernels():
     from isostep.lower.layout import obstacle
-    from isostep_conformance import gaps
-    from isostep_conformance.cases import subjects
-    from isostep_cupy.support import WITHOUT_KERNELS
+    from isostep_conformance import gaps, select
+    from isostep_conformance.cases import Case, of_rule
+    from isostep_conformance.paths import Path
+    from isostep_cupy.raw import CupyRaw
     from isostep_cupy.support import gaps as own
 
-    assert {s.name for s in subjects() if obstacle(s.rule)} == {*WITHOUT_KERNELS}
-    _, raw = gaps.read(own())
-    assert raw.matches("cupy:raw", "soap.3", "bfloat16", "denormals")
-    assert not raw.matches("cupy:raw", "adamw.3", "float32", "denormals")
-    assert not raw.matches("cupy:raw(host)", "soap.3", "float32", "denormals")
+    path = Path("cupy:raw", CupyRaw.__new__(CupyRaw), gaps=gaps.read(own()))
+    for name in ("soap", "adamw", "adashift"):  # never, always, in some settings
+        for subject in of_rule(name):
+            found = select.gap_of(path, Case(subject, "bfloat16"), "denormals")
+            assert (found is not None) == (obstacle(subject.rule) is not None)
+    raw = path.gaps[1]
+    assert raw.way == "generic*"
+    assert not raw.matches("cupy:raw(host)", "soap.3", "float32", "denormals", "generic: it sums")

@@ -193,11 +193,17 @@ def test_what_nvrtc_refuses_is_shown(raw, monkeypatch):
     assert params[0].tolist() == [1, 1, 1]
 
 
-def test_a_step_in_a_capture_is_refused(raw, monkeypatch):
-    """Its counts would be repeated, and its page-locked memory never be free again."""
+def begun(raw):
+    """Rule, parameters, gradients and state after one step, from 1 to 0.5."""
     rule, params = isostep.rule("sgd", lr=0.5, momentum=0.5), [raw.asarray(np.ones(3))]
     state, grads = raw.init(rule, params), [raw.asarray(np.ones(3))]
     raw.step(rule, params, grads, state)
+    return rule, params, grads, state
+
+
+def test_a_step_in_a_capture_is_refused(raw, monkeypatch):
+    """Its counts would be repeated, and its page-locked memory never be free again."""
+    rule, params, grads, state = begun(raw)
     monkeypatch.setattr(STREAM, "is_capturing", lambda: True)
     for step in (raw.step, raw.prepared):
         with pytest.raises(isostep.StepError, match="prepare it before, and capture"):
@@ -207,9 +213,7 @@ def test_a_step_in_a_capture_is_refused(raw, monkeypatch):
 
 
 def test_kernels_see_arrays_of_the_current_device_alone(raw, monkeypatch):
-    rule, params = isostep.rule("sgd", lr=0.5, momentum=0.5), [raw.asarray(np.ones(3))]
-    state, grads = raw.init(rule, params), [raw.asarray(np.ones(3))]
-    raw.step(rule, params, grads, state)
+    rule, params, grads, state = begun(raw)
     monkeypatch.setattr(PLACE, "id", 1)
     with pytest.raises(isostep.StepError, match="on device 0, the current one is 1"):
         raw.step(rule, params, grads, state)

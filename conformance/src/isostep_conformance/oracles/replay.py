@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,9 +55,7 @@ class Replay:
 
 def grain(dtype: np.dtype[Any]) -> float:
     """A few of the dtype's smallest subnormal numbers, below which rounding is not relative."""
-    if dtype.name == "bfloat16":
-        return 4 * 2.0**-133
-    return 4 * float(np.finfo(dtype).smallest_subnormal)
+    return 4 * float(ml_dtypes.finfo(dtype).smallest_subnormal)
 
 
 def replay(
@@ -123,7 +122,7 @@ def _differ(left: Array, right: Array) -> NDArray[np.bool_]:
 
 def _sign_is_unsure(case: SignCase, m: Array, gradient: Array) -> NDArray[np.bool_]:
     """Where the new momentum is within rounding of zero, so that its sign may be either."""
-    roundoff = 2.0**-8 if m.dtype.name == "bfloat16" else 2.0**-11
+    roundoff = float(ml_dtypes.finfo(m.dtype).eps) / 2
     old = case.beta * np.asarray(m, np.float64)
     new = (1 - case.beta) * np.asarray(gradient, np.float64)
     slack = 4 * roundoff * (np.abs(old) + np.abs(new)) + grain(m.dtype)

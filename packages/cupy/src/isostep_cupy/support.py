@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-#: Rules that have no kernels, in some setting or in all: ``cupy:raw`` takes CuPy's own for them.
-WITHOUT_KERNELS = (
-    "adafactor", "adammini", "adashift", "amos", "came", "muon", "nero", "novograd", "psgd_kron", "shampoo", "sm3",
-    "soap",
-)  # fmt: skip
-
 
 def gaps() -> list[Any]:
     """The kernels of ``cupy:raw`` have none; CuPy's own, which run the generic path, flush denormals."""
@@ -24,7 +18,7 @@ def gaps() -> list[Any]:
         {
             **flush,
             "path": "cupy:raw",
-            "rule": WITHOUT_KERNELS,
+            "way": "generic*",  # rules without kernels: CuPy's own run them
             "dtype": ("float32", "bfloat16"),  # which computes in float32
         },
     ]

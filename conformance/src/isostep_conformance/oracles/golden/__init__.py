@@ -72,19 +72,18 @@ def load(mode: str) -> list[Golden]:
     """All cases of one mode. The sixteen-bit modes need NumPy's float16 or ml_dtypes."""
     with np.load(FILE) as file:
         about = json.loads(bytes(file["modes"]).decode())[mode]
-        arrays = {
-            name: file[f"{mode}/{name}"]
-            for name in ("start", "gradients", "patterns", "decays", "p", "m")
+        of_mode = {
+            n.removeprefix(f"{mode}/"): file[n] for n in file.files if n.startswith(f"{mode}/")
         }
     dtype = numpy_dtype(about["dtype"])
-    for name in ("start", "gradients", "p", "m"):
-        arrays[name] = arrays[name].view(dtype)
-    inputs = Inputs(arrays["start"], arrays["gradients"], arrays["patterns"])
+    start, gradients = of_mode["start"].view(dtype), of_mode["gradients"].view(dtype)
+    inputs = Inputs(start, gradients, of_mode["patterns"])
+    every_p, every_m = of_mode["p"].view(dtype), of_mode["m"].view(dtype)
     found = []
     for index, data in enumerate(about["cases"]):
         case = case_from_dict(data)
-        m: Array = arrays["m"][about["betas"].index(case.beta)]
-        decays = tuple(float(value) for value in arrays["decays"][index])
-        trajectory = Trajectory(tuple(arrays["p"][index]), tuple(m))
+        m: Array = every_m[about["betas"].index(case.beta)]
+        decays = tuple(float(value) for value in of_mode["decays"][index])
+        trajectory = Trajectory(tuple(every_p[index]), tuple(m))
         found.append(Golden(mode, case, decays, inputs, trajectory))
     return found
