@@ -281,15 +281,14 @@ def cell(path: paths.Path, rule: isostep.BoundRule) -> str:
     """How a path runs a rule, without the reason why; and the words of its gaps there, if they are whole."""
     if path.backend is None:
         return "not run here"
-    way = path.backend.path(rule).partition(":")[0]
-    words = {g.word for g in path.gaps if not g.partly and concerns(g, path.name, rule.name)}
-    return ", ".join([way, *sorted(words)])
+    way = path.backend.path(rule)
+    words = {g.word for g in path.gaps if not g.partly and concerns(g, path.name, rule.name, way)}
+    return ", ".join([way.partition(":")[0], *sorted(words)])
 
 
 def where(gap: Gap) -> str:
     """What a gap speaks of, leaving out what it does not narrow."""
-    fields = {"path": gap.path, "rule": gap.rule, "dtype": gap.dtype, "check": gap.check}
-    said = {n: [given] if isinstance(given, str) else given for n, given in fields.items()}
+    said = {n: [given] if isinstance(given, str) else given for n, given in gap.where.items()}
     return ", ".join(
         f"{name} {' or '.join(f'`{g}`' for g in given)}"
         for name, given in said.items()
@@ -297,9 +296,9 @@ def where(gap: Gap) -> str:
     )
 
 
-def concerns(gap: Gap, path: str, rule: str) -> bool:
+def concerns(gap: Gap, path: str, rule: str, way: str) -> bool:
     """Whether a gap speaks of this rule on this path, in whatever case."""
-    wanted = [((path,), gap.path), ((rule, f"{rule}.0"), gap.rule)]
+    wanted = [((path,), gap.path), ((rule, f"{rule}.0"), gap.rule), ((way,), gap.way)]
     return all(
         any(
             fnmatchcase(n, p) for n in names for p in ([given] if isinstance(given, str) else given)

@@ -61,8 +61,18 @@ class Gap:
         )
 
     def __str__(self) -> str:
-        where = {n: getattr(self, n) for n in ("path", "rule", "dtype", "check", "way")}
-        return f"{self.word}: {self.reason} [{' '.join(f'{n}={v}' for n, v in where.items())}]"
+        return f"{self.word}: {self.reason} [{' '.join(f'{n}={v}' for n, v in self.where.items())}]"
+
+    @property
+    def where(self) -> dict[str, str | tuple[str, ...]]:
+        """The patterns, each by what it is matched against."""
+        return {
+            "path": self.path,
+            "rule": self.rule,
+            "dtype": self.dtype,
+            "check": self.check,
+            "way": self.way,
+        }
 
 
 def notimpl(reason: str, **where: Any) -> Gap:

@@ -175,10 +175,11 @@ def test_a_rules_page_has_everything(monkeypatch, tmp_path):
 @pytest.mark.whole
 def test_the_support_matrix_is_what_the_backends_say():
     build = builder()
-    shown, now = (
-        cells(text.partition(build.BEGIN)[2]) for text in (README, build.with_matrix(README))
-    )
+    texts = [text.partition(build.BEGIN)[2] for text in (README, build.with_matrix(README))]
+    shown, now = map(cells, texts)
     assert shown.keys() == now.keys(), "renew it: python docs/build.py --readme"
+    declared, known = ([x for x in t.splitlines() if x.startswith("- path ")] for t in texts)
+    assert declared == known, "renew it: python docs/build.py --readme"
     for place, word in now.items():
         assert word == shown[place] or "not run here" in (word, shown[place]), place
 
