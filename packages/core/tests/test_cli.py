@@ -131,6 +131,24 @@ def test_show_has_a_solver(capsys):
     )
 
 
+@pytest.mark.parametrize("name", isostep.pieces.registry.names())
+def test_show_has_pieces(capsys, name):
+    piece = isostep.pieces.registry[name]
+    out = printed(capsys, "show", name)
+    assert out.startswith(piece.doc)
+    assert (
+        f"kind     piece, used by isostep.compose(isostep.pieces.{name}(...), isostep.rule(...))\n"
+        in out
+    )
+    assert all(f"\n{n} " in out for n in piece.hyper)
+    found = json.loads(printed(capsys, "show", name, "--json"))
+    assert (found["kind"], found["year"], [h["name"] for h in found["hyper"]]) == (
+        "piece",
+        piece.year,
+        [*piece.hyper],
+    )
+
+
 def test_show_takes_a_formula(capsys):
     out = printed(capsys, "show", "formula(sign(m) * g)")
     assert out.endswith(str(isostep.program(isostep.from_formula("sign(m) * g", lr=1.0))) + "\n")
@@ -199,6 +217,11 @@ def test_the_version():
         (
             ("show", "lbfgs", "--source", "numba"),
             "lbfgs is a solver, which calls a function: it has no numba of its own",
+        ),
+        (
+            ("show", "lookahead", "--source", "numba"),
+            "lookahead is a piece, used by isostep.compose(isostep.pieces.lookahead(...), isostep.rule(...)): "
+            "it has no numba of its own",
         ),
         (("show", "nope"), f"unknown rule 'nope'; known: {', '.join(isostep.rules())}"),
         (
@@ -416,6 +439,17 @@ def test_doctor_is_calm_where_nothing_is_installed(capsys, monkeypatch):
     assert rows["torch"].split()[1:3] == ["not", "installed"]
     assert "cannot be loaded: ImportError: no such module" in rows["other"]
     assert "no NVIDIA driver here" in rows["gpu"]
+
+
+def test_doctor_knows_cupy_by_the_name_of_any_cuda_version(monkeypatch):
+    def installed(name):
+        if name == "cupy-cuda12x":
+            return "14.2"
+        raise doctor.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", installed)
+    assert doctor.version("cupy") == "14.2"
+    assert doctor.version("torch") is None
 
 
 def test_doctor_says_what_is_wrong(monkeypatch):

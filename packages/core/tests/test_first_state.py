@@ -75,3 +75,15 @@ def test_shapes_are_known_without_arrays_of_that_size(name):
         if component.part.init is not None:  # of a number of elements that no machine holds
             found = init_shapes(rule, component, (1 << 31, 1 << 31))
             assert len(found) == len(rule.state_of(component))
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3)])
+def test_factors_of_an_array_without_elements_are_numbers(shape, other_path):
+    """Balancing scales by the largest number of each factor, and those of an empty axis have none."""
+    backend = isostep.backend(other_path)
+    rule = isostep.rule("psgd_kron", preconditioner_update_every=1, balance_every=2)
+    params = [backend.asarray(np.ones(shape, np.float32))]
+    state = backend.init(rule, params)
+    for _ in range(4):
+        params, state = backend.step(rule, params, params, state, probe=params)
+    assert all(np.isfinite(backend.to_numpy(a)).all() for a in state.arrays[0].values())

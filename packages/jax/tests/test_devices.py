@@ -125,6 +125,30 @@ EXPLICIT = (
 )
 
 
+UNSHARDED = (
+    START
+    + """
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    host = {"w": np.linspace(-1.0, 1.0, 48).astype(np.float32).reshape(8, 6)}
+    shards = {n: jax.device_put(v, NamedSharding(mesh, P("x", "y"))) for n, v in host.items()}
+    rules = [isostep.rule(n) for n in ("adamw", "lamb", "adafactor", "muon")]
+    rules += [isostep.compose(r, isostep.pieces.lookahead(k=2)) for r in rules]
+    for rule in rules:
+        tx = isostep_jax.transform(rule)
+        whole, state = tx.init(host), tx.init(shards)
+        whole = jax.tree.map(lambda a: jax.device_put(a, NamedSharding(mesh, P())), whole)
+        update = jax.jit(tx.update)
+        for _ in range(3):
+            updates, state = update(shards, state, shards)
+            again, whole = update(shards, whole, shards)
+            jax.block_until_ready((updates, again))
+            for a, b in zip(jax.tree.leaves((updates, state)), jax.tree.leaves((again, whole)), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    print("done")
+"""
+)
+
+
 def run(code):
     """What a process prints, line by line."""
     command = [sys.executable, "-c", textwrap.dedent(code)]
@@ -139,3 +163,8 @@ def test_arrays_on_different_devices_are_one_line():
 
 def test_matrices_on_a_mesh_of_explicit_axes_are_those_of_one_device():
     assert run(EXPLICIT) == ["done"]
+
+
+def test_state_that_is_whole_beside_sharded_parameters():
+    """Restored so, for example. A rule with phases makes arrays of one type in all of them."""
+    assert run(UNSHARDED) == ["done"]

@@ -40,7 +40,7 @@ def test_hutchinson_feeds_adahessian():
     tx = isostep_jax.adahessian(0.1)
     diag = isostep_jax.hutchinson(quadratic)(PARAMS, jax.random.key(0))
     tx.update(jax.grad(quadratic)(PARAMS), tx.init(PARAMS), PARAMS, hessian_diag=diag)
-    with pytest.raises(ValueError, match="distribution must be one of rademacher, gaussian"):
+    with pytest.raises(ValueError, match="distribution must be one of 'rademacher', 'gaussian'"):
         isostep_jax.hutchinson(quadratic, distribution="uniform")
 
 
@@ -135,3 +135,17 @@ def test_hutchinson_s_spatial_average_is_per_kernel():
     wanted = np.mean(6 * np.array(kernel["w"]), axis=(0, 1), keepdims=True)
     np.testing.assert_allclose(found["w"], np.broadcast_to(wanted, (3, 2, 2, 3)), rtol=1e-6)
     np.testing.assert_allclose(found["b"], [6.0, 12.0], rtol=1e-6)
+
+
+def test_numbers_are_checked_where_they_are_given():
+    loss = lambda params: jnp.sum(params**2)  # noqa: E731
+    for samples in (0, 2.5, "3"):
+        with pytest.raises((TypeError, ValueError), match=r"^hutchinson: samples must be an"):
+            isostep_jax.hutchinson(loss, samples=samples)
+    for make in (isostep_jax.sam_gradient, isostep_jax.looksam_gradient):
+        with pytest.raises(ValueError, match=r"^sam: rho must be a finite number >= 0, got -1; "):
+            make(loss, rho=-1)
+        with pytest.raises(TypeError, match=r"^sam: eta must be a finite number >= 0, got '0'; "):
+            make(loss, eta="0")
+    along = jax.jit(lambda rho: isostep_jax.sam_gradient(loss, rho=rho)(jnp.ones(2)))
+    np.testing.assert_allclose(along(0.5), isostep_jax.sam_gradient(loss, rho=0.5)(jnp.ones(2)))

@@ -38,6 +38,23 @@ def test_group_values_may_be_numbers_of_python(wide):
         assert float(found[n]) == float(v)
 
 
+@pytest.mark.parametrize("count", [np.array(300), np.array(300, np.int32), 300])
+def test_a_restored_count_may_be_carried_by_a_scan(count):
+    """Also with x64, where NumPy's integers are JAX's of 64 bits."""
+    tx = isostep_jax.adam()
+
+    def body(carry, _):
+        params, state = carry
+        updates, state = tx.update(params, state, params)
+        return (jax.tree.map(lambda p, u: p + u.astype(p.dtype), params, updates), state), None
+
+    with jax.enable_x64(True):
+        first = (PARAMS, tx.init(PARAMS)._replace(count=count))
+        (_, state), _ = jax.lax.scan(body, first, length=3)
+        assert int(state.count) == 303
+        assert state.count.dtype == getattr(count, "dtype", state.count.dtype)
+
+
 @pytest.mark.parametrize("count", [np.int64(300), np.array(300, np.int16), jnp.uint32(300), 300])
 def test_a_count_of_another_kind_of_integer_is_counted_on_as_int32(count):
     tx = isostep_jax.adam()

@@ -207,3 +207,22 @@ def test_a_rule_s_hyperparameters_follow_schedules():
             u, state = update({"w": jnp.asarray(g)}, state, tree)
             tree = jax.tree.map(jnp.add, tree, u)
         np.testing.assert_allclose(np.array(tree["w"]), p[0], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("T", [355, 49, 98, 1000])
+def test_where_the_decays_end_under_jit(T):
+    # 0.5 * 355 / 355 is below 0.5 where XLA multiplies by a rounded inverse
+    for n in (0.5, 1, 2, 3.5):
+        for kind in (s.RestartCosineInternalDecay, s.CosineInternalDecay):
+            schedule = kind(T, n, zero_after=n)
+            steps = range(T - 2, T + 2)
+            found = jax.jit(jax.vmap(schedule))(jnp.asarray(steps, jnp.float32))
+            assert [x == 0 for x in found.tolist()] == [t >= T for t in steps]
+            assert [schedule(t) == 0 for t in steps] == [t >= T for t in steps]
+
+
+def test_late_steps_of_a_cosine_under_jit():
+    schedule = s.CosineAnnealing(0.1, T_max=98, eta_min=0.01)
+    steps = [100_000, 123_457, 1_000_003]
+    found = jax.jit(jax.vmap(schedule))(jnp.asarray(steps, jnp.int32))
+    np.testing.assert_allclose(found, [schedule(t) for t in steps], rtol=2e-6)

@@ -596,3 +596,8 @@ def test_derivatives_go_through_the_steps_that_are_not_rectified(name):
         for steps in (3, 4, 6):
             slope = (after(1.3 + 1e-5, steps) - after(1.3 - 1e-5, steps)) / 2e-5
             np.testing.assert_allclose(jax.grad(after)(1.3, steps), slope, rtol=1e-6)
+
+
+def test_a_name_is_no_rule():
+    with pytest.raises(isostep.StepError, match=r"expected a rule such as .*, got 'adam'"):
+        isostep_jax.transform("adam")

@@ -377,6 +377,47 @@ def test_cleared_state_takes_what_is_shared_with_it():
         )  # torch's product is float32
 
 
+@pytest.mark.parametrize("path", [*PATHS, {"capturable": True}], ids=[*IDS, "capturable"])
+def test_what_a_group_shares_may_be_replaced(path):
+    """In its dict, with it, or by a number: the next step goes on from there, as from a checkpoint that says so."""
+
+    def entry(group):
+        group["shared"]["d"] = torch.tensor(0.5)
+
+    def number(group):
+        group["shared"]["d"] = 0.5
+
+    def whole(group):
+        group["shared"] = {**group["shared"], "d": torch.tensor(0.5, dtype=torch.float64)}
+
+    def nothing(group):
+        pass
+
+    ends = []
+    for change in (entry, number, whole, nothing, None):
+        ours = load_optimizer("prodigy")(
+            [torch.nn.Parameter(torch.ones(3, dtype=torch.float64))], **path
+        )
+        for k in range(6):
+            if k == 4 and change is not None:
+                change(ours.param_groups[0])
+            elif k == 4:
+                saved = ours.state_dict()
+                for own in (saved["param_groups"][0]["shared"], *saved["state"].values()):
+                    own["d"] = torch.tensor(0.5, dtype=torch.float64)
+                ours.load_state_dict(saved)
+            step(ours, k)
+        ends.append(params(ours)[0].detach())
+    *replaced, untouched, loaded = ends
+    assert all(torch.equal(end, loaded) for end in replaced)
+    assert not torch.equal(untouched, loaded)
+    ours.param_groups[0]["shared"]["d"] = torch.ones(2)
+    with pytest.raises(
+        ValueError, match=r"prodigy: shared\['d'\] must be a number or a 0-d array, got shape"
+    ):
+        step(ours, 6)
+
+
 # Low precision.
 
 

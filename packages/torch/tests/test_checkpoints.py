@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 from torch.distributed.checkpoint import state_dict as sharded
@@ -121,6 +122,28 @@ def test_schedules_come_back_from_a_checkpoint(kind, hyper):
     group = on(make, first, lr=0.5).param_groups[0]
     assert {n: group[n] for n in hyper} == hyper
     assert "schedules" not in group
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"lr": np.float64(0.1), "initial_lr": np.float32(0.5)},
+        {"lr": np.array(0.1), "betas": np.array([0.8, 0.9])},
+        {"betas": (np.float64(0.8), 0.9)},
+        {"lr": schedules.CosineAnnealing(np.float64(0.1), T_max=np.int64(9))},
+        {"lr": lambda done: np.float64(0.1)},
+    ],
+)  # fmt: skip
+def test_numpys_numbers_are_pythons_in_a_checkpoint(numbers):
+    """``torch.load`` takes no others."""
+    first = isostep_torch.AdamW([parameter()])
+    first.param_groups[0].update(numbers)
+    run(first, range(4))
+    kept = first.param_groups[0]
+    assert all(kept[n] is v for n, v in numbers.items())
+    again = on(isostep_torch.AdamW, first)
+    assert torch.equal(run(again, range(4, 7)), run(first, range(4, 7)))
+    assert not isinstance(again.param_groups[0]["lr"], np.generic)
 
 
 def test_a_function_of_the_users_is_the_loading_optimizers_own():

@@ -112,3 +112,19 @@ def test_errors(options, text):
 def test_a_frozen_model():
     with pytest.raises(ValueError, match="no parameter that requires a gradient"):
         param_groups(Model().requires_grad_(False))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"lr": "0.1"}, "lr must be a finite number >= 0, got '0.1'"),
+        ({"weight_decay": -1.0}, "weight_decay must be a finite number >= 0, got -1.0"),
+        ({"weight_decay": float("nan")}, "weight_decay must be a finite number >= 0, got nan"),
+        ({"lr": 0.1, "lr_by": {"head.*": "2"}}, "lr_by['head.*'] must be a finite number > 0"),
+        ({"lr": 0.1, "lr_by": ["head.*"]}, "lr_by must be a dict of pattern: factor"),
+    ],
+)
+def test_numbers_are_checked(options, text):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        param_groups(Model(), show=False, **options)
+    assert str(caught.value).startswith(f"param_groups: {text}")

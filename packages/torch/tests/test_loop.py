@@ -1,6 +1,7 @@
 """``torch:loop``: in place, outside autograd, halves computed in float32, and NumPy's bits."""
 
 import copy
+import sys
 
 import numpy as np
 import pytest
@@ -213,6 +214,13 @@ def test_errors_change_nothing(params, grads, text):
     assert torch.equal(params[0], before[0][0])
     assert state.t == [0]
     assert all(torch.equal(a, before[1][0][n]) for n, a in state.arrays[0].items())
+
+
+def test_a_bfloat16_numpy_array_without_ml_dtypes_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    text = r"a bfloat16 NumPy array needs the package 'ml_dtypes'; pip install 'isostep\[halves\]'"
+    with pytest.raises(isostep.MissingExtra, match=text):
+        isostep.backend("torch:loop").to_numpy(torch.ones(2, dtype=torch.bfloat16))
 
 
 def test_group_state_is_a_tensor_of_the_compute_dtype():

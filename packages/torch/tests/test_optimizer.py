@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import isostep
 import isostep_torch
 from isostep_torch import PowerSign, from_rule, load_optimizer
+from isostep_torch.classes import camel_case
 
 PATHS = [{"fused": True}, {"foreach": True}, {"fused": False, "foreach": False}]
 SHAPES = [(5, 3), (7,), (), (0,), (2, 3, 4)]
@@ -70,6 +72,27 @@ def test_schedulers_of_betas_and_momentum():
 
     for a, b in zip(run(load_optimizer("adam")), run(torch.optim.Adam), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [*PATHS, {"kahan": True}], ids=str)
+@pytest.mark.parametrize("raised", [{3: 0.9}, {4: 0.9, 5: 0.0, 6: 0.5}, {1: 0.0, 4: 0.9}])
+def test_a_momentum_raised_in_mid_run_has_an_undamped_first_buffer(raised, options):
+    """As in torch, for each parameter, when it has its first."""
+    params, twins = tensors(shapes=[(4,), (3, 2)]), tensors(shapes=[(4,), (3, 2)])
+    ours = load_optimizer("sgd")(params, lr=0.1, dampening=0.5, **options)
+    theirs = torch.optim.SGD(twins, lr=0.1, dampening=0.5)
+    for k in range(8):
+        gradients(params, k)
+        gradients(twins, k)
+        if k == 3:
+            params[1].grad = twins[1].grad = None
+        for optimizer in (ours, theirs):
+            optimizer.param_groups[0]["momentum"] = raised.get(
+                k, optimizer.param_groups[0]["momentum"]
+            )
+            optimizer.step()
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
 
 
 def test_grad_scaler_on_the_cpu_skips_infinite_steps():
@@ -162,6 +185,24 @@ def test_names_signatures_and_paths():
         isostep_torch.AdamW(params, fused=True, foreach=True)
     with pytest.raises(TypeError, match="unexpected keyword argument 'beta'"):
         isostep_torch.AdamW(params, beta=1)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in isostep.rules() if hasattr(torch.optim, camel_case(n))]
+)
+def test_what_torch_takes_by_position_is_taken_there(name):
+    """An argument behind the hyperparameters, ``Adagrad(params, lr, ..., eps, foreach)``, is what it is in torch."""
+    made = load_optimizer(name)
+    ours, theirs = (
+        inspect.signature(c).parameters.values()
+        for c in (made, getattr(torch.optim, made.__name__))
+    )
+    places = [p.name for p in theirs if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert [p.name for p in ours if p.kind is p.POSITIONAL_OR_KEYWORD] == places
+    assert {p.name for p in theirs} <= {p.name for p in ours}
+    values = [p.default for p in ours if p.name in places[1:]]
+    (group,) = made(tensors(shapes=[(2, 2)]), *values).param_groups
+    assert [group[n] for n in places[1:]] == values
 
 
 def test_a_tensor_learning_rate_is_followed():

@@ -313,3 +313,51 @@ def test_pcgrad_of_losses():
                 assert p.grad is None
             else:
                 np.testing.assert_allclose(p.grad.numpy(), w, rtol=1e-12, atol=1e-14)
+
+
+def test_parameters_may_come_from_a_generator():
+    torch.manual_seed(0)
+    model, x = torch.nn.Linear(3, 2), torch.randn(5, 3)
+    second.pcgrad([model(x).sum(), -model(x).square().sum()], model.parameters())
+    assert all(p.grad is not None for p in model.parameters())
+    grads = torch.autograd.grad(
+        model(x).square().sum(), list(model.parameters()), create_graph=True
+    )
+    assert list(second.hutchinson(grads, model.parameters())) == list(model.parameters())
+    with pytest.raises(StepError, match=r"^hutchinson: needs a gradient for each of 2 parameters"):
+        second.hutchinson(grads[:1], model.parameters())
+    unused = torch.nn.Parameter(torch.ones(2))
+    found = second.hutchinson([*grads, None], [*model.parameters(), unused])
+    assert found[unused].tolist() == [0.0, 0.0]
+
+
+def test_halves_do_not_overflow():
+    torch.manual_seed(0)
+    model, x = torch.nn.Linear(3, 2).half(), torch.randn(5, 3).half()
+    second.pcgrad([model(x).sum() * 300, -model(x).sum() * 300], list(model.parameters()))
+    assert model.weight.grad.dtype == torch.float16
+    assert model.weight.grad.isfinite().all()
+    look = second.LookSAM(SGD(model.parameters(), lr=1e-6), k=2)
+
+    def closure():
+        look.zero_grad()
+        loss = model(x).sum() * 300 + model(x).square().sum() * 100
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        look.step(closure)
+        assert model.weight.grad.dtype == torch.float16
+        assert model.weight.grad.isfinite().all()
+
+
+def test_looksam_s_mistakes():
+    model = torch.nn.Linear(3, 2)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    look = second.LookSAM(optimizer)
+    with pytest.raises(StepError, match=r"^looksam: step needs a closure"):
+        look.step()
+    with pytest.raises(StepError, match=r"^looksam: the closure left no gradient"):
+        look.step(lambda: model(torch.ones(3)).sum())
+    with pytest.raises(ValueError, match=r"^looksam: the state dict has no 'across'"):
+        look.load_state_dict(optimizer.state_dict())

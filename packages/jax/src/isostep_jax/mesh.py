@@ -42,6 +42,12 @@ def whole(arrays: Mapping[str, Any]) -> dict[str, Any]:
     return {n: a if (s := spread(a)) is None else _to(a, s.mesh) for n, a in arrays.items()}
 
 
+def alike(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays, those like the parameter sharded as it is, so that every kind of step makes them of one type."""
+    p = arrays["p"]
+    return {n: a if spread(a) or a.shape != p.shape else sharded(a, p) for n, a in arrays.items()}
+
+
 def _to(x: jax.Array, mesh: Any) -> jax.Array:
     return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
 

@@ -21,7 +21,7 @@ from isostep.calls import COUNT, RuleError, first_state
 from isostep.interpret import Task
 from isostep.program import PARAMETER, UPDATE, Program, trace
 from isostep.rule import BoundRule
-from isostep.state import COMPUTE_DTYPE, StepError, check_inputs
+from isostep.state import COMPUTE_DTYPE, StepError, check_inputs, check_rule
 from isostep.storage import HALVES, OPTIONS, PLAIN, Storage
 from isostep.values import Domain, Value
 from isostep_jax import devices, mesh
@@ -199,6 +199,12 @@ class Init:
 KEYWORDS: dict[str, Any] = {"grouped": False, "exact_updates": True, **OPTIONS}
 
 
+def _count_dtype(count: Any) -> Any:
+    """What a step leaves a count in: int32, but a restored one keeps its 64 bits, as the carry of a scan has to."""
+    dtype = jnp.asarray(count).dtype if hasattr(count, "dtype") else None
+    return dtype if dtype == jnp.int64 else jnp.int32
+
+
 @cache
 def _own_shapes(program: Program) -> dict[str, tuple[int, ...]]:
     """The shapes of a program's inputs that are not like the parameter."""
@@ -225,7 +231,12 @@ def transform(
     ``stochastic_rounding`` (of leaves and state, by ``rounding_seed``; see ``isostep.rounding``); and ``state_dtype``
     for the state of all leaves. The state has then a tree ``master_weight`` or ``kahan_compensation``, None for leaves
     of full precision; updates are what takes a leaf to the rounded value.
+
+    Raises:
+        StepError: this is no bound rule.
+        RuleError: an option is unknown, or the rule takes parameters one after another.
     """
+    check_rule(rule)
     unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
         message = f"{rule.name}: unknown option {unknown[0]!r}; it has {', '.join(KEYWORDS)}"
@@ -257,6 +268,7 @@ def build(
             raise StepError(message)
         leaves, tree = flattened(rule, params, together=init.together)
         init.check(state)
+        counted = _count_dtype(state.count)
         state = init.numbers(state, leaves)
         # Inputs that the rule does not name are another transformation's.
         names = (*rule.input_names, *rule.group_input_names)
@@ -284,7 +296,8 @@ def build(
             for k, run in enumerate(runs)
         ]
         gathered = mesh.gathers(rule, [x.arrays for x in stacked])
-        taken = [x._replace(arrays=mesh.whole(x.arrays)) for x in stacked] if gathered else stacked
+        met = mesh.whole if gathered else mesh.alike
+        taken = [x._replace(arrays=met(x.arrays)) for x in stacked]
         t = (state.count + 1).astype(jnp.float32)
         if _group_dtype(leaves) == "float64":
             t = t.astype(jnp.float64)
@@ -307,7 +320,8 @@ def build(
             for run, u in zip(runs, found, strict=True)
             for pair in zip(run.leaves, run.split(u), strict=True)
         )
-        after: Any = TransformState(state.count + 1, init.packed(tree, runs, arrays), new_group)
+        done = (state.count + 1).astype(counted)
+        after: Any = TransformState(done, init.packed(tree, runs, arrays), new_group)
         if rule.observed:  # for ``isostep_jax.observe``, which keeps the two together
             after = (after, seen)
         return jax.tree.unflatten(tree, [updates[i] for i in range(len(leaves))]), after

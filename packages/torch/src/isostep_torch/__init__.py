@@ -5,7 +5,8 @@
 >>> model = torch.nn.Linear(3, 1)
 >>> optimizer = AddSign(model.parameters(), lr=1e-3)
 
-The paths are ``torch:fused`` (compiled passes over all CPU tensors), ``torch:foreach`` and ``torch:loop``.
+The paths are ``torch:fused`` (compiled passes over all CPU tensors), ``torch:fused(cuda)`` (Triton kernels),
+``torch:foreach`` and ``torch:loop``; ``torch:triton(interpreter)`` is for tests: the Triton kernels on the CPU.
 """
 
 from __future__ import annotations

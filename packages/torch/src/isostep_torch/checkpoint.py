@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 
 import isostep
@@ -32,7 +33,7 @@ def export(optimizer: Any, packed: dict[str, Any]) -> None:
     """Make torch's state dict one that torch.optim's classes can load, and that can be saved: a hook.
 
     Parameters at the same step share its count; those classes count in place. They look for what a group shares, and
-    for a rule's ``derived`` numbers, with each parameter, and know no schedules.
+    for a rule's ``derived`` numbers, with each parameter, and know no schedules. ``torch.load`` takes Python's numbers.
     """
     state = {k: dict(v) if isinstance(v, dict) else v for k, v in packed["state"].items()}
     for own_group, group in zip(optimizer.param_groups, packed["param_groups"], strict=True):
@@ -48,13 +49,26 @@ def export(optimizer: Any, packed: dict[str, Any]) -> None:
                 n: torch.tensor(v, dtype=torch.float64, device="cpu") for n, v in coming.items()
             }
         if rule.scheduled:
-            found = {n: v for n, v in rule.values.items() if any(map(callable, _each(v)))}
+            found = {n: _pure(v) for n, v in rule.values.items() if any(map(callable, _each(v)))}
             done = max((int(own["step"]) for own in owns.values()), default=0)
             group |= {n: v for n, v in rule.at(done + 1).items() if n in found}
             group[SCHEDULES] = {
                 n: v if all(map(_plain, _each(v))) else None for n, v in found.items()
             }
+        group |= {n: _pure(v) for n, v in group.items() if n != SHARED}
     packed["state"] = state
+
+
+def _pure(value: Any) -> Any:
+    """NumPy's numbers as Python's, also in pairs and in schedules of ours."""
+    if isinstance(value, np.ndarray):
+        value = (*value.tolist(),) if value.ndim else value.item()
+    if isinstance(value, list | tuple):
+        return type(value)(map(_pure, value))
+    if type(value) in _OURS and is_dataclass(value) and not isinstance(value, type):
+        changed = {f.name: _pure(getattr(value, f.name)) for f in fields(value) if f.init}
+        return replace(value, **changed)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _each(value: Any) -> tuple[Any, ...]:

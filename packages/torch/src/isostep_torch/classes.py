@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from itertools import takewhile
 from typing import Any
+
+import torch
 
 import isostep
 from isostep.naming import camel_case, class_parameters
@@ -12,11 +15,21 @@ from isostep_torch.paths import OPTIONS, number
 
 
 def signature_of(name: str) -> inspect.Signature:
-    """``params``, the rule's hyperparameters by position or name, then options by name."""
+    """``params``, the rule's hyperparameters by position or name, then options by name.
+
+    Where torch.optim has the class, what it takes by position is taken there, and everything else by name.
+    """
     both, named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     options = [inspect.Parameter(n, named, default=d) for n, d in OPTIONS.items()]
     first = [inspect.Parameter(n, both) for n in ("self", "params")]
-    return inspect.Signature([*first, *class_parameters(isostep.definition(name)), *options])
+    own = {p.name: p for p in [*class_parameters(isostep.definition(name)), *options]}
+    theirs = getattr(torch.optim, camel_case(name), None)
+    if theirs is not None:
+        _, *known = inspect.signature(theirs).parameters.values()  # after params
+        places = [p.name for p in takewhile(lambda p: p.kind is both and p.name in own, known)]
+        rest = {n: p.replace(kind=named) for n, p in own.items() if n not in places}
+        own = {n: own[n].replace(kind=both) for n in places} | rest
+    return inspect.Signature([*first, *own.values()])
 
 
 def optimizer_class(name: str) -> type[Optimizer]:

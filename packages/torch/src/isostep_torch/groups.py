@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import importlib.util
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -45,11 +46,14 @@ def param_groups(
         message = "param_groups needs a module or named parameters (module.named_parameters()), got some without names"
         raise TypeError(message)
     params = [(n, p) for n, p in named if p.requires_grad]
+    if not isinstance(lr_by or {}, Mapping):
+        message = f"param_groups: lr_by must be a dict of pattern: factor, got {lr_by!r}"
+        raise TypeError(message)
+    _check_number("lr", lr, "a finite number >= 0", lambda x: x >= 0)
+    _check_number("weight_decay", weight_decay, "a finite number >= 0", lambda x: x >= 0)
     factors = {"layer_decay": layer_decay, **{f"lr_by[{q!r}]": f for q, f in (lr_by or {}).items()}}
     for what, factor in factors.items():
-        if factor is not None and not factor > 0:
-            message = f"param_groups: {what} must be > 0, got {factor}"
-            raise ValueError(message)
+        _check_number(what, factor, "a finite number > 0", lambda x: x > 0)
     names = [n for n, _ in params]
     if not params:
         message = "param_groups: the model has no parameter that requires a gradient"
@@ -92,6 +96,17 @@ def param_groups(
     if show:
         _print(groups, notes)
     return list(groups.values())
+
+
+def _check_number(what: str, value: Any, allowed: str, fits: Callable[[float], bool]) -> None:
+    """Raise unless an option is None or a number of its range."""
+    message = f"param_groups: {what} must be {allowed}, got {value!r}"
+    if value is None:
+        return
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        raise TypeError(message)
+    if not (math.isfinite(value) and fits(float(value))):
+        raise ValueError(message)
 
 
 def _layers(names: list[str]) -> dict[str, int]:

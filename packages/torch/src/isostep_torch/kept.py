@@ -77,6 +77,16 @@ class Kept:
             self.looked_at = entries.writes.count if found else None
         return self.looked_at is not None
 
+    def shares(self, found: Any) -> bool:
+        """Whether ``found``, what the group shares, is what the last step has left there."""
+        group, t = self.state.group, self.state.group_t
+        if not group:
+            return True
+        known = found if isinstance(found, dict) else {}
+        step = known.get("step")
+        same_step = step is t or (type(t) is int and step == t)
+        return same_step and all(known.get(n) is v for n, v in group.items())
+
     def holds_shards(self) -> bool:
         """Whether what is stepped of distributed state is still what lies here of it."""
         pairs = zip(self.owns, self.state.arrays, strict=True)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from isostep import ArrayBackend
+from isostep.backends.numpy import numpy_dtype
 from isostep.rule import BoundRule
 from isostep.strides import folded
 from isostep_torch import sharded
@@ -33,9 +34,7 @@ class TorchLoop(ArrayBackend):
     def to_numpy(self, array: torch.Tensor) -> np.ndarray:
         array = array.detach().cpu()
         if array.dtype is torch.bfloat16:
-            from ml_dtypes import bfloat16
-
-            return array.contiguous().view(torch.int16).numpy().copy().view(bfloat16)
+            return array.contiguous().view(torch.int16).numpy().copy().view(numpy_dtype("bfloat16"))
         return array.numpy().copy()
 
     def cast(self, array: Any, dtype: str) -> torch.Tensor:

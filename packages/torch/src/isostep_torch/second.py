@@ -180,14 +180,21 @@ class LookSAM:
         """The optimizer's."""
         self.optimizer.zero_grad(set_to_none)
 
-    def step(self, closure: Callable[[], Any]) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, **inputs: Any) -> Any:
         """One step; ``closure`` zeroes the gradients, computes the loss and calls backward. Called once or twice.
 
-        A parameter without a gradient is left alone. Whatever the closure raises: the weights are back.
+        A parameter without a gradient is left alone. Whatever the closure raises: the weights are back. ``inputs`` go
+        to the optimizer's ``step``.
 
         Returns:
             The first call's loss.
+
+        Raises:
+            StepError: there is no closure, or it leaves no gradient.
         """
+        if closure is None:
+            message = "looksam: step needs a closure that computes the loss and calls backward"
+            raise StepError(message)
         params = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
         losses, missing = [], set[int]()
 
@@ -195,12 +202,15 @@ class LookSAM:
             with torch.enable_grad():
                 losses.append(closure())
             missing.update(i for i, p in enumerate(params) if p.grad is None)
+            if len(missing) == len(params):
+                message = "looksam: the closure left no gradient; call backward in it"
+                raise StepError(message)
             return [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
 
         found = self.look.gradient(gradient, params)
         for i, (p, g) in enumerate(zip(params, found, strict=True)):
             p.grad = None if i in missing else g.detach()
-        self.optimizer.step()
+        self.optimizer.step(**inputs)
         return losses[0]
 
     def state_dict(self) -> dict[str, Any]:
@@ -212,15 +222,23 @@ class LookSAM:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Go on from a saved state.
+
+        Raises:
+            ValueError: it is not one of LookSAM's.
+        """
+        missing = sorted({"optimizer", "count", "across"} - set(state_dict))
+        if missing:
+            message = f"looksam: the state dict has no {missing[0]!r}; load what LookSAM.state_dict() gave"
+            raise ValueError(message)
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.look.count = state_dict["count"]
         self.look.across = [a.clone() for a in state_dict["across"]]
 
 
 def hutchinson(
-    grads: Sequence[torch.Tensor],
-    params: Sequence[torch.Tensor],
+    grads: Sequence[torch.Tensor | None],
+    params: Iterable[torch.Tensor],
     *,
     samples: int = 1,
     distribution: str = "rademacher",
@@ -231,7 +249,7 @@ def hutchinson(
 
     Args:
         grads: the parameters' gradients with their graph: ``torch.autograd.grad(loss, params, create_graph=True)``.
-            One that has none is constant, and so is its part of the Hessian zero.
+            One that has none, or is None, is constant, and so is its part of the Hessian zero.
         params: the parameters, in the same order.
         samples: how many products are averaged.
         distribution: ``"rademacher"`` or ``"gaussian"``.
@@ -239,11 +257,17 @@ def hutchinson(
         generator: where the random numbers come from.
 
     Raises:
-        StepError: no gradient has a graph.
+        StepError: no gradient has a graph, or there is not one for each parameter.
     """
+    grads, params = list(grads), list(params)
     check("hutchinson", "samples", samples, at_least=1, whole=True, hint="pass how many to average")
     curvature.check_distribution(distribution)
-    kept = [i for i, g in enumerate(grads) if g.requires_grad]
+    if len(grads) != len(params):
+        message = (
+            f"hutchinson: needs a gradient for each of {len(params)} parameters, got {len(grads)}"
+        )
+        raise StepError(message)
+    kept = [i for i, g in enumerate(grads) if g is not None and g.requires_grad]
     if not kept:
         message = "hutchinson: the gradients have no graph; compute them with create_graph=True"
         raise StepError(message)
@@ -251,7 +275,7 @@ def hutchinson(
     for _ in range(samples):
         z = [_draw(p, distribution, generator) for p in params]
         found = torch.autograd.grad(
-            [grads[i] for i in kept],
+            [g for g in grads if g is not None and g.requires_grad],
             params,
             [z[i] for i in kept],
             retain_graph=True,
@@ -285,8 +309,8 @@ def noise(
 
 
 def pcgrad(
-    losses: Sequence[torch.Tensor],
-    params: Sequence[torch.Tensor],
+    losses: Iterable[torch.Tensor],
+    params: Iterable[torch.Tensor],
     *,
     reduction: str = "mean",
     rng: Any = None,
@@ -295,8 +319,9 @@ def pcgrad(
 
     A parameter that no loss depends on gets a gradient of None. Gradients that were there are overwritten.
     """
+    params = list(params)
     tasks = [
-        list(torch.autograd.grad(loss, list(params), retain_graph=True, allow_unused=True))
+        list(torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True))
         for loss in losses
     ]
     merged = multitask.pcgrad(tasks, reduction=reduction, rng=rng)

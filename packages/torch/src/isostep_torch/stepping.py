@@ -18,7 +18,7 @@ import torch
 
 from isostep.lower.plan import same
 from isostep.rule import BoundRule
-from isostep.state import State, check_inputs
+from isostep.state import State, check_inputs, check_value
 from isostep.storage import LOST, MASTER, PLAIN, Handling, Storage
 from isostep_torch import paths, storage
 from isostep_torch.checkpoint import SHARED
@@ -98,6 +98,7 @@ class Stepping(torch.optim.Optimizer):
             kept is None
             or kept.ways != ways
             or not kept.unchanged(params, rule.state_names, self._watched())
+            or not kept.shares(group.get(SHARED))
             or (parts and not kept.holds_shards())
         ):
             kept = self._rebuild(rule, group, params, ways)
@@ -234,6 +235,9 @@ class Stepping(torch.optim.Optimizer):
             group.pop(SHARED, None)  # the state was cleared, and with it what is shared
         every = (p for g in self.param_groups for p in g["params"])
         places = {p: k for k, p in enumerate(every)}
+        # Whose state begins in mid-run (SGD's, as its momentum is raised from 0) is at its first step, if nothing else
+        # goes by the steps before.
+        counts_anew = bool(rule.state_names) and len(rule.components) == 1 and not first.scheduled
         arrays, counts = [], []
         for p in params:
             own = self.state[p]
@@ -244,6 +248,8 @@ class Stepping(torch.optim.Optimizer):
                 # A parameter's first step; or torch.optim's state, which may lack a count (SGD) or an array.
                 found = {n: v for n, v in own.items() if v is not None}
                 fresh = storage.make_state(first, group, p, backend)
+                if counts_anew and not found.keys() & {*rule.state_names}:
+                    found["step"] = _count(0)
                 own.update({"step": _count(bool(found))} | fresh | found)
             storage.check_state(rule, own)
             if changed:
@@ -258,15 +264,18 @@ class Stepping(torch.optim.Optimizer):
                 {n: own[n] if reached is params else storage.local(own[n], p) for n in names}
             )
             counts.append(own["step"] if group["capturable"] else int(own["step"]))
-        if SHARED not in group and rule.group_names:
+        if group.get(SHARED) is None and rule.group_names:
             made = backend.init(first, [storage.real(p.detach()) for p in params])
             group[SHARED] = {"step": 0, **made.group}
-        shared = dict(group.get(SHARED, {"step": 0 if group["capturable"] else max(counts)}))
-        done = shared.pop("step")
+        shared = dict(group.get(SHARED) or {})
+        done = shared.pop("step", 0 if group["capturable"] else max(counts))
+        shared = _taken(rule, shared, old.state.group if old is not None else {}, params[0])
         if group["capturable"] and not isinstance(done, torch.Tensor):
             done = torch.tensor(float(done), device=params[0].device)
         elif not group["capturable"]:
             done = int(done)
+        if shared:
+            group[SHARED] = {"step": done, **shared}
         state = State(rule.name, counts, arrays, group_t=done, group=shared, sealed=True)
         owns = [self.state[p] for p in params]
         plain, how = storage.plain(group), storage.kept(group)
@@ -317,6 +326,17 @@ def _factor(scale: torch.Tensor | None, maximize: bool, capturable: bool) -> Any
         inverse = scale.double().reciprocal().float()
         inverse = inverse if capturable else inverse.item()
     return -inverse if maximize else inverse
+
+
+def _taken(
+    rule: BoundRule, shared: Mapping[str, Any], last: Mapping[str, Any], like: torch.Tensor
+) -> dict[str, Any]:
+    """What a group shares, as steps take it: users may put any numbers in the place of ``last``, the last step's."""
+    tensors = [v for v in (*last.values(), *shared.values()) if isinstance(v, torch.Tensor)]
+    dtype = tensors[0].dtype if tensors else torch.float64
+    for n, v in shared.items():
+        check_value(rule, f"{SHARED}[{n!r}]", v)
+    return {n: torch.as_tensor(v, dtype=dtype, device=like.device) for n, v in shared.items()}
 
 
 def _count(t: float) -> torch.Tensor:

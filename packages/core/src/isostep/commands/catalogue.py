@@ -1,4 +1,4 @@
-"""``isostep list`` and ``isostep show NAME``, of rules and solvers."""
+"""``isostep list`` of rules and solvers, and ``isostep show NAME`` of those and of pieces."""
 
 from __future__ import annotations
 
@@ -26,11 +26,21 @@ from isostep.commands.common import (
     set_argument,
     table,
 )
+from isostep.domains import REQUIRED
 from isostep.lower.layout import obstacle
 from isostep.lower.traffic import bytes_moved
 from isostep.rule import BoundRule, Part, Rule
 from isostep.state import COMPUTE_DTYPE
 
+#: What ``show`` has a page of beside rules: its folder, what it is called, and what that is.
+OTHERS = (
+    (isostep.solvers.registry, "solver", "which calls a function"),
+    (
+        isostep.pieces.registry,
+        "piece",
+        "used by isostep.compose(isostep.pieces.{}(...), isostep.rule(...))",
+    ),
+)
 #: The paths that make kernels of a program, where nothing stands in the way of that; on JAX the fusing of every
 #: rule is XLA's. Named here, because asking a path means to import its framework: ``list --paths`` does.
 FUSING = ("numpy:fused", "torch:fused", "cupy:raw")
@@ -54,7 +64,7 @@ def add(commands: Any) -> None:
         commands,
         "show",
         run_show,
-        "one rule or solver: formula, hyperparameters, sources, traced program",
+        "one rule, solver or piece: formula, hyperparameters, sources; a rule's traced program",
         "isostep show adam --set amsgrad=True --source numba",
     )
     rule_argument(show, "rule")
@@ -167,7 +177,7 @@ def row(rule: Rule) -> dict[str, Any]:
 
 
 def common_row(part: Part, kind: str) -> dict[str, Any]:
-    """What ``list`` says of rules and solvers alike."""
+    """What ``list`` says of rules and solvers alike, and ``show`` of pieces."""
     return {
         "name": part.name,
         "kind": kind,
@@ -180,11 +190,12 @@ def common_row(part: Part, kind: str) -> dict[str, Any]:
 
 
 def run_show(arguments: argparse.Namespace) -> None:
-    """Print everything about one rule or solver, or one text of a rule."""
+    """Print everything about one rule, solver or piece, or one text of a rule."""
     at_least("--t", arguments.t, 1)
-    if arguments.rule in isostep.solvers.names():
-        show_solver(arguments)
-        return
+    for folder, kind, what in OTHERS:
+        if arguments.rule in folder.names():
+            show_other(arguments, folder[arguments.rule], kind, what.format(arguments.rule))
+            return
     bound = bind(arguments.rule, assignments(arguments.set), example=True)
     definition = bound.rule
     program = isostep.program(bound, t=arguments.t)
@@ -217,18 +228,19 @@ def run_show(arguments: argparse.Namespace) -> None:
     print(program)
 
 
-def show_solver(arguments: argparse.Namespace) -> None:
-    """Print everything about one solver."""
-    definition = isostep.solvers.registry[arguments.rule]
+def show_other(arguments: argparse.Namespace, definition: Any, kind: str, what: str) -> None:
+    """Print everything about one solver or piece; ``what`` that is."""
     if arguments.source:
-        message = f"{definition.name} is a solver, which calls a function: it has no {arguments.source} of its own"
+        message = f"{definition.name} is a {kind}, {what}: it has no {arguments.source} of its own"
         raise UsageError(message)
-    bound = definition.bind(**assignments(arguments.set))
+    given = assignments(arguments.set)
+    required = any(d.default is REQUIRED for d in definition.hyper.values())
+    values = {} if required and not given else definition.bind(**given).values
     hyper = hyper_rows(definition)
     if arguments.json:
-        found = common_row(definition, "solver") | {
+        found = common_row(definition, kind) | {
             "hyper": hyper,
-            "values": {n: text_of(v) for n, v in bound.values.items()},
+            "values": {n: text_of(v) for n, v in values.items()},
             "doc": definition.doc,
             **sections(definition.doc),
         }
@@ -236,6 +248,7 @@ def show_solver(arguments: argparse.Namespace) -> None:
         return
     print(definition.doc, "\n")
     print(table(["name", "allowed", "default", "meaning"], [list(r.values()) for r in hyper]), "\n")
+    print(f"kind     {kind}, {what}")
     print(f"paper    {source_of(definition)}")
 
 

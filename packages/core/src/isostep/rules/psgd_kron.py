@@ -149,7 +149,7 @@ def update(
     whole = [triangular(p, i, max_size_triangular, min_ndim_triangular) for i in range(count)]
     m = parts.average(m, g, momentum)
     h = m / nm.one_minus_pow(momentum, t)
-    if phase == BALANCING and count > 1:
+    if phase == BALANCING and count > 1 and 0 not in p.shape:
         factors = balanced(factors)
     if phase:
         x = h if momentum_into_precond_update else g
