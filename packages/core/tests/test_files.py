@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -127,6 +128,20 @@ def test_schedules_of_isostep_are_kept(tmp_path):
     assert loaded.values["sign_internal_decay"] == schedule
 
 
+@pytest.mark.parametrize("momentum", [None, "exp_avg_sq"])
+def test_an_observed_rule_stays_one(momentum, tmp_path):
+    rule = isostep.observe(isostep.rule("adam"), momentum=momentum)
+    grads, backend = [np.ones(3)], isostep.backend("numpy:reference")
+    loaded, found, state = isostep.load(saved(tmp_path, rule), "numpy:reference")
+    assert (loaded.observed, state.figures) == (momentum or True, None)
+    _, state = backend.step(loaded, found, grads, state)
+    _, other = backend.step(rule, [np.ones(3)], grads, backend.init(rule, grads))
+    assert repr(state.figures.rows()) == repr(other.figures.rows())
+    assert (
+        isostep.load(saved(tmp_path, isostep.rule("adam")), "numpy:reference")[0].observed is False
+    )
+
+
 def test_schedules_of_schedules_are_kept(tmp_path):
     s = isostep.schedules
     parts = [s.LinearWarmup(0.1, period=10), s.Scaled(s.CosineAnnealing(T_max=20), 0.5)]
@@ -242,6 +257,7 @@ def rewritten(path, change):
         ),
         ("rule", [{}], "KeyError"),
         ("rule", 3, "TypeError"),
+        *(("observed", v, "RuleError observe: momentum must be a state of adamw of its") for v in ("x", 3, [1])),
         *(("group_t", v, "group_t must be a whole number >= 0, got") for v in ("x", -5, 1.5, None)),
         *(("seed", v, "seed must be a whole number, got") for v in ("x", 1.5, None)),
         ("storage", {"master": 3, "none": 4}, "storage must be a dict of state, beside, stochastic, scaled, got"),
@@ -415,6 +431,32 @@ def test_without_the_extra_the_error_names_the_command(tmp_path, monkeypatch):
         isostep.load(tmp_path / "x")
 
 
+def test_bfloat16_in_a_process_of_its_own_which_has_not_imported_ml_dtypes(tmp_path):
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="isostep[halves] is not installed")
+    backend, rule = isostep.backend("numpy:reference"), isostep.rule("adam")
+    params = [np.ones(3, ml_dtypes.bfloat16)]
+    isostep.save(tmp_path / "x", rule, params, backend.init(rule, params))
+    code = "import isostep, sys; print(isostep.load(sys.argv[1])[1][0].dtype)"
+    loads = [sys.executable, "-c", code, str(tmp_path / "x")]
+    run = subprocess.run(loads, capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == "bfloat16", run.stderr
+
+
+def test_bfloat16_without_the_extra_names_the_command(tmp_path, monkeypatch):
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="isostep[halves] is not installed")
+    backend, rule = isostep.backend("numpy:reference"), isostep.rule("adam")
+    params = [np.ones(3, ml_dtypes.bfloat16)]
+    isostep.save(tmp_path / "x", rule, params, backend.init(rule, params))
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    text = r"needs the package 'ml_dtypes'; pip install 'isostep\[halves\]'"
+    with pytest.raises(
+        MissingExtra, match=f"isostep.load of .*x, which has bfloat16 arrays, {text}"
+    ):
+        isostep.load(tmp_path / "x")
+    with pytest.raises(MissingExtra, match=f"a bfloat16 NumPy array {text}"):
+        backend.init(rule, [np.ones(3)], storage=isostep.low_precision(state_dtype="bfloat16"))
+
+
 def test_the_metadata_is_readable_json(tmp_path):
     from safetensors import safe_open
 
@@ -437,3 +479,19 @@ def test_a_file_does_not_execute_what_it_names(tmp_path):
         safetensors_numpy.save_file(arrays, path, {"isostep": json.dumps(notes)})
         assert "is not known here; pass it: load(path, rule=...)" in line(path)
     assert not code.with_suffix(".ran").exists()
+
+
+def test_a_file_s_parameters_go_by_names(tmp_path):
+    """Saved in another order than the state's, and stepped in another one than the file's."""
+    backend, rule = isostep.backend("numpy:reference"), isostep.rule("adamw", lr=0.1)
+    params = {"w": np.asarray([1.0, 2.0]), "b": np.asarray([3.0, -4.0])}
+    grads = {"w": np.asarray([0.5, -1.0]), "b": np.asarray([-2.0, 30.0])}
+    params, state = backend.step(rule, params, grads, backend.init(rule, params))
+    isostep.save(tmp_path / "s.safetensors", rule, dict(reversed(params.items())), state)
+    bound, read, again = isostep.load(tmp_path / "s.safetensors")
+    for k, v in params.items():
+        np.testing.assert_array_equal(read[k], v)
+    expected, _ = backend.step(rule, params, grads, state)
+    got, _ = backend.step(bound, dict(sorted(read.items())), grads, again)
+    for k, v in expected.items():
+        np.testing.assert_array_equal(got[k], v)

@@ -1,6 +1,7 @@
 """Arrays that a step cannot take: one-line errors, after which parameters and state are what they were."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -332,3 +333,43 @@ def test_group_state_keeps_its_dtype_when_only_narrow_parameters_step(backend):
     assert float(state.group["lr"]) == 0.1 + 0.1 * 2 + 0.1 * 2
     assert state.t == [3, 0]
     assert state.group_t == 3
+
+
+def test_a_dict_s_state_goes_by_names(each_path):
+    """JAX's jit returns dicts sorted, checkpoints in any order: equal shapes would mix silently."""
+    backend = isostep.backend(each_path)
+    rule = isostep.rule("adamw", lr=0.1)
+    values = {"w": [1.0, 2.0], "b": [3.0, -4.0]}
+    gradients = [{"w": [0.5, -1.0], "b": [-2.0, 3.0]}, {"w": [1.5, 1.0], "b": [0.25, 0.125]}]
+
+    def run(turned):
+        params = {k: backend.asarray(np.asarray(v)) for k, v in values.items()}
+        state = backend.init(rule, params)
+        for step in gradients:
+            grads = {k: backend.asarray(np.asarray(v)) for k, v in step.items()}
+            if turned:
+                params = dict(reversed(params.items()))
+            params, state = backend.step(rule, params, grads, state)
+        points = backend.evaluation_point(rule, dict(reversed(params.items())), state)
+        return {k: backend.to_numpy(v) for k, v in params.items()}, points
+
+    (straight, _), (turned, points) = run(False), run(True)
+    assert set(turned) == set(straight)
+    for key, array in straight.items():
+        np.testing.assert_array_equal(turned[key], array)
+        np.testing.assert_array_equal(backend.to_numpy(points[key]), array)
+
+
+def test_a_dict_of_other_names_is_not_taken():
+    backend, rule = isostep.backend("numpy"), isostep.rule("adamw", lr=0.1)
+    params = {"w": np.ones(2), "b": np.ones(2)}
+    state = backend.init(rule, params)
+    other = {"w": np.ones(2), "c": np.ones(2)}
+    with pytest.raises(StepError, match=r"keys \['b', 'w'\], got \['c', 'w'\]"):
+        backend.step(rule, other, other, state)
+    with pytest.raises(StepError, match="keys"):
+        backend.evaluation_point(rule, other, state)
+    assert state.t == [0, 0]
+    # a copy and a state that was pickled go by names too
+    for same in (copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
+        assert same.keys == ("w", "b")

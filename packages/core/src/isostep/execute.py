@@ -31,6 +31,7 @@ from isostep.state import (
     check_param,
     check_rule,
     check_state,
+    keyed,
     labels,
 )
 from isostep.storage import HALVES, LOST, MASTER, PLAIN, Handling, Storage, whole
@@ -157,7 +158,9 @@ class ArrayBackend(ABC):
             dtype = self._group_dtype(arrays)
             group = {n: self.scalar(v, dtype, arrays[0]) for n, v in rule.group_init(hyper).items()}
         handling = Handling(seed, range(len(arrays)))
-        return State(rule.name, [0] * len(arrays), made, group, storage=storage, handling=handling)
+        keys = tuple(params) if isinstance(params, Mapping) else None
+        counts = [0] * len(arrays)
+        return State(rule.name, counts, made, group, keys=keys, storage=storage, handling=handling)
 
     def _check_storage(self, rule: BoundRule, storage: Storage) -> None:
         if storage.state is not None and storage.state not in self.dtypes:
@@ -222,6 +225,7 @@ class ArrayBackend(ABC):
         count where it is. Extra inputs are given by name: in the same structure (a Hessian diagonal), or as
         a number or a 0-d array if they are the group's (the loss).
         """
+        params = keyed(rule, params, state)
         work = self.prepare(rule, params, grads, state, inputs)
         active = [i for i, item in enumerate(work) if item is not None]
         given = [None if item is None else {"p": item.p, **item.state} for item in work]
@@ -262,6 +266,7 @@ class ArrayBackend(ABC):
         For most rules a copy of ``params``; for a schedule-free rule or ASGD the averaged point. Training goes on
         with ``params``, which are left alone.
         """
+        params = keyed(rule, params, state)
         with self.quiet():
             return arranged(params, evaluation.points(self, rule, params, state))
 

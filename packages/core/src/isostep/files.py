@@ -2,9 +2,9 @@
 
 Tensors: ``params/KEY``, ``state/KEY/NAME`` and ``group/NAME``, KEY being the parameter's place in the list.
 The file's metadata has one entry, ``isostep``: JSON with the format's number, the rule (its components by
-name and the value of every hyperparameter), step counts, the keys of params where they were a dict, how arrays are
-kept (``isostep.low_precision``), the backend that wrote it, and versions. Numbers come back to the bit. Nothing in a
-file is executed.
+name, the value of every hyperparameter, and whether it is observed; not the last step's figures), step counts, the
+keys of params where they were a dict, how arrays are kept (``isostep.low_precision``), the backend that wrote it, and
+versions. Numbers come back to the bit. Nothing in a file is executed.
 
 Hyperparameters that are schedules of isostep's own are written by name with their arguments. What has no
 such name (your own functions, rules and pieces that are not in the registry) stays yours: the file is
@@ -29,8 +29,9 @@ from isostep.nm import namespace
 from isostep.registry import FILE
 from isostep.replacing import FileError, replacing
 from isostep.rule import BoundRule, Component, Piece, Rule, RuleError
-from isostep.state import State, StepError, as_list, check_rule, check_state
+from isostep.state import State, StepError, as_list, check_rule, check_state, keyed
 from isostep.storage import Handling
+from isostep.telemetry import observe
 from isostep.version import VERSION
 
 FORMAT = 1
@@ -60,6 +61,7 @@ def save(
     """
     numpy_files = need("safetensors.numpy", "files", "isostep.save")
     check_rule(rule)
+    params = keyed(rule, params, state)
     arrays = as_list(params)
     check_state(rule, state, len(arrays))
     writer = _backend_of(arrays, backend)
@@ -70,6 +72,7 @@ def save(
     notes = {
         "format": FORMAT,
         "rule": [_describe(c, rule) for c in rule.components],
+        "observed": rule.observed,
         "t": list(state.t),
         "group_t": state.group_t,
         "keys": _keys(params),
@@ -100,7 +103,7 @@ def load(
     Raises:
         FileError: the file is not one of ``save``, is damaged, or names what is not known here.
         OSError: the file cannot be opened.
-        MissingExtra: safetensors is not installed.
+        MissingExtra: safetensors is not installed, or ml_dtypes for bfloat16 arrays.
     """
     safetensors = need("safetensors", "files", "isostep.load")
     reader = find_backend(backend) if isinstance(backend, str) else backend
@@ -113,14 +116,20 @@ def load(
     try:
         with safetensors.safe_open(name, framework="np") as file:
             notes = _notes(name, file.metadata() or {})
+            if any(file.get_slice(n).get_dtype() == "BF16" for n in file.keys()):
+                # NumPy knows the name bfloat16 from then on; nobody else may have imported it yet
+                need("ml_dtypes", "halves", f"isostep.load of {name}, which has bfloat16 arrays,")
             read = {n: file.get_tensor(n) for n in file.keys()}
     except safetensors.SafetensorError as error:
         message = f"{name} is not a safetensors file, or is damaged: {error}; save it again"
         raise FileError(message) from None
     try:
         bound = rule if rule is not None else _restore(name, notes["rule"])
+        if rule is None and (observed := notes.get("observed")):
+            bound = observe(bound, momentum=None if observed is True else observed)
         plain, state = _assemble(notes, read)
         keys = file_checks.keys(notes["keys"], len(plain))
+        state.keys = None if keys is None else tuple(keys)
         check_state(bound, state, len(plain))
         file_checks.arrays(bound, plain, state)
         for own in (*([p] for p in plain), *map(dict.values, state.arrays), state.group.values()):

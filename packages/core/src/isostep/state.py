@@ -36,6 +36,8 @@ class State:
     arrays: list[dict[str, Any]]
     group: dict[str, Any] = field(default_factory=dict)
     group_t: int = 0
+    #: the parameters' keys in the order of ``arrays``, where they were a dict: names decide, not places
+    keys: tuple[Any, ...] | None = field(default=None, compare=False)
     plan: Any = field(default=None, repr=False, compare=False)  # a backend's own notes; never saved
     figures: Any = field(default=None, repr=False, compare=False)  # of an observed rule's last step
     #: whoever made it answers for its arrays being those of the last step, and need not be checked again
@@ -49,7 +51,7 @@ class State:
     ) -> State:
         """The state after a step that changes nothing in place."""
         new = State(self.rule, t, arrays, group, group_t)
-        new.storage, new.handling = self.storage, self.handling
+        new.storage, new.handling, new.keys = self.storage, self.handling, self.keys
         return new
 
     def __getstate__(self) -> dict[str, Any]:
@@ -66,6 +68,22 @@ def as_list(params: Any) -> list[Any]:
         return list(params)
     message = f"params must be a list, tuple or dict of arrays, got {type(params).__name__}"
     raise StepError(message)
+
+
+def keyed(rule: BoundRule, params: Any, state: Any) -> Any:
+    """A dict of parameters in the order of the state's arrays, whatever its own (``jax.jit`` sorts); a list as it is.
+
+    Raises:
+        StepError: the state is that of parameters with other names.
+    """
+    keys = state.keys if isinstance(state, State) and isinstance(params, Mapping) else None
+    if keys is None or tuple(params) == keys:
+        return params
+    if set(params) != set(keys):
+        wanted, got = sorted(map(str, keys)), sorted(map(str, params))
+        message = f"{rule.name}: state is for params with the keys {wanted}, got {got}; make one with backend.init"
+        raise StepError(message)
+    return {key: params[key] for key in keys}
 
 
 def arranged(params: Any, values: Sequence[Any]) -> Any:

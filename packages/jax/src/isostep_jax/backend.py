@@ -20,7 +20,16 @@ import isostep.scalars as scalars
 from isostep import ArrayBackend, Family, rounding, telemetry
 from isostep.program import Program, trace
 from isostep.rule import BoundRule
-from isostep.state import State, aligned, arranged, as_list, check_inputs, check_rule, check_state
+from isostep.state import (
+    State,
+    aligned,
+    arranged,
+    as_list,
+    check_inputs,
+    check_rule,
+    check_state,
+    keyed,
+)
 from isostep.storage import PLAIN, Storage
 from isostep.values import Domain, Value
 from isostep_jax.layout import Run, Stack, Stacked, observed, singles, stacks
@@ -115,6 +124,7 @@ class JaxJit(ArrayBackend):
         self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
     ) -> tuple[Any, State]:
         check_rule(rule)
+        params = keyed(rule, params, state)
         arrays = self._checked_params(rule, params)
         check_state(rule, state, len(arrays))
         self._check_state_arrays(rule, arrays, state)

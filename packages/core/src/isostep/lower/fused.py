@@ -23,7 +23,16 @@ from isostep.lower.layout import obstacle
 from isostep.lower.plan import Looks, Part, Plan, Plans, Slot, at, same
 from isostep.program import trace
 from isostep.rule import BoundRule
-from isostep.state import State, StepError, aligned, as_list, check_inputs, check_rule, check_state
+from isostep.state import (
+    State,
+    StepError,
+    aligned,
+    as_list,
+    check_inputs,
+    check_rule,
+    check_state,
+    keyed,
+)
 from isostep.storage import FACTOR, PLAIN, SEED
 
 #: How many plans a state keeps beside those of its last step.
@@ -123,6 +132,7 @@ class FusedBackend(ArrayBackend):
         self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
     ) -> tuple[Any, State]:
         check_rule(rule)
+        params = keyed(rule, params, state)
         usual = None if inputs else self._usual(rule, params, grads, state)
         if usual is not None:
             found: Any = ([usual], range(len(state.t)))
