@@ -90,7 +90,11 @@ def _edits(node: Value) -> Iterator[tuple[str, Edit]]:
         yield "right operand dropped", lambda graph, n, args: args[0]
         if not same:
             yield "left operand dropped", lambda graph, n, args: args[1]
-    if op in ("isfinite", "isnan"):  # a number is no condition: what some libraries would take it for
+    yield from _misread(node)
+    if op in (
+        "isfinite",
+        "isnan",
+    ):  # a number is no condition: what some libraries would take it for
         yield f"{op} dropped", lambda graph, n, args: graph.apply("ne", (args[0], 0.0))
     elif (op in MAPS and MAPS[op].arity == 1) or op in _UNDONE:
         yield f"{op} dropped", lambda graph, n, args: args[0]
@@ -132,6 +136,51 @@ def _edits(node: Value) -> Iterator[tuple[str, Edit]]:
             ),
         )
     yield from _reductions(node)
+
+
+def _misread(node: Value) -> Iterator[tuple[str, Edit]]:
+    """What implementations are found to do: epsilon within the root or as a bound, a rate taken for what it leaves."""
+    if node.op == "add":
+        for i, root in enumerate(node.args):
+            if _is_root(root) and node.args[1 - i].domain <= Domain.GROUP:
+                yield "inside the root", partial(_inside_root, place=i)
+                yield "a bound instead of a term", _swap("maximum")
+                if root.op == "div":
+                    yield "before the division", partial(_before_division, place=i)
+    if node.op == "sub" and node.args[0].op == "const" and node.args[0].attrs[0] == 1:
+        yield "1 - x -> x", lambda graph, n, args: args[1]
+    if node.op == "mul":
+        for i, factor in enumerate(node.args):
+            if factor.op == "input" and factor.domain <= Domain.STEP and factor.attrs[0] != COUNT:
+                yield f"{factor.attrs[0]} -> 1 - {factor.attrs[0]}", partial(_rest, place=i)
+
+
+def _is_root(node: Value) -> bool:
+    """A square root of an array, or one that is divided by a number."""
+    if node.op == "div" and node.args[1].domain <= Domain.GROUP:
+        node = node.args[0]
+    return node.op == "sqrt" and node.domain > Domain.GROUP
+
+
+def _inside_root(graph: Graph, node: Value, args: tuple[Value, ...], place: int) -> Value:
+    """sqrt(x) / s + e as sqrt(x + e) / s."""
+    root, e = args[place], args[1 - place]
+    if root.op == "sqrt":
+        return graph.apply("sqrt", (graph.apply("add", (root.args[0], e)),))
+    inside = graph.apply("sqrt", (graph.apply("add", (root.args[0].args[0], e)),))
+    return graph.apply("div", (inside, root.args[1]))
+
+
+def _before_division(graph: Graph, node: Value, args: tuple[Value, ...], place: int) -> Value:
+    """sqrt(x) / s + e as (sqrt(x) + e) / s."""
+    root, e = args[place], args[1 - place]
+    return graph.apply("div", (graph.apply("add", (root.args[0], e)), root.args[1]))
+
+
+def _rest(graph: Graph, node: Value, args: tuple[Value, ...], place: int) -> Value:
+    """A product with 1 - b for one with b."""
+    rest = graph.apply("sub", (graph.const(1.0), args[place]))
+    return graph.apply("mul", (rest, args[1]) if place == 0 else (args[0], rest))
 
 
 def _swap(other: str) -> Edit:

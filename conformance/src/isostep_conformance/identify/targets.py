@@ -1,0 +1,202 @@
+"""Optimizers that nobody wrote for isostep: found by name, given settings, and run to see which steps they take.
+
+Two protocols are known, each by what its users write: ``Optimizer(params, **settings)`` with ``.grad`` and
+``.step()`` (torch.optim and what follows it), and ``make(**settings)`` with ``init`` and ``update`` (optax).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+Arrays = list[np.ndarray]
+
+
+class TargetError(ValueError):
+    """An optimizer that cannot be found, made or stepped: one line."""
+
+
+class Run(Protocol):
+    """Makes the optimizer, steps it over the gradients, and returns the parameters after each step."""
+
+    def __call__(
+        self, settings: Mapping[str, Any], start: Arrays, gradients: Sequence[Arrays]
+    ) -> list[Arrays]: ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """An optimizer in question: what it may be given, with its defaults (``inspect.Parameter.empty``: required)."""
+
+    label: str
+    defaults: Mapping[str, Any]
+    run: Run
+
+
+def target(given: str | Callable[..., Any], protocol: str | None = None) -> Target:
+    """The optimizer of a dotted name, of ``file.py:name``, or of a callable; ``protocol`` where a guess is wrong."""
+    made = _named(given) if isinstance(given, str) else given
+    label = given if isinstance(given, str) else getattr(made, "__qualname__", repr(made))
+    if not callable(made):
+        message = f"{label} is no class or function, but {type(made).__name__}; name what makes the optimizer"
+        raise TargetError(message)
+    chosen = protocol or _protocol(made)
+    if chosen not in PROTOCOLS:
+        message = f"unknown protocol {chosen!r}; known: {', '.join(PROTOCOLS)}"
+        raise TargetError(message)
+    parameters = list(_signature(made, label).parameters.values())
+    leading, runner = PROTOCOLS[chosen]
+    defaults = {
+        p.name: p.default
+        for p in parameters[leading:]
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+
+    def run(
+        settings: Mapping[str, Any], start: Arrays, gradients: Sequence[Arrays]
+    ) -> list[Arrays]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return runner(made, settings, start, gradients)
+        except Exception as error:  # of somebody else's code: any
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            message = f"{label} does not step with {_written(settings)}: {text[:300]}"
+            raise TargetError(message) from error
+
+    return Target(label, defaults, run)
+
+
+def _written(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{n}={v!r}" for n, v in settings.items()) or "its defaults"
+
+
+def _named(name: str) -> Any:
+    """``torch.optim.AdamW``, ``torch.optim:AdamW`` or ``./mine.py:Mine``."""
+    where, colon, what = name.rpartition(":")
+    if where.endswith(".py"):
+        return _attribute(_file(Path(where)), what, name)
+    if colon:
+        return _attribute(_module(where, name), what, name)
+    parts = name.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        path = ".".join(parts[:cut])
+        try:
+            found = importlib.util.find_spec(path)
+        except (ImportError, ValueError, AttributeError):
+            continue
+        if found is not None:
+            return _attribute(_module(path, name), ".".join(parts[cut:]), name)
+    message = (
+        f"no module of {name!r} can be imported; write module.name, module:name or file.py:name"
+    )
+    raise TargetError(message)
+
+
+def _module(path: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(path)
+    except Exception as error:  # whatever a module does when it is imported
+        message = f"{name}: {path} cannot be imported: {type(error).__name__}: {error}"
+        raise TargetError(" ".join(message.split())) from error
+
+
+def _file(path: Path) -> ModuleType:
+    if not path.is_file():
+        message = f"{path} is no file"
+        raise TargetError(message)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        message = f"{path} cannot be imported"
+        raise TargetError(message)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the file does
+        message = f"{path} cannot be imported: {type(error).__name__}: {error}"
+        raise TargetError(" ".join(message.split())) from error
+    return module
+
+
+def _attribute(module: ModuleType, path: str, name: str) -> Any:
+    found: Any = module
+    for part in path.split("."):
+        if not hasattr(found, part):
+            message = f"{name}: {getattr(found, '__name__', found)} has no {part!r}"
+            raise TargetError(message)
+        found = getattr(found, part)
+    return found
+
+
+def _signature(made: Callable[..., Any], label: str) -> inspect.Signature:
+    try:
+        return inspect.signature(made)
+    except (TypeError, ValueError) as error:
+        message = f"{label}: its signature cannot be read"
+        raise TargetError(message) from error
+
+
+def _protocol(made: Callable[..., Any]) -> str:
+    """torch's where there is a ``step`` or the first argument is called ``params``, else optax's."""
+    names = list(_signature(made, repr(made)).parameters)
+    return (
+        "torch" if hasattr(made, "step") or names[:1] in (["params"], ["parameters"]) else "optax"
+    )
+
+
+def _torch(
+    made: Callable[..., Any],
+    settings: Mapping[str, Any],
+    start: Arrays,
+    gradients: Sequence[Arrays],
+) -> list[Arrays]:
+    import torch
+
+    params = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in start]
+    optimizer = made(params, **settings)
+    if hasattr(optimizer, "train"):  # schedule-free: the weights that gradients are taken at
+        optimizer.train()
+    found = []
+    for step in gradients:
+        for p, g in zip(params, step, strict=True):
+            p.grad = torch.from_numpy(g.copy())
+        optimizer.step()
+        found.append([p.detach().numpy().copy() for p in params])
+    return found
+
+
+def _optax(
+    made: Callable[..., Any],
+    settings: Mapping[str, Any],
+    start: Arrays,
+    gradients: Sequence[Arrays],
+) -> list[Arrays]:
+    import jax
+
+    with jax.enable_x64(True):
+        params = [jax.numpy.asarray(p) for p in start]
+        transformation = made(**settings)
+        state = transformation.init(params)
+        found = []
+        for step in gradients:
+            grads = [jax.numpy.asarray(g) for g in step]
+            updates, state = transformation.update(grads, state, params)
+            params = [p + u for p, u in zip(params, updates, strict=True)]
+            found.append([np.array(p) for p in params])
+        return found
+
+
+#: How many leading arguments are not settings, and how a run goes.
+PROTOCOLS: dict[str, tuple[int, Callable[..., list[Arrays]]]] = {
+    "torch": (1, _torch),
+    "optax": (0, _optax),
+}
