@@ -7,6 +7,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,17 @@ OTHER_PATHS = (
     *("numpy:fused", "torch:loop", "torch:foreach", "torch:fused", "torch:triton(interpreter)"),
     *("jax:jit", "jax:grouped", "cupy:raw(host)"),
 )
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """The suite's options by their short names, which its plugin has only where it is named."""
+    config: Any = pluginmanager.get_plugin("pytestconfig")
+    named = any("isostep_conformance" in str(word) for word in config.invocation_params.args)
+    if named and pluginmanager.has_plugin("isostep_conformance"):
+        return
+    group = parser.getgroup("isostep")
+    group.addoption("--backend", action="append", default=[], dest="isostep_backend")
+    group.addoption("--full", action="store_true", dest="isostep_full")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -48,7 +60,7 @@ def two_processes(tmp_path: Path) -> Callable[..., None]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of tests marked ``sampled(n)`` every n-th, by a hash of its name: always the same; with ``--full`` all."""
-    if config.getoption("--full", default=False):
+    if config.getoption("--full"):
         return
     left = [item for item in items if not _drawn(item)]
     if left:

@@ -31,7 +31,8 @@ ERRORS = (BackendError, GapError, JournalError, RuleError, SelectionError, Trace
 def parser() -> argparse.ArgumentParser:
     """The options."""
     made = argparse.ArgumentParser(
-        prog="isostep-conformance", description=__doc__.partition("\n")[0]
+        prog="isostep-conformance",
+        description="Hold backends to the reference, and write a report.",
     )
     made.add_argument(
         "--backend",

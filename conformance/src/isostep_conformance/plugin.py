@@ -3,7 +3,9 @@
     pytest --pyargs isostep_conformance --backend mine [--full]
 
 The tests are in ``test_conformance.py`` of this package. They are collected through ``--pyargs`` only, or by a
-module that imports them; a project's own test run does not meet them by accident.
+module that imports them; a project's own test run does not meet them by accident. Nor does it meet the options:
+other projects have a ``--backend`` too, and pytest refuses to have two. Where this package is not named on the command
+line they are ``--isostep-backend`` and ``--isostep-full``.
 """
 
 from __future__ import annotations
@@ -13,9 +15,7 @@ from typing import Any
 
 import pytest
 
-from isostep import BackendError
-
-# Everything else is imported where it is needed: this module is loaded by every pytest on the machine.
+# Everything else is imported where it is needed, isostep too: this module is loaded by every pytest on the machine.
 
 _SESSION = pytest.StashKey[Any]()
 _UNITS = pytest.StashKey[Any]()
@@ -33,31 +33,38 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(Hooks)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """The options."""
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """The options, with their short names where the suite is named."""
+    config: Any = pluginmanager.get_plugin("pytestconfig")
+    short = any("isostep_conformance" in str(word) for word in config.invocation_params.args)
     group = parser.getgroup("isostep")
     group.addoption(
-        "--backend",
+        "--isostep-backend",
+        *["--backend"] * short,
         action="append",
         default=[],
         metavar="NAME",
         help="isostep conformance: a path or family to test; repeatable; default: all that run here",
     )
     group.addoption(
-        "--full", action="store_true", help="isostep conformance: the whole matrix, not its sample"
+        "--isostep-full",
+        *["--full"] * short,
+        action="store_true",
+        help="isostep conformance: the whole matrix, not its sample",
     )
 
 
 def session(config: pytest.Config) -> Any:
     """The session of this run, made when first asked for."""
     if _SESSION not in config.stash:
+        from isostep import BackendError
         from isostep_conformance import paths
         from isostep_conformance.session import Session
 
         extra: dict[str, Callable[[], Any]] = {}
         for found in config.hook.pytest_isostep_paths():
             extra |= found or {}
-        names = config.getoption("--backend")
+        names = config.getoption("--isostep-backend")
         try:
             chosen = paths.chosen(names, extra) if names else paths.installed(extra)
         except BackendError as error:
@@ -73,7 +80,9 @@ def units(config: pytest.Config) -> Any:
         from isostep_conformance.select import units as select
 
         try:
-            config.stash[_UNITS] = select(session(config).paths, full=config.getoption("--full"))
+            config.stash[_UNITS] = select(
+                session(config).paths, full=config.getoption("--isostep-full")
+            )
         except SelectionError as error:
             raise pytest.UsageError(str(error)) from None
     return config.stash[_UNITS]
@@ -87,7 +96,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "conformance_contract" in metafunc.fixturenames:
         from isostep_conformance.select import contracts
 
-        pairs = contracts(units(metafunc.config), full=metafunc.config.getoption("--full"))
+        pairs = contracts(units(metafunc.config), full=metafunc.config.getoption("--isostep-full"))
         metafunc.parametrize(
             "conformance_contract", pairs, ids=[f"{u.id}-{name}" for u, name in pairs]
         )
@@ -128,7 +137,7 @@ def pytest_ignore_collect(collection_path: Any, config: pytest.Config) -> bool |
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Versions, devices, and what is not run; only where the suite was asked for."""
-    asked = config.getoption("--backend") or any(
+    asked = config.getoption("--isostep-backend") or any(
         "isostep_conformance" in str(a) for a in config.args
     )
     if not asked:

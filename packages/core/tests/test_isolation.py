@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import re
 import subprocess
 import sys
 import tomllib
@@ -91,3 +92,14 @@ def test_what_is_installed_is_that_version(toml):
 def test_core_needs_numpy_and_array_api_compat_only():
     project = tomllib.loads((ROOT / "packages/core/pyproject.toml").read_text())["project"]
     assert {Requirement(r).name for r in project["dependencies"]} == {"numpy", "array-api-compat"}
+
+
+@pytest.mark.parametrize("toml", TOMLS, ids=lambda toml: toml.parent.name)
+def test_every_distribution_carries_the_licence_and_a_readme_that_is_read_elsewhere(toml):
+    project = tomllib.loads(toml.read_text(encoding="utf-8"))["project"]
+    assert project["license-files"] == ["LICENSE"]
+    licence = (toml.parent / "LICENSE").read_bytes()  # hatchling takes none from outside the folder
+    assert licence == (ROOT / "LICENSE").read_bytes()
+    readme = (toml.parent / project["readme"]).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", readme)
+    assert [link for link in links if not link.startswith("https://")] == []

@@ -497,3 +497,11 @@ def test_a_static_choice_is_still_for_an_if():
         hyper={**LR, "kind": Choice("down", options=("down", "up"))},
     )
     np.testing.assert_array_equal(step(part), [-0.5] * 3)
+
+
+def test_a_name_is_no_rule_and_a_rule_no_name():
+    with pytest.raises(isostep.StepError, match=r"expected a rule such as .*, got 'adam'"):
+        isostep.program("adam")
+    for ask in (isostep.rule, isostep.definition):
+        with pytest.raises(RuleError, match="unknown rule 3; known: "):
+            ask(3)

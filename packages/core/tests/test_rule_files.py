@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +56,11 @@ def test_it_takes_steps_and_is_one_thing_in_a_process(file, tmp_path, monkeypatc
         params, state = backend.step(rule, params, [np.ones(1)], state)
     assert params[0][0] == pytest.approx(-(1 / 1.5 + 1 / 2 + 1))
     assert "damped" not in isostep.rules()
+
+
+def test_the_path_need_be_no_text(file):
+    assert isostep.definition(Path(file)) is isostep.definition(str(file))
+    assert repr(isostep.rule(Path(file), lr=0.5)) == repr(isostep.rule(str(file), lr=0.5))
 
 
 def test_it_is_pickled_by_its_path(file, tmp_path):

@@ -124,6 +124,11 @@ MISSING = [
         "numpy:fused needs the package 'numba', which is not installed; pip install 'isostep[fused]'",
     ),
     (
+        "triton",
+        "train --backend torch:triton(interpreter)",
+        "torch:triton(interpreter) needs the package 'triton', which is not installed; pip install triton",
+    ),
+    (
         "safetensors",
         "train --save --backend numpy:reference",
         "a checkpoint needs the package 'safetensors'; pip install 'isostep[files]'",

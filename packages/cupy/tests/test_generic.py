@@ -49,7 +49,8 @@ def machine(monkeypatch):
     [
         (
             None,
-            "cupy:generic needs the package 'cupy' (such as cupy-cuda13x), which is not installed",
+            "cupy:generic needs the package 'cupy', which is not installed; "
+            "pip install 'isostep-cupy[cuda13]' (or [cuda12])",
         ),
         (0, "cupy:generic needs a CUDA device, and there is none"),
         (

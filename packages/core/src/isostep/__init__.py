@@ -40,7 +40,7 @@ from isostep.formulas import FormulaError, from_formula
 from isostep.program import Program, trace
 from isostep.registry import Folder
 from isostep.rule import BoundPiece, BoundRule, Piece, Rule, RuleError, compose
-from isostep.state import State, StepError
+from isostep.state import State, StepError, check_rule
 from isostep.storage import Storage, low_precision
 from isostep.telemetry import Figures, observe
 from isostep.values import TraceError
@@ -114,7 +114,10 @@ def rules() -> list[str]:
 def definition(name: str) -> Rule:
     """The declaration of a rule: its hyperparameters with domains, state, sources and docstring.
 
-    ``"formula(sign(g) * m)"`` is the rule of that formula, see ``from_formula``.
+    ``"formula(sign(g) * m)"`` is the rule of that formula, see ``from_formula``; ``"./grams.py"`` that of a file.
+
+    Raises:
+        RuleError: the rule is unknown, or its file cannot be read.
     """
     return _rules[name]
 
@@ -123,10 +126,10 @@ def rule(name: str, /, **hyper: Any) -> BoundRule:
     """A rule by name with its hyperparameters; those not given take their defaults.
 
     A setting that goes by a name of its own is known by it: ``rule("momentum", lr=0.1)`` is
-    ``rule("sgd", lr=0.1, momentum=0.9)``.
+    ``rule("sgd", lr=0.1, momentum=0.9)``. A formula or the path of a file stands for its rule, see ``definition``.
 
     Raises:
-        RuleError: the rule or a hyperparameter is unknown.
+        RuleError: the rule or a hyperparameter is unknown, or one without a default is not given.
         DomainError: a value is outside its domain.
     """
     definition, setting = _rules.named(name)
@@ -134,5 +137,16 @@ def rule(name: str, /, **hyper: Any) -> BoundRule:
 
 
 def program(rule: BoundRule, *, t: int = 1, shape: tuple[int, ...] | None = None) -> Program:
-    """The traced program of a rule for the kind of step that t is; ``print`` it for a listing."""
+    """The traced program of a rule for the kind of step that t is; ``print`` it for a listing.
+
+    Args:
+        rule: a bound or composed rule.
+        t: the step's number, from 1 on.
+        shape: that of the parameter, for rules that look at it; None for any other.
+
+    Raises:
+        TraceError: the rule does something that has no meaning on a traced value.
+        StepError: this is no bound rule.
+    """
+    check_rule(rule)
     return trace(rule, rule.phase(t), shape)

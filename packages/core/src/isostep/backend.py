@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from isostep.extras import brought
+from isostep.extras import PACKAGES, brought
 from isostep.rule import BoundRule
 from isostep.state import State
 
@@ -70,7 +70,10 @@ class Family:
         """The backend of one path; ``Unavailable`` if it cannot run here, ``BackendError`` if it fails to be made."""
         module = self.needs.get(path)
         if module is not None and importlib.util.find_spec(module) is None:
-            message = f"{self.name}:{path} needs the package {module!r}, which is not installed{brought(module)}"
+            how = brought(module, PACKAGES)
+            message = (
+                f"{self.name}:{path} needs the package {module!r}, which is not installed{how}"
+            )
             raise Unavailable(message)
         try:
             return self.paths[path]()

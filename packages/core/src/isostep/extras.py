@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
-#: What pip installs for a backend, a language or a package that is not there.
+#: What pip installs for a backend or a language that is not there.
 BROUGHT_BY = {
     "numba": "'isostep[fused]'",
     "torch": "isostep-torch",
@@ -14,11 +15,13 @@ BROUGHT_BY = {
     "cupy": "isostep-cupy",
     "cuda": "isostep-cupy",
 }
+#: What it installs for a package that is not there, although the backend that asks for it is.
+PACKAGES = {"numba": "'isostep[fused]'", "triton": "triton"}
 
 
-def brought(name: str) -> str:
-    """How to get what is not installed, as the end of an error; empty if this project does not bring it."""
-    package = BROUGHT_BY.get(name.partition(":")[0])
+def brought(name: str, by: Mapping[str, str] = BROUGHT_BY) -> str:
+    """How to get what is not installed, as the end of an error; empty if this project does not know."""
+    package = by.get(name.partition(":")[0])
     return f"; pip install {package}" if package else ""
 
 

@@ -502,6 +502,9 @@ def compose(*parts: BoundPiece | BoundRule) -> BoundRule:
     Pieces that change the gradient run in the order given, then the rule, then those that change the update.
     A composed rule may be composed again. A piece may be there several times, the second as ``lookahead2``; but what a
     step is given from outside goes by its own name, so that one with an input (``gradient_noise``) may not.
+
+    Raises:
+        RuleError: there is not exactly one rule, or two parts have an input or a value of the step of one name.
     """
     rules = [p for p in parts if isinstance(p, BoundRule)]
     for p in parts:

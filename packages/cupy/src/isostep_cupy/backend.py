@@ -24,7 +24,8 @@ class CupyGeneric(ArrayBackend):
 
     def __init__(self) -> None:
         if importlib.util.find_spec("cupy") is None:
-            message = f"{self.name} needs the package 'cupy' (such as cupy-cuda13x), which is not installed"
+            how = "pip install 'isostep-cupy[cuda13]' (or [cuda12])"
+            message = f"{self.name} needs the package 'cupy', which is not installed; {how}"
             raise Unavailable(message)
         import cupy
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from isostep.backend import Family
 from isostep.execute import ArrayBackend
+from isostep.extras import need
 from isostep.strides import folded
 
 
@@ -45,9 +46,7 @@ class NumpyReference(ArrayBackend):
 def numpy_dtype(name: str) -> np.dtype:
     """NumPy's dtype of this name; NumPy has no bfloat16 of its own, ml_dtypes brings it."""
     if name == "bfloat16":
-        from ml_dtypes import bfloat16
-
-        return np.dtype(bfloat16)
+        return np.dtype(need("ml_dtypes", "halves", "a bfloat16 NumPy array").bfloat16)
     return np.dtype(name)
 
 

@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import subprocess
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import isostep
 from isostep.backend import families, family
 from isostep.commands.common import command, print_json, print_table
 
-#: Distribution -> what it is for. Those of one line are alternatives.
+#: Distribution -> what it is for.
 PACKAGES = {
     "isostep": "this package",
     "isostep-torch": "PyTorch: pip install isostep-torch",
@@ -33,8 +34,12 @@ PACKAGES = {
     "scikit-learn": "isostep train's embedded data: pip install 'isostep[train]'",
     "rich": "tables and progress on a terminal: pip install 'isostep[cli]'",
     "torch": "comes with isostep-torch",
+    "triton": "torch:fused(cuda): comes with torch's CUDA builds, else pip install triton",
     "jax": "comes with isostep-jax",
+    "cupy": "comes with isostep-cupy's extras: pip install 'isostep-cupy[cuda13]' (or [cuda12])",
 }
+#: What is distributed under several names, one for each version of CUDA.
+NAMES = {"cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy")}
 
 
 def add(commands: Any) -> None:
@@ -92,10 +97,10 @@ def kernels() -> dict[str, str]:
 
 def version(name: str) -> str | None:
     """The version of an installed distribution."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    for one in NAMES.get(name, (name,)):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(one)
+    return None
 
 
 def paths() -> dict[str, dict[str, Any]]:
