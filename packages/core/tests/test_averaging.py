@@ -145,7 +145,7 @@ def test_weights_are_back_when_they_cannot_be_swapped_in():
     params[1].flags.writeable = False
     with pytest.raises(StepError, match="read-only"), average.swapped(params):
         pass  # pragma: no cover
-    folded = [params[0], np.lib.stride_tricks.as_strided(np.ones(4), (3, 2), (8, 8))]
+    folded = [params[0], np.lib.stride_tricks.as_strided(np.ones(4), (5,), (0,))]
     with pytest.raises(StepError, match="elements share memory"), average.swapped(folded):
         pass  # pragma: no cover
     np.testing.assert_array_equal(params[0], places[0][0])
@@ -197,3 +197,37 @@ def test_errors():
         taken("numpy:reference", lambda n: 2.0, places[:2])
     with pytest.raises(ValueError, match=r"^average: count must be an integer >= 0, got -1"):
         average.restore([], -1)
+
+
+def test_dicts_are_matched_by_name():
+    a, b = np.zeros(2), np.ones(2)
+    average = averaging.Average("numpy:reference", averaging.equal())
+    average.update({"a": a, "b": b})
+    average.update({"b": b, "a": a})  # as jax.jit hands dicts out, sorted
+    np.testing.assert_array_equal(average.arrays, [a, b])
+    params = {"b": np.full(2, 5.0), "a": np.full(2, 7.0)}
+    with average.swapped(params):
+        np.testing.assert_array_equal(params["a"], a)
+        np.testing.assert_array_equal(params["b"], b)
+    assert list(average.like(params)) == ["b", "a"]
+    again = averaging.Average("numpy:reference", averaging.equal())
+    again.restore(average.like(params), average.count)
+    again.update({"a": a, "b": b})
+    np.testing.assert_array_equal(again.arrays, [b, a])
+    with pytest.raises(StepError, match=r"^average: params has no 'b'; "):
+        average.update({"a": a, "c": b})
+
+
+def test_of_other_shapes_nothing_is_swapped_in():
+    average = averaging.Average("numpy:reference", averaging.equal())
+    with pytest.raises(StepError, match=r"^average: there is none yet"):
+        average.like([np.ones(2)])
+    average.update([np.ones(2)])
+    for shape in [(3, 2), (3,)]:
+        message = rf"^average: params\[0\] must have shape \(2,\), got \({shape[0]},"
+        with pytest.raises(StepError, match=message), average.swapped([np.ones(shape)]):
+            pass  # pragma: no cover
+        with pytest.raises(StepError, match=message):
+            average.update([np.ones(shape)])
+    with pytest.raises(ValueError, match=r"^average: dtype must be None or one of float64, "):
+        averaging.Average("numpy:reference", averaging.equal(), dtype="float8")

@@ -90,3 +90,24 @@ def test_errors():
         Accumulate("numpy:reference", 2).add([None])
     with pytest.raises(ValueError, match=r"^apply_if_finite: most must be None or an integer >= 0"):
         ApplyIfFinite("numpy:reference", -1)
+
+
+def test_gradients_are_matched_by_name():
+    accumulated = Accumulate("numpy:reference", 2)
+    a, b = np.zeros(2), np.ones(2)
+    accumulated.add({"a": a, "b": b})
+    found = accumulated.add({"b": b, "a": a})
+    assert list(found) == ["b", "a"]
+    np.testing.assert_array_equal(found["b"], b)
+    assert accumulated.add((a, b)) is None
+    assert isinstance(accumulated.add((a, b)), tuple)
+
+
+def test_a_step_that_fails_changes_no_count():
+    backend, rule = isostep.backend("numpy:reference"), isostep.rule("sgd", lr=0.1)
+    guard, params = ApplyIfFinite(backend), [np.ones(2)]
+    state = backend.init(rule, params)
+    guard.step(rule, params, [np.full(2, np.nan)], state)
+    with pytest.raises(StepError):
+        guard.step(rule, params, [np.ones(3)], state)
+    assert (guard.in_a_row, guard.left_out) == (1, 1)

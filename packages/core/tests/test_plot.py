@@ -6,15 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import isostep
-from isostep import RuleError
+from isostep import RuleError, nm
 from isostep.domains import REQUIRED
 from isostep.lower.js_source import NoScript, step_function
-from isostep.plot import SURFACES, path, tuned
+from isostep.plot import SURFACES, Surface, path, tuned
 from isostep.plot.page import page
 from isostep.rule import Rule
 
@@ -101,10 +102,16 @@ def test_a_name_gets_a_learning_rate_that_ends_low():
         (lambda: path("sgd", "hill"), "unknown surface 'hill'; known: quadratic, rosenbrock, "),
         (lambda: path("adahessian"), "adahessian needs hessian_diag beside the gradient, which a "),
         (lambda: path("muon"), "muon cannot be drawn on a surface: muon: params[0] must have 2 "),
+        (lambda: path("sgd", steps=-1), "path: steps must be an integer >= 0, got -1; "),
+        (lambda: path("sgd", steps=2.5), "path: steps must be an integer >= 0, got 2.5; "),
+        (lambda: path("sgd", noise=-1.0), "path: noise must be a finite number >= 0, got -1.0; "),
+        (lambda: path("sgd", seed=-1), "path: seed must be an integer >= 0, got -1; "),
+        (lambda: path("sgd", start=(1.0,)), "path: start must be two numbers x, y, got (1.0,)"),
+        (lambda: path(3), "expected a rule such as isostep.rule('adamw', lr=1e-3), got 3"),
     ],
 )
 def test_errors(call, text):
-    with pytest.raises(RuleError, match=re.escape(text)):
+    with pytest.raises((RuleError, TypeError, ValueError), match=re.escape(text)):
         call()
 
 
@@ -162,6 +169,7 @@ def test_sliders_move_what_they_say():
         isostep.rule("adam", lr=0.1),
         isostep.rule("sgd_hd", lr=0.01, hypergrad_lr=1e-6),
         isostep.rule("sgd", lr=0.01, momentum=0.5, nesterov=True),
+        isostep.rule("rprop", lr=0.01),  # whose state starts at lr
     ]
     settings = {"lr": 0.003, "momentum": 0.75, "noise": 0.25}
     text = page([path(r, "himmelblau", **start) for r in first])
@@ -171,6 +179,7 @@ def test_sliders_move_what_they_say():
         isostep.rule("adam", lr=0.003, betas=(0.75, 0.999)),
         isostep.rule("sgd_hd", lr=0.003, momentum=0.75, hypergrad_lr=1e-6),
         isostep.rule("sgd", lr=0.003, momentum=0.75, nesterov=True),
+        isostep.rule("rprop", lr=0.003),
     ]
     for rule, points in zip(then, found, strict=True):
         expected = path(rule, "himmelblau", **start | {"noise": 0.25}).points
@@ -178,6 +187,39 @@ def test_sliders_move_what_they_say():
     zero = node(text, "isostep.run(isostep.rules[0], given).points", {"momentum": 0, "lr": 0.02})
     plain = path(isostep.rule("sgd", lr=0.02), "himmelblau", **start).points
     assert close(zero, plain) < 1e-12
+
+
+def own(name, value, gradient, minima=()):
+    return Surface(name, value, gradient, (-1.0, 1.0), (-1.0, 1.0), (0.5, 0.5), minima)
+
+
+@pytest.mark.parametrize(
+    "surface",
+    [
+        own("no minimum named", lambda x, y: x * x + nm.exp(y), lambda x, y: (2.0 * x, nm.exp(y))),
+        own("flat", lambda x, y: 0.0 * x + 0.0 * y, lambda x, y: (0.0, 0.0), ((0.0, 0.0),)),
+        own("</title>&<b>", lambda x, y: x * x + y * y, lambda x, y: (2.0 * x, 2.0 * y)),
+        own("not everywhere", lambda x, y: nm.log(x) + y * y, lambda x, y: (1.0 / x, 2.0 * y)),
+    ],
+    ids=lambda s: s.name,
+)
+def test_surfaces_of_one_s_own(surface, tmp_path):
+    made = path(isostep.rule("adam", lr=0.1), surface, steps=5)
+    text = page([made])
+    assert text.count("</title>") == 1
+    assert text.count("</script>") == 1
+    found = node(text, "isostep.run(isostep.rules[0], {}).points", None)
+    assert close(found, made.points) < 1e-12
+    pytest.importorskip("matplotlib", reason="isostep[plot] is not installed")
+    made.figure().savefig(tmp_path / "a.png")
+    made.figure(three_d=True).savefig(tmp_path / "b.png")
+
+
+def test_a_surface_that_cannot_be_traced_is_told():
+    surface = own("numpy's", lambda x, y: np.cos(x) + y, lambda x, y: (-np.sin(x), 1.0))
+    made = path(isostep.rule("sgd", lr=0.1), surface, steps=2)
+    with pytest.raises(RuleError, match=r"^the page cannot draw numpy's: .*; write the surface"):
+        page([made])
 
 
 def test_the_page_is_one_file_that_loads_nothing():
@@ -273,6 +315,7 @@ def test_every_schedule_has_a_curve_by_its_name_alone(tmp_path, capsys):
     ("words", "text"),
     [
         ("surface --rules nope", "unknown rule 'nope'; known: "),
+        ("surface --rules nope -o new/a.png", "unknown rule 'nope'; known: "),
         ("surface --rules sgd(lr=-1)", "sgd: lr must be >= 0, got -1"),
         ("surface --rules sgd(", "rules must be like sgd,adam(lr=0.1,betas=(0.9,0.99)), got 'sgd('"),
         ("surface --start 1", "--start must be two finite numbers X,Y, got '1'"),
@@ -304,6 +347,52 @@ def test_errors_of_the_command_are_one_line(words, text, capsys, tmp_path, monke
     assert err.startswith(f"isostep: {text}")
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fails_leaves_the_file_that_is_there(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="isostep[plot] is not installed")
+    from matplotlib.figure import Figure
+
+    from isostep import cli
+
+    def half(self, place, **more):
+        Path(place).write_text("half of it")
+        raise KeyboardInterrupt
+
+    for name in ("a.png", "a.svg"):
+        out = tmp_path / name
+        out.write_text("whole")
+        with monkeypatch.context() as patch:
+            patch.setattr(Figure, "savefig", half)
+            words = ["plot", "surface", "--rules", "sgd(lr=0.01)", "--steps", "2", "-o", str(out)]
+            assert cli.main(words) == 130
+        assert out.read_text() == "whole"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "a.svg"]
+
+
+def test_an_animation_of_what_is_infinite(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="isostep[plot] is not installed")
+    from isostep import cli
+
+    out = tmp_path / "a.gif"
+    words = ["--rules", "sgd(lr=0.01)", "--start", "1e200,1e200", "--steps", "2", "-o", str(out)]
+    assert cli.main(["plot", "surface", *words]) == 0
+    assert out.read_bytes()[:3] == b"GIF"
+
+
+def test_rules_by_path_need_no_quotes(tmp_path, capsys, monkeypatch):
+    from isostep import cli
+
+    text = "from isostep.domains import Real\nfrom isostep.rule import Rule\n"
+    text += "def update(p, g, t, /, *, lr):\n    return -lr * g\n"
+    text += "RULE = Rule(name='down', update=update, hyper={'lr': Real(low=0)})\n"
+    (tmp_path / "down.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for words in ("./down.py,sgd(lr=0.01)", "sgd(lr=0.01), down.py(lr=0.02)", "'./down.py'"):
+        made = ["plot", "surface", "--rules", words, "--steps", "2", "-o", "a.html", "--json"]
+        assert cli.main(made) == 0
+        found = [p["rule"] for p in json.loads(capsys.readouterr().out)["paths"]]
+        assert any(r.startswith("down(lr=") for r in found)
 
 
 def test_from_the_shell(tmp_path):

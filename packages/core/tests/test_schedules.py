@@ -362,3 +362,47 @@ def test_schedules_of_any_hyperparameter():
         q = q - lr(t) * decay(t) * q
         q = q - lr(t) * (m / (1 - b ** (t + 1))) / (np.sqrt(v / (1 - 0.9 ** (t + 1))) + 1e-3)
         np.testing.assert_allclose(p, q, rtol=1e-12, atol=1e-13)
+
+
+def test_beyond_every_float():
+    assert s.Exponential(0.1, gamma=1.1)(10**5) == math.inf
+    for step in (math.inf, 10**400):
+        with pytest.raises(ValueError, match=r"^Step: the step must be below 2\*\*1024; "):
+            s.Step(0.1, step_size=3)(step)
+
+
+@pytest.mark.parametrize("number", [1, np.float32(0.1), np.float64(0.1), np.int32(2)])
+def test_of_whatever_numbers_it_is_made_it_gives_python_s_floats(number):
+    made = [
+        s.Constant(number, total_iters=2),
+        s.MultiStep(number, milestones=[3]),
+        s.WarmupStableDecay(number),
+        s.OneCycle(number, np.int64(10)),
+        s.scale(s.Exponential(number, gamma=0.9), number),
+        s.sequential([lambda t: number, lambda t: t], milestones=[3]),
+    ]
+    for schedule in made:
+        assert [type(schedule(t)) for t in (0, 5)] == [float, float]
+    assert s.Constant(np.float32(0.1))(0) == float(np.float32(0.1)) * (1 / 3)
+
+
+def test_one_cycle_s_momentum_is_checked():
+    with pytest.raises(ValueError, match=r"^OneCycle\.momentum: base_momentum must be a finite"):
+        s.OneCycle(0.1, 10).momentum(0.0, 0.9)
+    with pytest.raises(TypeError, match=r"^OneCycle\.momentum: max_momentum must be a finite"):
+        s.OneCycle(0.1, 10).momentum(0.8, "0.9")
+    with pytest.raises(ValueError, match=r"^scale: factor must be a finite number, got nan; "):
+        s.scale(s.Constant(), math.nan)
+
+
+def test_a_plateau_s_state_and_figures():
+    plateau = s.ReduceLROnPlateau(patience=0)
+    state = plateau.init(0.1)
+    for figure in (np.float32(1.0), np.float64(2.0), 3):
+        state = plateau.update(tuple(state), figure)
+    assert [type(x) for x in state] == [float, float, int, int]
+    assert state.value == pytest.approx(0.001)
+    with pytest.raises(TypeError, match=r"^ReduceLROnPlateau: state must come from init"):
+        plateau.update(0.1, 1.0)
+    with pytest.raises(TypeError, match=r"^ReduceLROnPlateau: figure must be a number, got '1'"):
+        plateau.update(state, "1")

@@ -280,3 +280,80 @@ def test_hutchinson_s_errors():
         ValueError, match=r"^hutchinson: distribution must be one of 'rademacher', 'gaussian', got"
     ):
         hutchinson(lambda z: z, [np.ones(2)], np.random.default_rng(0), distribution="normal")
+
+
+def named(params):
+    """Of a sum of squares, each time in the other order."""
+    found = {k: (2.0 + len(k)) * v for k, v in params.items()}
+    named.calls += 1
+    return dict(reversed(found.items())) if named.calls % 2 else found
+
+
+named.calls = 0
+
+
+def test_looksam_s_gradients_are_matched_by_name_and_may_be_missing():
+    params = {"a": np.array([1.0, 2.0]), "bb": np.array([3.0, 4.0])}
+    listed = lambda p: [3.0 * p[0], 4.0 * p[1]]  # noqa: E731
+    look = LookSAM(SAM("numpy:reference"), k=2)
+    other = LookSAM(SAM("numpy:reference"), k=2)
+    for _ in range(2):
+        found = look.gradient(named, params)
+        wanted = other.gradient(listed, tuple(params.values()))
+        np.testing.assert_array_equal([found["a"], found["bb"]], wanted)
+    assert isinstance(wanted, tuple)
+    some = LookSAM(SAM("numpy:reference"), k=2)
+    partly = lambda p: [p[0] ** 3, None]  # noqa: E731
+    for _ in range(2):
+        first, second = some.gradient(partly, [np.array([1.0, 2.0]), np.ones(3)])
+        assert first.shape == (2,)
+        assert second is None
+    with pytest.raises(StepError, match=r"^looksam: gradient of params\[0\] must have shape"):
+        [some.gradient(partly, [np.ones(n), np.ones(3)]) for n in (2, 3)]
+    assert LookSAM(SAM("numpy:reference")).gradient(lambda p: [], []) == []
+
+
+def test_weights_that_cannot_be_written_are_told_before_any_is():
+    params = [np.ones(2), np.ones(2), np.ones(2)]
+    params[1].flags.writeable = False
+    with pytest.raises(StepError, match=r"^sam: cannot swap weights that are read-only"):
+        SAM("numpy:reference").gradient(lambda p: [2 * x for x in p], params)
+    np.testing.assert_array_equal(params, np.ones((3, 2)))
+
+
+def test_products_of_halves_are_taken_in_float32():
+    one, other = np.full(70000, 2, np.float16), np.full(70000, -2, np.float16)
+    (found,) = pcgrad([[one], [other]], reduction="sum")
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, np.zeros(70000))
+    look = LookSAM(SAM("numpy:reference"), k=2)
+    for _ in range(2):
+        (found,) = look.gradient(lambda p: [100 * p[0]], [one])
+        assert found.dtype == np.float16
+        assert np.isfinite(found).all()
+
+
+def test_gradients_in_any_order_and_none_in_differences():
+    params = {"a": np.ones(2), "bb": np.ones(2)}
+    rng = np.random.default_rng(0)
+    found = hutchinson(differences(named, params), params, rng)
+    np.testing.assert_allclose(found["a"], 3.0)
+    np.testing.assert_allclose(found["bb"], 4.0)
+    places = [np.ones(2), np.ones(3)]
+    found = hutchinson(differences(lambda p: [2 * p[0], None], places), places, rng)
+    np.testing.assert_allclose(found[0], 2.0)
+    np.testing.assert_array_equal(found[1], np.zeros(3))
+
+
+def test_more_errors_in_one_line():
+    ones = [np.ones(2)]
+    with pytest.raises(StepError, match=r"^pcgrad: the gradients of params\[0\] must have one"):
+        pcgrad([ones, [-np.ones((3, 2))]])
+    with pytest.raises(TypeError, match=r"^pcgrad: rng must be a numpy\.random\.Generator"):
+        pcgrad([ones], rng=3)
+    with pytest.raises(TypeError, match=r"^hutchinson: rng must be a numpy\.random\.Generator"):
+        hutchinson(lambda z: z, ones, 3)
+    with pytest.raises(StepError, match=r"^hutchinson: hvp must give an array like each"):
+        hutchinson(lambda z: z[:1], [*ones, *ones], np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"^differences: step must be None or a finite"):
+        differences(lambda p: p, ones, step=0)

@@ -182,3 +182,17 @@ def test_its_hyperparameters_are_checked_and_it_is_listed():
     solver = isostep.solvers.lbfgs(max_eval=7)
     assert pickle.loads(pickle.dumps(solver)) == solver
     assert repr(solver).startswith("lbfgs(lr=1.0, max_iter=20, max_eval=7")
+
+
+def test_states_and_functions_that_do_not_fit_are_told():
+    quartic = lambda params: (float(np.sum(params[0] ** 4)), [4 * params[0] ** 3])  # noqa: E731
+    solver = isostep.solvers.lbfgs(max_iter=3)
+    _, _, state = solver.step(quartic, [np.full(1, 2.0)])
+    with pytest.raises(StepError, match=r"^lbfgs: state is of 1 elements, params have 3; "):
+        solver.step(quartic, [np.full(3, 2.0)], state)  # of one it would be spread over all
+    with pytest.raises(StepError, match=r"^lbfgs: state must be what the step before returned"):
+        solver.step(quartic, [np.ones(3)], {"n_iter": 3})
+    with pytest.raises(StepError, match=r"^lbfgs: loss_and_grad must return \(loss, gradients\)"):
+        solver.step(lambda params: 1.0, [np.ones(3)])
+    with pytest.raises(StepError, match=r"^lbfgs: gradient of params\[0\] must be an array"):
+        solver.step(lambda params: (1.0, [None]), [np.ones(3)])

@@ -228,6 +228,25 @@ def test_a_csv_file_grows_by_the_figures_of_a_step(tmp_path):
     assert path.read_text() == "a,b\n"
 
 
+def test_a_csv_file_goes_on_from_its_last_whole_line(tmp_path):
+    path, found = tmp_path / "figures.csv", observed()
+    CSV(path).log(0, {})  # as torch's observer before the first step
+    CSV(path).log(0, None)  # as of a step that no parameter took
+    assert not path.exists()
+    CSV(path).log(1, found)
+    whole = path.read_bytes()
+    for kept in (len(whole) - 15, 20):  # in the last line, in the head
+        path.write_bytes(whole[:kept])
+        CSV(path).log(2, found)
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+        assert [r["step"] for r in rows] == (["1"] * 2 if kept > 20 else []) + ["2"] * 3
+        assert all(None not in r and None not in r.values() for r in rows)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"figures\.csv has other columns: .*; choose another"):
+        CSV(path).log(3, found)
+    assert path.read_bytes() == b"\xff\xfe\x00"
+
+
 def test_tensorboard_gets_scalars_and_an_error_names_the_command(monkeypatch, tmp_path):
     written = {}
 

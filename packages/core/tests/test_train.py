@@ -246,6 +246,37 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
         train(settings(tmp_path, "adam"), data, resume=True)
 
 
+def test_a_new_run_forgets_the_checkpoint_of_the_one_it_replaces(tmp_path):
+    pytest.importorskip("safetensors", reason="isostep[files] is not installed")
+    train(settings(tmp_path, seed=1, iterations=3, save=True), small())
+    train(settings(tmp_path, seed=2, iterations=3), small())  # as with --force
+    with pytest.raises(TrainError, match=r"run\.safetensors is not there, so nothing can be"):
+        train(settings(tmp_path, seed=2, iterations=5, save=True), small(), resume=True)
+
+
+def test_resuming_with_another_file_of_the_rules_name_is_refused(tmp_path):
+    pytest.importorskip("safetensors", reason="isostep[files] is not installed")
+    text = (Path(isostep.__file__).parent / "rules" / "addsign.py").read_text()
+    rules = [isostep.rule("addsign", lr=0.01)]
+    for i, own in enumerate([text, text, text.replace("factor = alpha", "factor = 2 * alpha")]):
+        path = tmp_path / str(i) / "addsign.py"
+        path.parent.mkdir()
+        path.write_text(own)
+        rules.append(isostep.rule(str(path), lr=0.01))
+    data = small()
+    begun = settings(tmp_path, rule=rules[1], save=True, epochs=1)
+    train(begun, data)
+    for other in (rules[0], rules[3]):
+        with pytest.raises(
+            TrainError, match=r"was made with files \{'addsign': '\w+'\}, got \{.*\}; resume as"
+        ):
+            train(dataclasses.replace(begun, rule=other, epochs=2), data, resume=True)
+    assert (
+        train(dataclasses.replace(begun, rule=rules[2], epochs=2), data, resume=True).last.epoch
+        == 2
+    )
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:100])
 
@@ -473,6 +504,28 @@ def test_errors_of_the_command_are_one_line(words, text, capsys, tmp_path, monke
     assert err.startswith(f"isostep: {text}")
     assert err.count("\n") == 1
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_what_is_no_file_s_name_gets_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parts = (
+        "OneCycle(0.1, STEPS), WarmupStableDecay(0.1, warmup=3, decay=4), REX(total_steps=STEPS)"
+    )
+    long = f"lr=sequential([{parts}], milestones=[1, 2])"
+    files = set()
+    for words in (
+        ["--rule", "sgd", "--set", long],
+        ["--rule", "sgd", "--set", long.replace("2]", "3]")],
+        ["--rule", "formula(g / (sqrt(v) + eps))", "--set", "lr=0.1"],
+        ["--rule", f"formula({' + '.join(['sign(g)'] * 30)})", "--set", "lr=0.1"],
+    ):
+        code, out, err = command(capsys, "--iterations", "2", "--quiet", "--json", *words)
+        assert (code, err) == (0, "")
+        file = Path(json.loads(out)["file"])
+        assert file.exists()
+        assert len(file.parts) == 4
+        files.add(file)
+    assert len(files) == 4
 
 
 def test_results_are_not_replaced_unasked(tmp_path, capsys):

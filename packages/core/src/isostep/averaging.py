@@ -22,7 +22,7 @@ Departs:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,7 @@ from isostep.backend import backend as find_backend
 from isostep.domains import Real
 from isostep.rule import BoundRule, Rule
 from isostep.schedules.base import Schedule, check
-from isostep.state import State, StepError, arranged, as_list
+from isostep.state import COMPUTE_DTYPE, State, StepError, arranged, as_list, labels
 
 
 def towards(p: Any, g: Any, t: int, /, *, weight: Any) -> Any:
@@ -100,9 +100,15 @@ class Average:
     ) -> None:
         self.backend = find_backend(backend) if isinstance(backend, str) else backend
         self.rule = RULE.bind(weight=weight)
+        if dtype is not None and dtype not in COMPUTE_DTYPE:
+            message = (
+                f"average: dtype must be None or one of {', '.join(COMPUTE_DTYPE)}, got {dtype!r}"
+            )
+            raise ValueError(message)
         self.dtype = dtype
         self.arrays: list[Any] = []
         self.count = 0
+        self._keys: list[Any] | None = None  # of the first dict; the next may be in another order
         self._state: Any = None
         self._swapped = False
 
@@ -110,14 +116,16 @@ class Average:
         """Take the parameters into the average.
 
         Raises:
-            StepError: inside ``swapped``, where the parameters are the averages; or another number of them.
+            StepError: inside ``swapped``, where the parameters are the averages; or others than the first time.
         """
         if self._swapped:
             message = "average: update inside swapped() would average the averages; leave it first"
             raise StepError(message)
-        current = [self._wide(p) for p in self._checked(params)]
+        given = [as_list(params)[i] for i in self._places(params)]
+        current = [self._wide(p) for p in given]
         if self.count == 0:
             self.arrays = [self._copy(p) for p in current]
+            self._keys = list(params) if isinstance(params, Mapping) else None
             self._state = self.backend.init(self.rule, self.arrays)
         else:
             self.arrays, self._state = self.backend.step(
@@ -125,10 +133,24 @@ class Average:
             )
         self.count += 1
 
-    def restore(self, arrays: Sequence[Any], count: int) -> None:
+    def like(self, params: Any) -> Any:
+        """The averages in the structure of ``params``; the arrays are the averages themselves.
+
+        Raises:
+            StepError: nothing was averaged yet, or the arrays are others than those averaged.
+        """
+        places = self._places(params)
+        if self.count == 0:
+            message = "average: there is none yet; call update(params) first"
+            raise StepError(message)
+        found = dict(zip(places, self.arrays, strict=True))
+        return arranged(params, [found[i] for i in range(len(found))])
+
+    def restore(self, arrays: Sequence[Any] | Mapping[Any, Any], count: int) -> None:
         """Go on from saved ``arrays`` and ``count``; later changes of the given arrays do no harm."""
         check("average", "count", count, at_least=0, whole=True, hint="pass what was saved")
-        self.arrays, self.count = [self._copy(a) for a in arrays], count
+        self.arrays, self.count = [self._copy(a) for a in as_list(arrays)], count
+        self._keys = list(arrays) if isinstance(arrays, Mapping) else None
         self._state = self.backend.init(self.rule, self.arrays) if count else None
         if count:
             self._state.t[:] = [count - 1] * len(self.arrays)
@@ -146,28 +168,45 @@ class Average:
             keep: further arrays to be put back, such as a batch norm's running statistics.
 
         Raises:
-            StepError: nothing was averaged yet, another number of arrays, or one that cannot be written.
+            StepError: nothing was averaged yet, other arrays than those averaged, or one that cannot be written.
         """
-        self._checked(params)
         if self.count == 0:
             message = "average: nothing to swap in; call update(params) first"
             raise StepError(message)
-        before = self._swapped
-        with swapped_in(self.backend, params, self.arrays, keep) as averaged:
+        before, values = self._swapped, as_list(self.like(params))
+        with swapped_in(self.backend, params, values, keep) as averaged:
             self._swapped = self.backend.in_place or before
             try:
                 yield averaged
             finally:
                 self._swapped = before
 
-    def _checked(self, params: Any) -> list[Any]:
+    def _places(self, params: Any) -> list[int]:
+        """Where in ``params`` the array of each average is; a dict has them by name, in any order."""
         arrays = as_list(params)
-        if self.count and len(arrays) != len(self.arrays):
+        places = list(range(len(arrays)))
+        if self.count == 0:
+            return places
+        if len(arrays) != len(self.arrays):
             message = (
                 f"average: is of {len(self.arrays)} arrays, got {len(arrays)}; pass the same ones"
             )
             raise StepError(message)
-        return arrays
+        if self._keys is not None and isinstance(params, Mapping):
+            at = {k: i for i, k in enumerate(params)}
+            missing = [k for k in self._keys if k not in at]
+            if missing:
+                message = (
+                    f"average: params has no {missing[0]!r}; pass the arrays that were averaged"
+                )
+                raise StepError(message)
+            places = [at[k] for k in self._keys]
+        for i, average in zip(places, self.arrays, strict=True):
+            if tuple(arrays[i].shape) != tuple(average.shape):
+                called, got = labels(params)[i], tuple(arrays[i].shape)
+                message = f"average: {called} must have shape {tuple(average.shape)}, got {got}"
+                raise StepError(message)
+        return places
 
     def _wide(self, p: Any) -> Any:
         return p if self.dtype is None else self.backend.cast(p, self.dtype)
@@ -208,13 +247,7 @@ def swapped_in(
         cast = [backend.cast(a, backend.dtype(p)) for a, p in zip(values, arrays, strict=True)]
         yield arranged(params, cast)
         return
-    for p in (*arrays, *others):
-        if not backend.writable(p):
-            message = "average: cannot swap weights that are read-only; pass writable arrays"
-            raise StepError(message)
-        if backend.folded(p):
-            message = "average: cannot swap weights whose elements share memory; pass copies"
-            raise StepError(message)
+    check_swappable(backend, "average", (*arrays, *others))
     saved = [_copied(backend, a) for a in (*arrays, *others)]  # all of them before any is changed
     try:
         with backend.quiet():
@@ -225,6 +258,17 @@ def swapped_in(
         with backend.quiet():
             for p, a in zip((*arrays, *others), saved, strict=True):
                 backend.write(p, a)
+
+
+def check_swappable(backend: Any, owner: str, arrays: Sequence[Any]) -> None:
+    """Raise unless arrays can be given other values and have their own back."""
+    for p in arrays:
+        if not backend.writable(p):
+            message = f"{owner}: cannot swap weights that are read-only; pass writable arrays"
+            raise StepError(message)
+        if backend.folded(p):
+            message = f"{owner}: cannot swap weights whose elements share memory; pass copies"
+            raise StepError(message)
 
 
 __all__ = ["Average", "ema", "equal", "evaluating", "polynomial_decay", "swapped_in"]

@@ -14,7 +14,7 @@ Departs:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from isostep import nm, noise
 from isostep.backend import backend as find_backend
 from isostep.schedules.base import check
-from isostep.state import arranged, as_list
+from isostep.state import StepError, arranged, as_list
 
 
 def hutchinson(
@@ -51,15 +51,26 @@ def hutchinson(
 
     Raises:
         TypeError, ValueError: an argument is out of its range.
+        StepError: what ``hvp`` gives is not like the parameters.
     """
     check("hutchinson", "samples", samples, at_least=1, whole=True, hint="pass how many to average")
     check_distribution(distribution)
+    if not (hasattr(rng, "integers") and callable(rng.integers)):
+        message = f"hutchinson: rng must be a numpy.random.Generator, got {rng!r}; numpy.random.default_rng(seed)"
+        raise TypeError(message)
     made = find_backend(backend) if isinstance(backend, str) else backend
     arrays, total = as_list(params), None
     with made.quiet():
         for _ in range(samples):
             z = noise.drawn(lambda shape: _draw(rng, shape, distribution), arrays, made)
-            found = [a * b for a, b in zip(z, as_list(hvp(z)), strict=True)]
+            # what the gradient does not depend on may have no product
+            given = zip(as_list(hvp(z)), z, strict=False)
+            products = [0.0 * a if b is None else b for b, a in given]
+            if [tuple(a.shape) for a in products] != [tuple(a.shape) for a in z]:
+                got = f"{len(products)}, or of other shapes, for {len(z)}"
+                message = f"hutchinson: hvp must give an array like each parameter, got {got}"
+                raise StepError(message)
+            found = [a * b for a, b in zip(z, products, strict=True)]
             total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
         mean = [a / samples for a in total or []]
         if spatial_axes is not None:
@@ -98,16 +109,22 @@ def differences(
 
     Args:
         gradient: ``gradient(params) -> grads``; it gets new arrays, the given ones are left alone.
-        params: a list or dict of arrays.
+        params: a list or dict of arrays; a gradient of None is constant, its products are zeros.
         step: how far to go along z on both sides; None for the cube root of the arrays' machine epsilon, where the
             errors of rounding and of the difference meet for weights around 1 (about 1e-10 in float64).
     """
+    hint = "pass None for one that fits the dtype"
+    check("differences", "step", step, above=0, optional=True, hint=hint)
     arrays = as_list(params)
 
     def along(z: list[Any], size: float) -> list[Any]:
         moved = [p + size * v for p, v in zip(arrays, z, strict=True)]
-        found: Sequence[Any] = as_list(gradient(arranged(params, moved)))
-        return [1.0 * g for g in found]  # the caller may use its arrays again
+        found = gradient(arranged(params, moved))
+        if isinstance(params, Mapping) and isinstance(found, Mapping):  # in any order
+            found = {k: found.get(k) for k in params}
+        pairs = zip(as_list(found), moved, strict=True)
+        # the caller may use its arrays again
+        return [0.0 * p if g is None else 1.0 * g for g, p in pairs]
 
     def product(z: list[Any]) -> list[Any]:
         size = step if step is not None else max(nm.eps(p) for p in arrays) ** (1 / 3)

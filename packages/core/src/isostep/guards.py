@@ -17,7 +17,6 @@ Departs:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from isostep import nm
@@ -25,7 +24,7 @@ from isostep.averaging import Average, equal
 from isostep.backend import backend as find_backend
 from isostep.rule import BoundRule
 from isostep.schedules.base import check
-from isostep.state import State, StepError, as_list
+from isostep.state import State, StepError, arranged, as_list
 
 
 class Accumulate:
@@ -51,7 +50,7 @@ class Accumulate:
         """Take gradients in; None, or at the k-th time the mean, in the gradients' structure and dtype.
 
         Raises:
-            StepError: another number of arrays than before, or one is None.
+            StepError: other arrays than before, or one is None.
         """
         arrays = as_list(grads)
         if any(g is None for g in arrays):
@@ -63,13 +62,11 @@ class Accumulate:
         if self._mean.count < self.k:
             return None
         backend = self._mean.backend
+        means = as_list(self._mean.like(grads))
         with backend.quiet():
-            found = [
-                backend.cast(a, backend.dtype(g))
-                for a, g in zip(self._mean.arrays, arrays, strict=True)
-            ]
+            found = [backend.cast(a, backend.dtype(g)) for a, g in zip(means, arrays, strict=True)]
         self.reset()
-        return dict(zip(grads, found, strict=True)) if isinstance(grads, Mapping) else found
+        return arranged(grads, found)
 
     def reset(self) -> None:
         """Forget what has been added."""
@@ -97,14 +94,13 @@ class ApplyIfFinite:
         self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
     ) -> tuple[Any, State]:
         """As the backend's step."""
-        if not self._finite(grads):
-            self.in_a_row += 1
-            if self.most is None or self.in_a_row <= self.most:
-                self.left_out += 1
-                return params, state
-        else:
-            self.in_a_row = 0
+        in_a_row = 0 if self._finite(grads) else self.in_a_row + 1
+        if in_a_row and (self.most is None or in_a_row <= self.most):
+            self.in_a_row = in_a_row
+            self.left_out += 1
+            return params, state
         done: tuple[Any, State] = self.backend.step(rule, params, grads, state, **inputs)
+        self.in_a_row = in_a_row
         return done
 
     def _finite(self, grads: Any) -> bool:

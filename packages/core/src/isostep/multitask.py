@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isostep import nm
-from isostep.state import StepError, arranged
+from isostep.sharpness import dot, widened
+from isostep.state import StepError, arranged, labels
 
 
 def pcgrad(gradients: Sequence[Any], *, reduction: str = "mean", rng: Any = None) -> Any:
@@ -33,16 +34,23 @@ def pcgrad(gradients: Sequence[Any], *, reduction: str = "mean", rng: Any = None
         A list, or a dict where dicts were given; None where no task has a gradient. New arrays.
 
     Raises:
-        StepError: there is no task, or the tasks differ in structure.
+        StepError: there is no task, or the tasks differ in structure or shapes.
         ValueError: an unknown reduction.
+        TypeError: ``rng`` cannot shuffle, such as a seed.
     """
     if reduction not in ("mean", "sum"):
         message = f"pcgrad: reduction must be one of 'mean', 'sum', got {reduction!r}; choose one"
         raise ValueError(message)
-    tasks = [_flat(g, gradients[0]) for g in gradients]
+    if rng is not None and not hasattr(rng, "shuffle"):
+        message = f"pcgrad: rng must be a numpy.random.Generator or None, got {rng!r}"
+        raise TypeError(message)
+    gradients = list(gradients)
+    given = [_flat(g, gradients[0]) for g in gradients]
+    tasks = [[None if g is None else widened(g) for g in task] for task in given]
     if not tasks:
         message = "pcgrad: needs the gradients of at least one task, got none"
         raise StepError(message)
+    _check_shapes(labels(gradients[0]), tasks)
     projected = []
     for i, task in enumerate(tasks):
         others = [j for j in range(len(tasks)) if j != i]
@@ -55,8 +63,10 @@ def pcgrad(gradients: Sequence[Any], *, reduction: str = "mean", rng: Any = None
     # What was projected is not what was given: a task's own head gets zeros from the tasks that it pulls against.
     shared = [all(g is not None for g in each) for each in zip(*tasks, strict=True)]
     merged = [
-        _merged(each, mean=reduction == "mean" and s)
-        for each, s in zip(zip(*projected, strict=True), shared, strict=True)
+        _narrowed(_merged(each, mean=reduction == "mean" and s), like)
+        for each, like, s in zip(
+            zip(*projected, strict=True), zip(*given, strict=True), shared, strict=True
+        )
     ]
     return arranged(gradients[0], merged)
 
@@ -70,6 +80,24 @@ def _flat(gradient: Any, first: Any) -> list[Any]:
         return list(gradient)
     message = "pcgrad: the gradients of all tasks must be lists, or dicts, of the same arrays"
     raise StepError(message)
+
+
+def _check_shapes(labels: list[str], tasks: list[list[Any]]) -> None:
+    """Raise unless what the tasks have of a parameter is of one shape."""
+    for label, each in zip(labels, zip(*tasks, strict=True), strict=True):
+        shapes = {tuple(g.shape) for g in each if g is not None}
+        if len(shapes) > 1:
+            got = " and ".join(map(str, sorted(shapes)))
+            message = f"pcgrad: the gradients of {label} must have one shape, got {got}"
+            raise StepError(message)
+
+
+def _narrowed(merged: Any, given: tuple[Any, ...]) -> Any:
+    """A merged gradient in the dtype of those given, if it was widened."""
+    halves = [g for g in given if g is not None and widened(g) is not g]
+    if merged is None or not halves:
+        return merged
+    return nm.namespace(merged).astype(merged, halves[0].dtype)
 
 
 def _without(own: list[Any], other: list[Any]) -> list[Any]:
@@ -91,10 +119,7 @@ def _without(own: list[Any], other: list[Any]) -> list[Any]:
 
 
 def _total(pairs: list[tuple[Any, Any]]) -> Any:
-    total = nm.sum(pairs[0][0] * pairs[0][1])
-    for a, b in pairs[1:]:
-        total = total + nm.sum(a * b)
-    return total
+    return dot([a for a, _ in pairs], [b for _, b in pairs])
 
 
 def _merged(arrays: tuple[Any, ...], *, mean: bool) -> Any:

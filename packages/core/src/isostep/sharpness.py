@@ -29,11 +29,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from isostep import nm
+from isostep.averaging import check_swappable
 from isostep.backend import backend as find_backend
 from isostep.domains import Flag, Real
 from isostep.rule import Rule
 from isostep.schedules.base import check
-from isostep.state import StepError, as_list
+from isostep.state import StepError, aligned, arranged, as_list, labels
 
 
 def measure(p: Any, g: Any, t: int, /, *, adaptive: bool, eta: Any) -> dict[str, Any]:
@@ -99,11 +100,15 @@ class SAM:
         Where arrays cannot be changed (JAX), new ones are handed out. Parameters whose gradient is None stay.
         A gradient of zeros, or with NaN or infinity, is followed like any other: what it makes of the weights
         ends with the context.
+
+        Raises:
+            StepError: the gradients are not those of the weights, or weights cannot be written; none is then changed.
         """
         backend, arrays = self.backend, as_list(params)
         if not backend.in_place:
             yield backend.step(self.rule, params, grads, backend.init(self.rule, params))[0]
             return
+        check_swappable(backend, "sam", arrays)
         with backend.quiet():
             saved = [backend.write(backend.zeros_like(p), p) for p in arrays]
         try:
@@ -139,41 +144,63 @@ class LookSAM:
     def gradient(self, gradient: Callable[[Any], Any], params: Any) -> Any:
         """The gradient to step with, for ``gradient(params) -> grads``; ``count`` times were before.
 
+        A parameter whose gradient is None has none to step with.
+
         Raises:
-            StepError: another number of arrays than before.
+            StepError: other arrays than before.
         """
         first = gradient(params)
-        arrays = as_list(first)
+        arrays = aligned(self.sam.rule, "gradient", params, first)
         with self.sam.backend.quiet():
             if self.count % self.k:
-                if len(arrays) != len(self.across):
-                    message = f"looksam: has {len(self.across)} arrays, got {len(arrays)} gradients"
-                    raise StepError(message)
+                self._check(params, arrays)
                 scale = self.alpha * nm.sqrt(
                     dot(arrays, arrays) / _positive(dot(self.across, self.across))
                 )
-                used = [g + scale * v for g, v in zip(arrays, self.across, strict=True)]
+                used = [_plus(g, scale, v) for g, v in zip(arrays, self.across, strict=True)]
                 self.count += 1
-                return dict(zip(first, used, strict=True)) if isinstance(first, dict) else used
-            own = [
-                1.0 * g for g in arrays
-            ]  # the caller may reuse its arrays for the second gradient
+                return arranged(params, used)
+            # the caller may reuse its arrays for the second gradient
+            own = [None if g is None else 1.0 * g for g in arrays]
         with self.sam.perturbed(params, first) as away:
             second = gradient(away)
+        arrays = aligned(self.sam.rule, "gradient", params, second)
         with self.sam.backend.quiet():
-            arrays = as_list(second)
             along = dot(arrays, own) / _positive(dot(own, own))
-            self.across = [s - along * g for s, g in zip(arrays, own, strict=True)]
+            self.across = [_plus(s, -along, g) for s, g in zip(arrays, own, strict=True)]
         self.count += 1
         return second
 
+    def _check(self, params: Any, arrays: list[Any]) -> None:
+        """Raise unless the part across that is kept is of arrays like these."""
+        if len(arrays) != len(self.across):
+            message = f"looksam: has {len(self.across)} arrays, got {len(arrays)} gradients"
+            raise StepError(message)
+        for label, g, v in zip(labels(params), arrays, self.across, strict=True):
+            if g is not None and v is not None and tuple(g.shape) != tuple(v.shape):
+                wanted, got = tuple(v.shape), tuple(g.shape)
+                message = f"looksam: gradient of {label} must have shape {wanted}, got {got}"
+                raise StepError(message)
+
 
 def dot(a: list[Any], b: list[Any]) -> Any:
-    """The dot product of two lists of arrays: a 0-d array."""
-    total = nm.sum(a[0] * b[0])
-    for x, y in zip(a[1:], b[1:], strict=True):
-        total = total + nm.sum(x * y)
-    return total
+    """The dot product of two lists of arrays, of those that are in both: a 0-d array, 0 if there is none."""
+    both = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+    products = [nm.sum(widened(x) * widened(y)) for x, y in both]
+    return sum(products[1:], products[0]) if products else 0.0
+
+
+def widened(x: Any) -> Any:
+    """Halves as float32: as halves their products overflow, and sums of these stand still."""
+    xp = nm.namespace(x)
+    return xp.astype(x, xp.float32) if str(x.dtype).endswith("float16") else x
+
+
+def _plus(x: Any, factor: Any, y: Any) -> Any:
+    """x + factor * y, rounded once to the dtype of x; without y that is x."""
+    if x is None or y is None:
+        return x
+    return nm.namespace(x).astype(widened(x) + factor * widened(y), x.dtype)
 
 
 def _positive(square: Any) -> Any:
@@ -181,4 +208,4 @@ def _positive(square: Any) -> Any:
     return nm.where(square > 0, square, 1.0)
 
 
-__all__ = ["SAM", "LookSAM", "dot"]
+__all__ = ["SAM", "LookSAM", "dot", "widened"]

@@ -81,7 +81,8 @@ class BoundSolver:
             state: what the step before returned; None at the first.
 
         Raises:
-            StepError: arrays that do not fit together, or a loss or gradient at the start that is not finite.
+            StepError: arrays that do not fit together, or a loss or gradient at the start that is not finite; or
+                a state of another solver or of other parameters.
         """
         name = self.solver.name
         if not callable(loss_and_grad):
@@ -94,15 +95,38 @@ class BoundSolver:
 
         def evaluate(x: Any) -> tuple[float, Any]:
             with np.errstate(**outside):
-                loss, grads = loss_and_grad(flat.split(x))
+                found = loss_and_grad(flat.split(x))
+            if not isinstance(found, tuple | list) or len(found) != 2:
+                message = f"{name}: loss_and_grad must return (loss, gradients), got {type(found).__name__}"
+                raise StepError(message)
+            loss, grads = found
             return number(name, loss), flat.join("gradient", grads)
 
-        state = self.solver.start() if state is None else state
         hyper = SimpleNamespace(**self.values)
         x = flat.join("parameter", params)
+        state = self._checked(state, x)
         with np.errstate(all="ignore"):  # a trial may be infinite
             loss, x, state = self.solver.step(evaluate, x, state, hyper, Vectors())
         return loss, flat.split(x), state
+
+    def _checked(self, state: Any, x: Any) -> Any:
+        """The state before a step, the first one for None.
+
+        Raises:
+            StepError: it is not this solver's, or of another number of elements.
+        """
+        name, start = self.solver.name, self.solver.start()
+        if state is None:
+            return start
+        if not isinstance(state, type(start)):
+            message = f"{name}: state must be what the step before returned, or None, got {type(state).__name__}"
+            raise StepError(message)
+        for value in vars(state).values():
+            shape = tuple(getattr(value, "shape", ()))
+            if shape not in ((), tuple(x.shape)):
+                message = f"{name}: state is of {shape[0]} elements, params have {x.shape[0]}; start with None"
+                raise StepError(message)
+        return state
 
 
 class Flat:
@@ -133,6 +157,9 @@ class Flat:
             message = f"{self.name}: expected {len(self.shapes)} {what}s, got {len(arrays)}"
             raise StepError(message)
         for label, a, shape in zip(self.labels, arrays, self.shapes, strict=True):
+            if a is None or not hasattr(a, "shape"):
+                message = f"{self.name}: {what} of {label} must be an array, got {a!r}"
+                raise StepError(message)
             if tuple(a.shape) != shape or a.dtype != self.dtype:
                 got = f"{a.dtype} of shape {tuple(a.shape)}"
                 message = f"{self.name}: {what} of {label} must be {self.dtype} of shape {shape}, got {got}"

@@ -26,13 +26,14 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from isostep import nm, sums
 from isostep.extras import MissingExtra
@@ -187,14 +188,15 @@ def figures(
     return Figures(backend, names, params, parts)
 
 
-def _rows(found: Figures | Rows) -> Rows:
-    return found.rows() if isinstance(found, Figures) else found
+def _rows(found: Figures | Rows | None) -> Rows:
+    return found.rows() if isinstance(found, Figures) else found or {}
 
 
 class CSV:
     """Figures in a file: a line for each parameter and one for the group, at each step that is logged.
 
-    The columns are ``step, parameter`` and the figures. A file that is there already is gone on with.
+    The columns are ``step, parameter`` and the figures. A file that is there already is gone on with, from its last
+    whole line. Where there are no figures, as of a step that no parameter took, nothing is written.
 
     Raises:
         ValueError: at ``log``, if the file has other columns.
@@ -203,23 +205,39 @@ class CSV:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
-    def log(self, step: int, found: Figures | Rows) -> None:
+    def log(self, step: int, found: Figures | Rows | None) -> None:
         """Append the figures of a step; ``found.rows(names)`` gives parameters other names."""
         rows = _rows(found)
+        if not rows:
+            return
         head = ["step", "parameter", *next(iter(rows.values()), ())]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+", encoding="utf-8", newline="") as file:
+        with self.path.open("a+b") as file:
+            self._go_on(file, _line(head))
+            lines = [_line([step, n, *map(repr, row.values())]) for n, row in rows.items()]
+            file.write(b"".join(lines))
+
+    def _go_on(self, file: BinaryIO, head: bytes) -> None:
+        """Write the head into a new file; of an old one check it, and take away a last line that was cut off."""
+        file.seek(0)
+        first = file.readline().replace(b"\r\n", b"\n")
+        if first and not head.startswith(first):
+            got = ", ".join(first.decode(errors="replace").strip().split(","))[:200]
+            message = f"{self.path} has other columns: {got}; choose another file"
+            raise ValueError(message)
+        if first != head:
+            file.truncate(0)
+            file.write(head)
+            return
+        if file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
             file.seek(0)
-            first = next(csv.reader(file), None)
-            if first not in (None, head):
-                message = (
-                    f"{self.path} has other columns: {', '.join(first or [])}; choose another file"
-                )
-                raise ValueError(message)
-            lines = [[step, n, *map(repr, row.values())] for n, row in rows.items()]
-            csv.writer(file, lineterminator="\n").writerows(
-                [*([head] if first is None else []), *lines]
-            )
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _line(values: Sequence[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode()
 
 
 class TensorBoard:
@@ -235,7 +253,7 @@ class TensorBoard:
     def __init__(self, to: Any) -> None:
         self.writer = to if hasattr(to, "add_scalar") else _writer(to)
 
-    def log(self, step: int, found: Figures | Rows) -> None:
+    def log(self, step: int, found: Figures | Rows | None) -> None:
         """Write the figures of a step."""
         for name, row in _rows(found).items():
             for figure, value in row.items():

@@ -37,10 +37,8 @@ def hutchinson(
     Source: Yao et al., arXiv 2006.00719, section 3.1.
     """
     draws = {"rademacher": jax.random.rademacher, "gaussian": jax.random.normal}
-    if distribution not in draws or samples < 1:
-        got = f"{distribution!r}, samples={samples}"
-        message = f"hutchinson: distribution must be one of {', '.join(draws)} and samples >= 1, got {got}"
-        raise ValueError(message)
+    curvature.check_distribution(distribution)
+    check("hutchinson", "samples", samples, at_least=1, whole=True, hint="pass how many to average")
 
     def estimate(params: Any, key: jax.Array, *args: Any) -> Any:
         def one(key: jax.Array) -> Any:
@@ -84,12 +82,20 @@ def sam_gradient(
     code takes T = 1 for biases. ``eta`` is 0 as on every backend, 0.01 in the paper. ``eps`` is in neither paper: it
     keeps a zero gradient from giving NaN.
     """
+    _check_way(rho, eta, eps)
 
     def gradient(params: Any, *args: Any) -> Any:
         g = jax.grad(loss)(params, *args)
         return jax.grad(loss)(_away(params, g, rho, adaptive, eta, eps), *args)
 
     return gradient
+
+
+def _check_way(rho: Any, eta: Any, eps: Any) -> None:
+    """Raise unless the numbers of the way are at least 0; arrays, which may be traced, are taken as they are."""
+    for name, value in (("rho", rho), ("eta", eta), ("eps", eps)):
+        if not isinstance(value, jax.Array):
+            check("sam", name, value, at_least=0, hint="pass a length, or 0 for none")
 
 
 def _away(params: Any, g: Any, rho: float, adaptive: bool, eta: float, eps: float) -> Any:
@@ -142,6 +148,7 @@ def looksam_gradient(
     """
     check("looksam", "k", k, at_least=1, whole=True, hint="pass 1 for SAM itself")
     check("looksam", "alpha", alpha, at_least=0, hint="pass a weight such as 0.7")
+    _check_way(rho, eta, eps)
 
     def init(params: Any) -> LookSAMState:
         return LookSAMState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))

@@ -174,8 +174,13 @@ def _inner(tree: ast.expr, text: str) -> Any:
         raise UsageError(message) from None
 
 
+#: The path of a rule's file as one writes it, at the start or behind a comma.
+BARE_PATH = re.compile(r"(^|,)([^,()\[\]'\"=]+\.py)(?=\s*(?:$|,|\())")
+
+
 def rules_of(text: str) -> list[BoundRule | str]:
-    """``sgd,adam(lr=0.1)``: a rule that is called is bound to these values, the others are names."""
+    """``sgd,adam(lr=0.1)``: a rule that is called is bound to these values, the others are names or paths."""
+    text = BARE_PATH.sub(lambda found: f"{found[1]}{found[2].strip()!r}", text)
     try:
         trees = ast.parse(f"[{text}]", mode="eval").body
     except UNREADABLE:

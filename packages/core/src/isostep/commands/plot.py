@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from isostep.commands.common import (
     rules_of,
 )
 from isostep.plot import SURFACES
+from isostep.replacing import replacing
 
 FORMATS = (".png", ".pdf", ".svg")
 #: Steps that are taken one by one for a figure: some seconds.
@@ -126,14 +129,27 @@ def _add_surface(kinds: Any) -> None:
 
 
 def target(arguments: argparse.Namespace) -> Path:
-    """The output file, its format checked and its folder made."""
+    """The output file, its format checked."""
     out: Path = arguments.out
     if out.suffix not in arguments.formats:
         allowed = ", ".join(arguments.formats)
         message = f"--out must end in one of {allowed}, got {str(out)!r}"
         raise UsageError(message)
-    out.parent.mkdir(parents=True, exist_ok=True)
     return out
+
+
+@contextmanager
+def whole(out: Path) -> Iterator[Path]:
+    """Where to write what becomes the output file once all of it is there; its folder is made."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as place:
+        yield place
+
+
+def save(figure: Any, out: Path) -> None:
+    """Write a figure in the format of the file's name."""
+    with whole(out) as place:
+        figure.savefig(place, dpi=130, format=out.suffix[1:])
 
 
 def report(arguments: argparse.Namespace, out: Path, found: dict[str, Any]) -> None:
@@ -182,11 +198,14 @@ def run_surface(arguments: argparse.Namespace) -> None:
         message = "--rules must name at least one rule, such as --rules sgd,adam"
         raise UsageError(message)
     if out.suffix == ".html":
-        out.write_text(page(paths), encoding="utf-8")
+        text = page(paths)
+        with whole(out) as place:
+            place.write_text(text, encoding="utf-8")
     elif out.suffix == ".gif":
-        animation(paths, out, three_d=arguments.three_d)
+        with whole(out) as place:
+            animation(paths, place, three_d=arguments.three_d)
     else:
-        figure(paths, three_d=arguments.three_d).savefig(out, dpi=130)
+        save(figure(paths, three_d=arguments.three_d), out)
     rows = [
         {"rule": p.title, "points": p.points.tolist(), "losses": p.losses.tolist()} for p in paths
     ]
@@ -214,7 +233,7 @@ def run_schedule(arguments: argparse.Namespace) -> None:
             )
             raise UsageError(message)
         found[text] = values(schedule, steps)
-    curves(found, xlabel="steps done", ylabel="value").savefig(out, dpi=130)
+    save(curves(found, xlabel="steps done", ylabel="value"), out)
     report(arguments, out, {"curves": found})
 
 
@@ -228,5 +247,5 @@ def run_results(arguments: argparse.Namespace) -> None:
     except TrainError as error:
         raise UsageError(str(error)) from None
     out = target(arguments)
-    panels(results, published=arguments.kind).savefig(out, dpi=130)
+    save(panels(results, published=arguments.kind), out)
     report(arguments, out, {"runs": [r.summary() for r in results]})

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ METHODS = ("sgd", "sgd_hd", "sgdn", "sgdn_hd", "adam", "adam_hd")
 MODELS = ("logreg", "mlp", "cnn", "vgg")
 #: The options that make up a method, with their defaults; a rule has --set instead.
 OF_A_METHOD = {"alpha_0": 1e-3, "beta": 1e-6, "mu": 0.9, "weight_decay": 0.0}
+#: Bytes of a name that every file system takes, with room for an ending.
+LONGEST = 200
 #: Exit code of a run that Ctrl-C ended.
 INTERRUPTED = 130
 
@@ -146,6 +149,8 @@ def settings_of(arguments: argparse.Namespace, rows: int) -> Any:
     chosen_by = arguments.rule or arguments.method or "sgd_hd"
     if chosen_by.endswith(FILE):
         chosen_by = rule.rule.name
+    if "/" in chosen_by or len(chosen_by.encode()) > LONGEST:  # a formula
+        chosen_by = file_name(chosen_by)
     folder = arguments.dir / arguments.model / chosen_by
     return Settings(
         path=folder / f"{arguments.name or name}.csv",
@@ -183,11 +188,7 @@ def chosen(arguments: argparse.Namespace, steps: int) -> tuple[BoundRule, str, s
         words = [w.replace("STEPS", str(steps)) for w in arguments.set]
         rule = bind(arguments.rule, assignments(words))
         label = title(rule)
-        return (
-            rule,
-            label,
-            "".join(c if c.isalnum() or c in ".-=" else "_" for c in label).strip("_"),
-        )
+        return rule, label, file_name(label)
     if arguments.set:
         message = "--set belongs to --rule; a method has --alpha-0, --beta, --mu and --weight-decay"
         raise UsageError(message)
@@ -197,6 +198,14 @@ def chosen(arguments: argparse.Namespace, steps: int) -> tuple[BoundRule, str, s
     rule = method_rule(method, **values)
     alpha, beta = values["alpha_0"], values["beta"]
     return rule, f"{method}, alpha_0={alpha:g}", f"{alpha:g}_{beta:g}"
+
+
+def file_name(label: str) -> str:
+    """A label as the name of a file: what is too long for one ends in a number of its own."""
+    name = "".join(c if c.isalnum() or c in ".-=" else "_" for c in label).strip("_")
+    if len(name.encode()) <= LONGEST:
+        return name
+    return f"{name[: LONGEST // 4]}-{sha256(name.encode()).hexdigest()[:12]}"
 
 
 def widths(text: str | None) -> tuple[int, ...] | None:

@@ -77,7 +77,7 @@ def from_formula(formula: str, /, **hyper: Any) -> BoundRule:
 
 def named(name: str) -> Rule | None:
     """The rule of a name such as ``formula(sign(m))``; None if this is no such name."""
-    if not name.startswith(BEFORE):
+    if not isinstance(name, str) or not name.startswith(BEFORE):  # a file's path need be no text
         return None
     text = name.removeprefix(BEFORE)
     if not text.endswith(AFTER):

@@ -7,14 +7,17 @@ its order; ``Math`` may differ from the C library in the last place of elementar
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+from isostep.calls import first_state
 from isostep.domains import Pair
 from isostep.listing import identifiers, lines
 from isostep.program import UPDATE, Program, ancestors
-from isostep.rule import BoundRule
+from isostep.rule import BoundRule, Component
 from isostep.values import MAPS, REDUCTIONS, Domain, Graph, Value
 
 #: Where JavaScript's text differs from the listing's.
@@ -158,9 +161,40 @@ class _Writer:
         return number(node.attrs[0]) if node.op == "const" else self.names[node]
 
 
+def state_start(rule: BoundRule, arrays: Mapping[str, Any]) -> str:
+    """The text of ``function (H, P)``: the state before the first step; ``arrays`` where it is not elementwise."""
+    graph = Graph()
+    p = graph.node("input", attrs=("p",), domain=Domain.ELEMENT, name="p", truth=False)
+    texts = {n: json.dumps(a) for n, a in arrays.items()}
+    for c in rule.components:
+        if c.part.init is None:
+            continue
+        given = {**rule.given_init(c, rule.at(1)), **symbols(rule, c, graph)}
+        names = rule.state_of(c)
+        try:
+            made = first_state(c, p, names, given)
+        except Exception:  # it looks at what only an array has, which no slider moves
+            continue
+        for n, value in zip(names, made, strict=True):
+            if value.domain is Domain.ELEMENT:
+                texts[n] = f"Array.from(P, ($p) => {expression(value, {p: '$p'})})"
+    entries = ", ".join(f"{n!r}: {text}" for n, text in texts.items())
+    return f"function (H, P) {{ return {{{entries}}}; }}"
+
+
 def group_start(rule: BoundRule) -> str:
     """The text of ``function (H)``: the group's state before the first step."""
     graph = Graph()
+    entries = []
+    for c in rule.components:
+        own = SimpleNamespace(**symbols(rule, c, graph))
+        for n, make in c.group_state(rule.values).items():
+            entries.append(f"{c.prefix + n!r}: {expression(make(own))}")
+    return f"function (H) {{ return {{{', '.join(entries)}}}; }}"
+
+
+def symbols(rule: BoundRule, component: Component, graph: Graph) -> dict[str, Any]:
+    """A component's hyperparameters by their own names: static ones as they are, the others as values of the graph."""
 
     def symbol(name: str, value: Any, static: bool) -> Any:
         return (
@@ -169,27 +203,25 @@ def group_start(rule: BoundRule) -> str:
             else graph.node("input", attrs=(name,), domain=Domain.HOST, name=name, truth=True)
         )
 
-    entries = []
-    for c in rule.components:
-        own: dict[str, Any] = {}
-        for n, d in c.part.hyper.items():
-            label, value = c.prefix + n, rule.values[c.prefix + n]
-            if isinstance(d, Pair):
-                own[n] = tuple(
-                    symbol(f"{label}[{i}]", v, p.is_static(v))
-                    for i, (p, v) in enumerate(zip(d.parts, value, strict=True))
-                )
-            else:
-                own[n] = symbol(label, value, d.is_static(value))
-        for n, make in c.group_state(rule.values).items():
-            entries.append(f"{c.prefix + n!r}: {expression(make(SimpleNamespace(**own)))}")
-    return f"function (H) {{ return {{{', '.join(entries)}}}; }}"
+    own: dict[str, Any] = {}
+    for n, d in component.part.hyper.items():
+        label, value = component.prefix + n, rule.values[component.prefix + n]
+        if isinstance(d, Pair):
+            own[n] = tuple(
+                symbol(f"{label}[{i}]", v, p.is_static(v))
+                for i, (p, v) in enumerate(zip(d.parts, value, strict=True))
+            )
+        else:
+            own[n] = symbol(label, value, d.is_static(value))
+    return own
 
 
-def expression(node: Any) -> str:
-    """A value with everything that it depends on as one expression; inputs are entries of ``H``."""
+def expression(node: Any, names: Mapping[Value, str] | None = None) -> str:
+    """A value with everything that it depends on as one expression; inputs without a name are entries of ``H``."""
     if not isinstance(node, Value):
         return number(node)
+    if names and node in names:
+        return names[node]
     if node.op == "input":
         return f"H[{node.attrs[0]!r}]"
-    return render(node, {a: expression(a) for a in node.args})
+    return render(node, {a: expression(a, names) for a in node.args})

@@ -5,6 +5,8 @@
 Follows: Loshchilov, Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101, Algorithm 2, line 12, without
     the schedule multiplier eta_t (give weight_decay a schedule for that); Schaipp, "Decay No More", ICLR blog 2023.
     optimi's decouple_lr and pytorch_optimizer's fixed_decay agree.
+Departs:
+    - Neither text leaves arrays alone; min_ndim is 0 by default.
 """
 
 from __future__ import annotations

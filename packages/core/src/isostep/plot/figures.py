@@ -20,17 +20,26 @@ GRID_POINTS = 161
 
 
 def contour_levels(surface: Any, count: int = 24) -> np.ndarray:
-    """Values at which to draw contours: denser where the surface is low."""
-    low = min(float(surface.value(*m)) for m in surface.minima)
-    heights = grid(surface)[2] - low
-    return np.asarray(low + np.quantile(heights, np.linspace(0.004, 0.97, count) ** 1.6))
+    """Values at which to draw contours, in order: denser where the surface is low."""
+    low, heights = lowest(surface), grid(surface)[2]
+    heights = heights[np.isfinite(heights)] - low
+    return np.unique(low + np.quantile(heights, np.linspace(0.004, 0.97, count) ** 1.6))
+
+
+def lowest(surface: Any) -> float:
+    """What losses are drawn above: the lowest of the minima, of a surface without any the lowest in its window."""
+    if surface.minima:
+        return min(float(surface.value(*m)) for m in surface.minima)
+    heights = grid(surface)[2]
+    return float(np.min(heights[np.isfinite(heights)]))
 
 
 def grid(surface: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x, y and the surface's values over its window."""
     sides = [np.linspace(low, high, GRID_POINTS) for low, high in (surface.x, surface.y)]
     x, y = np.meshgrid(*sides, indexing="xy")
-    return x, y, np.asarray(surface.value(x, y))
+    with np.errstate(all="ignore"):  # it need not be finite everywhere
+        return x, y, np.broadcast_to(np.asarray(surface.value(x, y), np.float64), x.shape)
 
 
 def figure(paths: Sequence[Path], *, three_d: bool = False, upto: int | None = None) -> Any:
@@ -51,13 +60,16 @@ def figure(paths: Sequence[Path], *, three_d: bool = False, upto: int | None = N
     left: Any = made.add_subplot(1, 2, 1, **kind)
     right: Any = made.add_subplot(1, 2, 2)
     x, y, z = grid(surface)
-    low = min(float(surface.value(*m)) for m in surface.minima)
+    low = lowest(surface)
     if three_d:  # heights on a logarithmic scale: the valleys are what matters
-        left.plot_surface(x, y, np.log1p(z - low), cmap="Greys", alpha=0.5, linewidth=0)
+        with np.errstate(all="ignore"):
+            heights = np.log1p(z - low)
+        left.plot_surface(x, y, heights, cmap="Greys", alpha=0.5, linewidth=0)
         left.set_zlabel("log(1 + f)")
     else:
         left.contour(x, y, z, contour_levels(surface), colors="#aab2ba", linewidths=0.7)
-        left.plot(*zip(*surface.minima, strict=True), "k*", markersize=11, label="minimum")
+        for minimum in surface.minima:
+            left.plot(*minimum, "k*", markersize=11)
         left.set(xlim=surface.x, ylim=surface.y)
     last = len(paths[0].points) if upto is None else upto + 1
     for k, p in enumerate(paths):
@@ -112,15 +124,17 @@ def animation(paths: Sequence[Path], target: File, *, three_d: bool = False) -> 
         shown.savefig(buffer, format="png", dpi=70)
         frames.append(Image.open(buffer).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
     pauses = [150] * (len(frames) - 1) + [2000]
-    frames[0].save(target, save_all=True, append_images=frames[1:], duration=pauses, loop=0)
+    more: dict[str, Any] = {"append_images": frames[1:], "duration": pauses, "loop": 0}
+    frames[0].save(target, format="GIF", save_all=True, **more)
 
 
 def _limits(paths: Sequence[Path]) -> tuple[float, float]:
     """The range of all losses, so that the axis of an animation keeps still."""
-    surface = paths[0].surface
-    low = min(float(surface.value(*m)) for m in surface.minima)
+    low = lowest(paths[0].surface)
     every = np.concatenate([p.losses for p in paths]) - low
     every = np.maximum(every[np.isfinite(every)], 1e-16)
+    if every.size == 0:  # all of them have left for infinity
+        return 0.1, 1.0
     return float(every.min()) / 2, float(every.max()) * 2
 
 

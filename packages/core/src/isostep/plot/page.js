@@ -22,7 +22,7 @@ function run(rule, settings) {
     const kind = first[rule.momentum] === 0 ? "zero" : "some";
     const variant = rule.variants.given || rule.variants[kind] || Object.values(rule.variants)[0];
     const P = facts.start.slice();
-    const S = structuredClone(variant.state);
+    const S = variant.state(first, P);
     const GROUP = variant.start(first);
     const noise = settings.noise === undefined ? facts.noise : settings.noise;
     const points = [P.slice()], losses = [value(P[0], P[1])];
@@ -42,7 +42,7 @@ if (typeof document !== "undefined") draw();
 function draw() {
     const SVG = "http://www.w3.org/2000/svg";
     const W = 520, H = 420, PAD = 44;
-    const low = Math.min(...facts.minima.map(([x, y]) => value(x, y)));
+    const low = facts.low;
     const settings = rules.map((r) => ({ lr: r.lr ? r.hyper.lr : undefined, momentum: r.hyper[r.momentum] }));
     let noise = facts.noise, shown = facts.steps;
 

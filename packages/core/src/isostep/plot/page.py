@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from html import escape
 from importlib.resources import files
 from typing import Any
 
 from isostep import scalars
 from isostep.backend import backend
 from isostep.domains import DomainError, Pair, Real
-from isostep.lower.js_source import expression, group_start, step_function
-from isostep.plot.figures import STYLES, contour_levels
+from isostep.lower.js_source import expression, group_start, state_start, step_function
+from isostep.plot.figures import STYLES, contour_levels, lowest
 from isostep.plot.paths import Path, draws
 from isostep.plot.surfaces import Surface
 from isostep.program import trace
@@ -30,7 +31,7 @@ def page(paths: Sequence[Path]) -> str:
     """The text of the page for these paths.
 
     Raises:
-        RuleError: a rule works on matrices.
+        RuleError: a rule works on matrices, or the surface is not written with ``isostep.nm``.
     """
     surface, first = paths[0].surface, paths[0]
     steps = len(first.points) - 1
@@ -41,6 +42,7 @@ def page(paths: Sequence[Path]) -> str:
         "y": surface.y,
         "start": first.points[0].tolist(),
         "minima": surface.minima,
+        "low": lowest(surface),
         "levels": contour_levels(surface).tolist(),
         "steps": steps,
         "noise": first.noise,
@@ -52,7 +54,8 @@ def page(paths: Sequence[Path]) -> str:
     script = script.replace("/*SURFACE*/", surface_functions(surface))
     script = script.replace("/*FACTS*/", _json(facts)).replace("/*RULES*/", rules)
     text = (here / "page.html").read_text(encoding="utf-8")
-    return text.replace("/*TITLE*/", f"Paths over {surface.name}").replace("/*SCRIPT*/", script)
+    title = escape(f"Paths over {surface.name}")
+    return text.replace("/*TITLE*/", title).replace("/*SCRIPT*/", script)
 
 
 def _json(value: Any) -> str:
@@ -70,7 +73,12 @@ def surface_functions(surface: Surface) -> str:
     def text(node: Any) -> str:
         return expression(node).replace("H['x']", "x").replace("H['y']", "y")
 
-    value, (gx, gy) = surface.value(x, y), surface.gradient(x, y)
+    try:
+        value, (gx, gy) = surface.value(x, y), surface.gradient(x, y)
+    except Exception as error:
+        told = str(error).partition("\n")[0]
+        message = f"the page cannot draw {surface.name}: {told}; write the surface with isostep.nm"
+        raise RuleError(message) from None
     return (
         f"const value = (x, y) => {text(value)};\n"
         f"const gradient = (x, y) => [{text(gx)}, {text(gy)}];"
@@ -167,6 +175,6 @@ def variant(rule: BoundRule, path: Path) -> str:
     arrays = {n: a.tolist() for n, a in state.arrays[0].items()}
     functions = ",\n".join(texts)
     return (
-        f"{{kinds: {_json(kinds)}, state: {_json(arrays)}, start: {group_start(rule)}, "
+        f"{{kinds: {_json(kinds)}, state: {state_start(rule, arrays)}, start: {group_start(rule)}, "
         f"steps: [\n{functions}\n]}}"
     )

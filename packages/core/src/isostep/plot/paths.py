@@ -11,7 +11,8 @@ from isostep.backend import backend
 from isostep.domains import REQUIRED, DomainError
 from isostep.plot.surfaces import SURFACES, Surface
 from isostep.rule import BoundRule, RuleError
-from isostep.state import StepError
+from isostep.schedules.base import check
+from isostep.state import StepError, check_rule
 
 #: The learning rates that ``tuned`` tries.
 GRID = tuple(m * 10.0**k for k in range(-5, 1) for m in (1.0, 2.0, 5.0))
@@ -76,8 +77,15 @@ def path(
 
     Raises:
         RuleError: the rule needs more than a gradient, or matrices.
+        TypeError, ValueError: a number is out of its range.
     """
     found = surface_named(surface)
+    check("path", "steps", steps, at_least=0, whole=True, hint="pass how many to take")
+    check("path", "noise", noise, at_least=0, hint="pass a standard deviation")
+    check("path", "seed", seed, at_least=0, whole=True, hint="pass a number of the noise")
+    if start is not None and (isinstance(start, str) or np.shape(start) != (2,)):
+        message = f"path: start must be two numbers x, y, got {start!r}"
+        raise ValueError(message)
     if isinstance(rule, str):
         from isostep import _rules
 
@@ -86,6 +94,7 @@ def path(
         given = {"lr": GRID[0]} if rate is not None and rate.default is REQUIRED else {}
         bound = part.bind(**given, **setting)
         rule = tuned(bound, found, start=start, steps=steps, noise=noise, seed=seed)
+    check_rule(rule)
     if rule.input_names:
         message = f"{rule.name} needs {', '.join(rule.input_names)} beside the gradient, which a surface does not give"
         raise RuleError(message)

@@ -7,6 +7,8 @@ import numbers
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
+
 from isostep import nm
 
 
@@ -24,9 +26,11 @@ class Schedule(ABC):
 
         Raises:
             TypeError: ``done`` is not a number.
-            ValueError: ``done`` is negative or NaN.
+            ValueError: ``done`` is negative, infinite or NaN.
         """
-        return self.at(steps_done(self, done))
+        t = steps_done(self, done)
+        found = self.at(t)
+        return float(found) if on_host(t) and isinstance(found, numbers.Real) else found
 
     @abstractmethod
     def at(self, t: Any, /) -> Any:
@@ -48,7 +52,13 @@ def steps_done(schedule: Any, step: Any) -> Any:
         step = 1.0 * step  # a framework's scalar, made floating; NumPy's is then a host number
     if not isinstance(step, numbers.Real):
         return step
-    done = float(step)
+    try:
+        done = float(step)
+    except OverflowError:  # an int beyond every float
+        done = math.inf
+    if done == math.inf:
+        message = f"{name}: the step must be below 2**1024; pass the steps already done"
+        raise ValueError(message)
     if not done >= 0:
         message = f"{name}: the step must be >= 0, got {step!r}; pass the steps already done"
         raise ValueError(message)
@@ -62,7 +72,10 @@ def power(base: float, n: Any) -> Any:
     four digits, the rounded logarithm costs none that n does not cost.
     """
     if on_host(n):
-        return base**n
+        try:
+            return base**n
+        except OverflowError:  # on every other path it is infinite
+            return math.inf
     if base == 0.0:
         return nm.where(n > 0, 0.0 * n, 0.0 * n + 1.0)
     return nm.exp(n * math.log(base))
@@ -114,6 +127,9 @@ def check(
     inside = at_least <= number <= at_most and number > above
     if not (math.isfinite(number) and inside):
         raise ValueError(message)
+    if isinstance(value, np.generic) and name in getattr(schedule, "__dict__", ()):
+        # A field of NumPy's narrow numbers would make what is computed with it as narrow.
+        object.__setattr__(schedule, name, value.item())
 
 
 def check_value(schedule: Any, value: Any) -> None:

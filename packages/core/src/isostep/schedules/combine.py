@@ -15,12 +15,13 @@ Departs:
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from isostep import nm
-from isostep.schedules.base import Schedule, check_callable, whole_step
+from isostep.schedules.base import Schedule, check, check_callable, whole_step
 from isostep.schedules.factors import Chainable, Factor, check_milestones
 from isostep.schedules.recursion import Recursion
 
@@ -84,12 +85,16 @@ def scale(schedule: Callable[[Any], Any], factor: Any) -> Scaled:
 
     Raises:
         TypeError: the schedule is not callable, the factor neither callable nor a number.
+        ValueError: the factor is not finite.
     """
     check_callable("scale", "schedule", schedule, "pass a schedule and a factor")
-    if not callable(factor) and (isinstance(factor, bool) or not isinstance(factor, int | float)):
+    if callable(factor):
+        return Scaled(schedule, factor)
+    if isinstance(factor, bool) or not isinstance(factor, numbers.Real):
         message = f"scale: factor must be a number or a schedule, got {factor!r}; pass one of them"
         raise TypeError(message)
-    return Scaled(schedule, factor)
+    check("scale", "factor", factor, hint="pass a number or a schedule")
+    return Scaled(schedule, float(factor))
 
 
 @dataclass(frozen=True)

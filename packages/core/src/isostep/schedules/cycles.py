@@ -31,6 +31,7 @@ from isostep.schedules.base import (
     check_callable,
     check_choice,
     check_value,
+    on_host,
     power,
     quotient,
     whole_step,
@@ -62,6 +63,8 @@ class CosineAnnealing(Chainable):
         check(self, "eta_min", self.eta_min, hint=_LEVEL)
 
     def at(self, t: Any, /) -> Any:
+        if not on_host(t):  # in float32 a late step over T_max has lost its place in the period
+            t = t - 2.0 * self.T_max * quotient(t, 2.0 * self.T_max)
         return self.eta_min + (self.value - self.eta_min) * half_cosine(t / self.T_max)
 
     def advance(self, value: float, k: int, base: float, /) -> float:
@@ -193,6 +196,9 @@ class OneCycle(Schedule):
 
     def momentum(self, base_momentum: float = 0.85, max_momentum: float = 0.95) -> OneCycle:
         """The momentum that goes from ``max_momentum`` to ``base_momentum`` and back while this goes up and down."""
+        hint = "pass the lowest and the highest momentum"
+        check("OneCycle.momentum", "base_momentum", base_momentum, above=0, hint=hint)
+        check("OneCycle.momentum", "max_momentum", max_momentum, above=0, hint=hint)
         ratio = base_momentum / max_momentum
         return replace(self, max_lr=base_momentum, div_factor=ratio, final_div_factor=1.0)
 

@@ -19,6 +19,8 @@ Departs:
     - ``factor`` of Multiplicative is called once for each step up to t, on the host: it has no
       value at a traced step.
     - Milestones have to be in order; torch sorts them.
+    - Constant with ``total_iters=0`` is the value, as in torch's closed form; torch's recursion, which multiplies at
+      step 0 and looks for the end behind it, stays at the product.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ Departs:
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -83,7 +84,20 @@ class ReduceLROnPlateau:
         return PlateauState(value, math.inf if self.mode == "min" else -math.inf, 0, 0)
 
     def update(self, state: PlateauState, figure: Any, /) -> PlateauState:
-        """The state after an evaluation; a figure of NaN is not better than anything."""
+        """The state after an evaluation; a figure of NaN is not better than anything.
+
+        Raises:
+            TypeError: the state is none of ``init`` or ``update``, or the figure is no number.
+        """
+        if not isinstance(state, tuple | list) or len(state) != len(PlateauState._fields):
+            message = f"ReduceLROnPlateau: state must come from init or update, got {state!r}"
+            raise TypeError(message)
+        state = PlateauState(*state)
+        if isinstance(figure, numbers.Real) and not isinstance(figure, bool):
+            figure = float(figure)
+        elif not hasattr(figure, "__truediv__") or isinstance(figure, bool):
+            message = f"ReduceLROnPlateau: figure must be a number, got {figure!r}; pass what was measured"
+            raise TypeError(message)
         better = self._better(figure, state.best)
         best = nm.where(better, figure, state.best)
         bad = nm.where(better, 0 * state.bad, state.bad + 1)

@@ -91,9 +91,8 @@ class CosineInternalDecay:
 
     def __call__(self, step: Any, /) -> Any:
         """The decay after ``step`` steps."""
-        x = 2.0 * self.num_periods * (_clamped(self, step) / self.T_max)
-        decay = _cosine(x)
-        return decay if self.zero_after is None else _zero_from(x, 2 * self.zero_after, decay)
+        t = _clamped(self, step)
+        return _zeroed(self, t, _cosine(2.0 * self.num_periods * (t / self.T_max)))
 
 
 @dataclass(frozen=True)
@@ -121,10 +120,7 @@ class RestartCosineInternalDecay:
     def __call__(self, step: Any, /) -> Any:
         """The decay after ``step`` steps."""
         t = _clamped(self, step)
-        decay = _cosine(_sawtooth(self.num_periods * t, self.T_max))
-        if self.zero_after is None:
-            return decay
-        return _zero_from(self.num_periods * t / self.T_max, self.zero_after, decay)
+        return _zeroed(self, t, _cosine(_sawtooth(self.num_periods * t, self.T_max)))
 
 
 @dataclass(frozen=True)
@@ -156,7 +152,7 @@ class RestartCosineInternalDecayTorchPort:
         """The decay after ``step`` steps."""
         x = _sawtooth(self.num_periods * _clamped(self, step), self.T_max)
         decay = _cosine(x)
-        return decay if self.zero_after is None else _zero_from(x, 2 * self.zero_after, decay)
+        return decay if self.zero_after is None else nm.where(x >= 2 * self.zero_after, 0.0, decay)
 
 
 def _cosine(x: Any) -> Any:
@@ -169,8 +165,12 @@ def _sawtooth(y: Any, period: float) -> Any:
     return (y - period * quotient(y, period)) / period
 
 
-def _zero_from(x: Any, edge: float, decay: Any) -> Any:
-    return nm.where(x >= edge, 0.0, decay)
+def _zeroed(schedule: Any, t: Any, decay: Any) -> Any:
+    """0 once ``zero_after`` cycles are over; compared as products, as XLA's n t / T may lie below the edge at it."""
+    if schedule.zero_after is None:
+        return decay
+    over = schedule.num_periods * t >= schedule.zero_after * schedule.T_max
+    return nm.where(over, 0.0, decay)
 
 
 def _clamped(schedule: Any, step: Any) -> Any:

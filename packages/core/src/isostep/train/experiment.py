@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ import numpy as np
 import isostep
 from isostep.extras import need
 from isostep.files import FileError, load, save
-from isostep.rule import BoundRule
+from isostep.registry import FILE
+from isostep.replacing import replacing
+from isostep.rule import BoundRule, Rule
 from isostep.train.data import Data
 from isostep.train.interrupt import interruptible
 from isostep.train.log import Log, Row, read
@@ -77,7 +80,17 @@ class Settings:
         for n in ("model", "data", "batch_size", "backend", "dtype", "seed", "hidden"):
             value = getattr(self, n)
             kept[n] = list(value) if isinstance(value, tuple) else value
-        return kept | {"rule": repr(self.rule)}
+        return kept | {"rule": repr(self.rule), "files": self.files()}
+
+    def files(self) -> dict[str, str]:
+        """For each part of the rule that a file of the user's declares, what tells the file's text from others."""
+        found = {}
+        for part in (c.part for c in self.rule.components):
+            folder: Any = isostep._rules if isinstance(part, Rule) else isostep.pieces.registry
+            place = folder.place(part)
+            if place is not None and place.endswith(FILE):
+                found[part.name] = sha256(Path(place).read_bytes()).hexdigest()[:16]
+        return found
 
 
 @dataclass
@@ -110,6 +123,8 @@ def train(
     run = _Run(settings, data)
     rows = run.begin(resume)
     log = Log(settings.path, rows)
+    if not resume:  # of the run whose place this one takes: nothing to go on from
+        run.checkpoint.unlink(missing_ok=True)
     run.describe()
     ended = threading.Event() if stop is None else stop
     try:
@@ -174,7 +189,8 @@ class _Run:
         """Write the settings beside the CSV file."""
         label = self.settings.label or self.rule.name
         found = {"label": label, **self.settings.identity(), "isostep": isostep.__version__}
-        self.notes.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        with replacing(self.notes) as place:
+            place.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
     def begin(self, resume: bool) -> list[Row]:
         """First weights and row 0, or those of the checkpoint; the rows so far."""
