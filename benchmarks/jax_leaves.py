@@ -14,7 +14,7 @@ and this process's CPU time, since machines are shared.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -77,9 +77,30 @@ def timed(name: str, step: Callable[..., Any], args: tuple[Any, ...]) -> None:
     )
 
 
+KINDS = {"train": deep, "members": members, "ensemble": ensemble}
+WAYS = ("model", "optax", "leaf", "grouped", "flat", "stacked")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("leaves", nargs="?", type=int, default=1000, metavar="LEAVES")
+    made.add_argument("size", nargs="?", type=int, default=1000, metavar="SIZE")
+    made.add_argument("what", nargs="*", metavar="WHAT", help=", ".join((*KINDS, *WAYS)))
+    return made
+
+
 def main() -> None:
     """Every way, on the same arrays."""
-    leaves, size = (int(n) for n in (sys.argv[1:3] or ("1000", "1000")))
+    options = parser().parse_args()
+    unknown = set(options.what) - {*KINDS, *WAYS}
+    if unknown:
+        parser().error(
+            f"unknown: {', '.join(sorted(unknown))}; known: {', '.join((*KINDS, *WAYS))}"
+        )
+    leaves, size = options.leaves, options.size
     side = round(size**0.5)
     params = [jnp.full((side, side), (1.0 + i / leaves) / side) for i in range(leaves)]
     grads = [jnp.full((side, side), 0.1) for _ in range(leaves)]
@@ -92,15 +113,15 @@ def main() -> None:
         "flat": (flat, flat.flatten, flat.unflatten),
         "stacked": (flat, flat.flatten, flat.stacked),
     }
-    kinds = {"train": deep, "members": members, "ensemble": ensemble}
-    asked = [k for k in kinds if k in sys.argv]
-    training, loss = bool(asked), kinds[asked[0]] if asked else deep
+    words = set(options.what)
+    asked = [k for k in KINDS if k in words]
+    training, loss = bool(asked), KINDS[asked[0]] if asked else deep
     batch = jax.random.normal(jax.random.key(0), (leaves, 8, side))
     batch = batch if loss is ensemble else batch[0]
     if not training:
         del ways["stacked"]  # an update does not ask how a model sees its parameters
-    chosen = [name for name in ways if name in sys.argv] or list(ways)
-    if training and ("model" in sys.argv or len(chosen) == len(ways)):
+    chosen = [name for name in ways if name in words] or list(ways)
+    if training and ("model" in words or len(chosen) == len(ways)):
         # What it returns takes the place of its arguments, so that it is timed as the others are.
         alone = jax.jit(lambda x, p, _: (p, jax.grad(loss)(p, x)), donate_argnums=(1, 2))
         timed("model train", alone, (batch, [jnp.array(p) for p in params], grads))
