@@ -49,7 +49,7 @@ PIECE = Piece(
     measure=measure,
     hyper={
         "max_norm": Real(
-            low=0, low_open=True, cases=(0.5,), doc="largest norm of the group's gradient"
+            low=0, low_open=True, cases=(0.4,), doc="largest norm of the group's gradient"
         ),
         "dialect": Choice("torch", options=("torch", "optax"), doc="how the edge is treated"),
     },

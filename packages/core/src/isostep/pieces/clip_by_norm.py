@@ -32,7 +32,7 @@ PIECE = Piece(
     before=before,
     hyper={
         "max_norm": Real(
-            low=0, low_open=True, cases=(0.5,), doc="largest norm of an array's gradient"
+            low=0, low_open=True, cases=(0.4,), doc="largest norm of an array's gradient"
         ),
         "dialect": Choice("torch", options=("torch", "optax"), doc="how the edge is treated"),
     },
