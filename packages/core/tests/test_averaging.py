@@ -172,6 +172,20 @@ def test_a_rule_s_evaluation_weights_are_swapped_in_and_out():
     np.testing.assert_array_equal(params["w"], before)
 
 
+def test_a_rule_s_evaluation_weights_go_by_names():
+    backend = isostep.backend("numpy:reference")
+    rule, params = isostep.rule("schedule_free_sgd", lr=0.3), {"b": np.ones(3), "a": np.ones(3)}
+    state = backend.init(rule, params)
+    for k in range(3):
+        grads = {"a": np.array([0.5, -1.0, k]), "b": np.array([-k, 2.0, 0.25])}
+        backend.step(rule, params, grads, state)
+    points = backend.evaluation_point(rule, params, state)
+    other = {"a": params["a"], "b": params["b"]}
+    with averaging.evaluating(backend, rule, other, state) as swapped:
+        for k in "ab":
+            np.testing.assert_array_equal(swapped[k], points[k])
+
+
 def test_errors():
     places = walk()
     average = averaging.Average("numpy:reference", averaging.equal())

@@ -353,7 +353,20 @@ def test_more_errors_in_one_line():
         pcgrad([ones], rng=3)
     with pytest.raises(TypeError, match=r"^hutchinson: rng must be a numpy\.random\.Generator"):
         hutchinson(lambda z: z, ones, 3)
-    with pytest.raises(StepError, match=r"^hutchinson: hvp must give an array like each"):
-        hutchinson(lambda z: z[:1], [*ones, *ones], np.random.default_rng(0))
+    for hvp in (lambda z: z[:1], lambda z: [*z, *z]):
+        with pytest.raises(StepError, match=r"^hutchinson: hvp must give an array like each"):
+            hutchinson(hvp, [*ones, *ones], np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"^differences: step must be None or a finite"):
         differences(lambda p: p, ones, step=0)
+
+
+def test_what_looksam_keeps_goes_by_names():
+    gradient = lambda p: {k: (i + 2.0) * p[k] ** 3 for i, k in enumerate("ab")}  # noqa: E731
+    params = {"a": np.array([1.0, 2.0]), "b": np.array([3.0, -4.0])}
+    one, other = (LookSAM(SAM("numpy:reference", 0.1), k=2) for _ in range(2))
+    one.gradient(gradient, params)
+    other.gradient(gradient, params)
+    wanted = one.gradient(gradient, params)
+    found = other.gradient(gradient, dict(reversed(params.items())))
+    for k in params:
+        np.testing.assert_array_equal(found[k], wanted[k])

@@ -196,3 +196,21 @@ def test_states_and_functions_that_do_not_fit_are_told():
         solver.step(lambda params: 1.0, [np.ones(3)])
     with pytest.raises(StepError, match=r"^lbfgs: gradient of params\[0\] must be an array"):
         solver.step(lambda params: (1.0, [None]), [np.ones(3)])
+
+
+def test_a_dict_s_vectors_go_by_names():
+    def named(params):
+        loss, grads = bowl([params["a"], params["b"]])
+        return loss, dict(zip("ba", reversed(grads), strict=True))
+
+    solver = isostep.solvers.lbfgs(max_iter=3, lr=0.1)
+    params, state = dict(zip("ab", START, strict=True)), None
+    listed, other = START, None
+    for _ in range(3):
+        loss, found, state = solver.step(named, params, state)
+        params = dict(reversed(found.items()))
+        again, listed, other = solver.step(bowl, listed, other)
+        assert loss == again
+        np.testing.assert_array_equal(np.ravel(params["a"]), np.ravel(listed[0]))
+    with pytest.raises(StepError, match=r"^lbfgs: state is for params with the keys \['a', 'b'\]"):
+        solver.step(named, {"a": START[0], "c": START[1]}, state)

@@ -166,10 +166,13 @@ def test_what_is_no_list_of_parameters(backend, params):
 
 
 def test_what_is_no_rule(backend):
+    named = backend.init(isostep.rule("addsign", lr=0.1), {"a": np.ones(2)})
     for rule in ("addsign", isostep.definition("addsign"), pieces.centralize()):
         for call in (
             lambda rule=rule: backend.init(rule, [np.ones(2)]),
             lambda rule=rule: backend.step(rule, [np.ones(2)], [np.ones(2)], None),
+            lambda rule=rule: backend.step(rule, {"b": np.ones(2)}, {"b": np.ones(2)}, named),
+            lambda rule=rule: backend.evaluation_point(rule, {"b": np.ones(2)}, named),
         ):
             with pytest.raises(
                 StepError, match=r"^expected a rule such as isostep.rule\('adamw', lr=1e-3\), got "

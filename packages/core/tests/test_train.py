@@ -246,6 +246,17 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
         train(settings(tmp_path, "adam"), data, resume=True)
 
 
+def test_a_run_begun_before_notes_told_of_files_is_resumed(tmp_path):
+    pytest.importorskip("safetensors", reason="isostep[files] is not installed")
+    data = small()
+    train(settings(tmp_path, save=True, epochs=1), data)
+    notes = tmp_path / "run.json"
+    old = json.loads(notes.read_text())
+    del old["files"]
+    notes.write_text(json.dumps(old))
+    assert train(settings(tmp_path, save=True, epochs=2), data, resume=True).last.epoch == 2
+
+
 def test_a_new_run_forgets_the_checkpoint_of_the_one_it_replaces(tmp_path):
     pytest.importorskip("safetensors", reason="isostep[files] is not installed")
     train(settings(tmp_path, seed=1, iterations=3, save=True), small())

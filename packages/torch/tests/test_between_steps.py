@@ -418,6 +418,30 @@ def test_what_a_group_shares_may_be_replaced(path):
         step(ours, 6)
 
 
+@pytest.mark.parametrize("path", [*PATHS, {"capturable": True}], ids=[*IDS, "capturable"])
+def test_plain_numbers_that_a_group_shares_are_saved_loaded_and_stepped_with(path):
+    ours, other = (
+        load_optimizer("prodigy")([torch.nn.Parameter(torch.ones(3))], **path) for _ in range(2)
+    )
+    for k in range(2):
+        step(ours, k)
+    (group,) = ours.param_groups
+    numbers = {n: v if n == "step" else float(v) for n, v in group["shared"].items()}
+    group["shared"] = numbers | {"d": 0.3}
+    with ours.evaluating():
+        pass
+    other.load_state_dict(ours.state_dict())
+    params(other)[0].data.copy_(params(ours)[0])
+    for optimizer in (ours, other):
+        step(optimizer, 2)
+    assert torch.equal(params(ours)[0], params(other)[0])
+    for optimizer in (ours, other):
+        assert optimizer.param_groups[0]["shared"]["d_max"].dtype is torch.float32
+    group["shared"] = None
+    ours.state_dict()
+    step(ours, 3)
+
+
 # Low precision.
 
 
@@ -525,7 +549,7 @@ def test_wrong_kinds_of_arguments_are_one_clear_line():
         load_optimizer(3)
     with pytest.raises(TypeError, match="param_groups needs a module or named parameters"):
         isostep_torch.param_groups(net.parameters())
-    with pytest.raises(ValueError, match="layer_decay must be > 0, got -2"):
+    with pytest.raises(ValueError, match="layer_decay must be a finite number > 0, got -2"):
         isostep_torch.param_groups(net, layer_decay=-2)
 
 

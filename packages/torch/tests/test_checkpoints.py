@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -263,3 +264,36 @@ def test_a_run_that_has_diverged_can_be_saved_and_loaded():
         optimizer.step()
     assert torch.as_tensor(optimizer.param_groups[0]["shared"]["gamma"]).isnan()
     load_optimizer("avagrad")(params).load_state_dict(optimizer.state_dict())
+
+
+def test_what_users_keep_in_a_group_is_left_as_it_is():
+    class Betas(NamedTuple):
+        first: float
+        second: float
+
+    mask, p = np.eye(2), torch.nn.Parameter(torch.ones(3))
+    group = {
+        "params": [p],
+        "mask": mask,
+        "pair": Betas(1, np.float64(2)),
+        "initial_lr": np.array(0.1),
+    }
+    optimizer = isostep_torch.Adam([group], betas=Betas(0.8, np.float32(0.5)))
+    (found,) = optimizer.state_dict()["param_groups"]
+    assert found["mask"] is mask
+    assert found["pair"] == Betas(1, 2.0)
+    assert found["betas"] == Betas(0.8, 0.5)
+    assert [type(found[n]) for n in ("pair", "betas")] == [Betas, Betas]
+    assert type(found["initial_lr"]) is float
+
+
+def test_steps_of_opened_tensors_keep_their_plan():
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.complex64))
+    optimizer = isostep_torch.Adam([p])
+    seen = []
+    for _ in range(3):
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        (kept,) = optimizer._kept.values()
+        seen.append(kept.opened_plan)
+    assert seen[2] is seen[1] is not None

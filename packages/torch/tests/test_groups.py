@@ -7,6 +7,7 @@ import importlib.util
 import pytest
 import torch
 
+from isostep import schedules
 from isostep_torch import AdamW, param_groups
 
 
@@ -128,3 +129,11 @@ def test_numbers_are_checked(options, text):
     with pytest.raises((TypeError, ValueError)) as caught:
         param_groups(Model(), show=False, **options)
     assert str(caught.value).startswith(f"param_groups: {text}")
+
+
+def test_weight_decay_may_be_a_schedule(capsys):
+    decay = schedules.Linear(0.1)
+    groups = param_groups(Model(), weight_decay=decay, no_decay=["*.bias"])
+    assert {id(g["weight_decay"]) if g["weight_decay"] else 0 for g in groups} == {id(decay), 0}
+    assert "Linear" in capsys.readouterr().out
+    AdamW(groups)

@@ -32,7 +32,7 @@ from isostep.backend import backend as find_backend
 from isostep.domains import Real
 from isostep.rule import BoundRule, Rule
 from isostep.schedules.base import Schedule, check
-from isostep.state import COMPUTE_DTYPE, State, StepError, arranged, as_list, labels
+from isostep.state import COMPUTE_DTYPE, State, StepError, aligned, arranged, as_list, labels
 
 
 def towards(p: Any, g: Any, t: int, /, *, weight: Any) -> Any:
@@ -95,6 +95,8 @@ class Average:
         dtype: that of the averages, ``"float32"``; None for the parameters' own.
     """
 
+    _keys: list[Any] | None = None  # of the first dict; the next may be in another order
+
     def __init__(
         self, backend: Any, weight: Callable[[int], float], *, dtype: str | None = None
     ) -> None:
@@ -108,7 +110,6 @@ class Average:
         self.dtype = dtype
         self.arrays: list[Any] = []
         self.count = 0
-        self._keys: list[Any] | None = None  # of the first dict; the next may be in another order
         self._state: Any = None
         self._swapped = False
 
@@ -121,8 +122,8 @@ class Average:
         if self._swapped:
             message = "average: update inside swapped() would average the averages; leave it first"
             raise StepError(message)
-        given = [as_list(params)[i] for i in self._places(params)]
-        current = [self._wide(p) for p in given]
+        arrays = as_list(params)
+        current = [self._wide(arrays[i]) for i in self._places(params)]
         if self.count == 0:
             self.arrays = [self._copy(p) for p in current]
             self._keys = list(params) if isinstance(params, Mapping) else None
@@ -232,7 +233,8 @@ def evaluating(
     Raises:
         StepError: the state is not the rule's, or an array cannot be written.
     """
-    points = as_list(backend.evaluation_point(rule, params, state))
+    found = backend.evaluation_point(rule, params, state)  # a dict's is in the state's order
+    points = aligned(rule, "evaluation point", params, found)
     with swapped_in(backend, params, points, keep) as swapped:
         yield swapped
 

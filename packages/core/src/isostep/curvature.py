@@ -64,10 +64,11 @@ def hutchinson(
         for _ in range(samples):
             z = noise.drawn(lambda shape: _draw(rng, shape, distribution), arrays, made)
             # what the gradient does not depend on may have no product
-            given = zip(as_list(hvp(z)), z, strict=False)
-            products = [0.0 * a if b is None else b for b, a in given]
-            if [tuple(a.shape) for a in products] != [tuple(a.shape) for a in z]:
-                got = f"{len(products)}, or of other shapes, for {len(z)}"
+            given = as_list(hvp(z))
+            products = [0.0 * a if b is None else b for b, a in zip(given, z, strict=False)]
+            fits = [tuple(a.shape) for a in products] == [tuple(a.shape) for a in z]
+            if not fits or len(given) != len(z):
+                got = f"{len(given)}, or of other shapes, for {len(z)}"
                 message = f"hutchinson: hvp must give an array like each parameter, got {got}"
                 raise StepError(message)
             found = [a * b for a, b in zip(z, products, strict=True)]

@@ -24,7 +24,7 @@ Departs:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -134,6 +134,8 @@ class LookSAM:
         alpha: weight of the part that is used again.
     """
 
+    _keys: list[Any] | None = None  # of the parameters that ``across`` is in the order of
+
     def __init__(self, sam: SAM, *, k: int = 5, alpha: float = 0.7) -> None:
         check("looksam", "k", k, at_least=1, whole=True, hint="pass 1 for SAM itself")
         check("looksam", "alpha", alpha, at_least=0, hint="pass a weight such as 0.7")
@@ -153,11 +155,9 @@ class LookSAM:
         arrays = aligned(self.sam.rule, "gradient", params, first)
         with self.sam.backend.quiet():
             if self.count % self.k:
-                self._check(params, arrays)
-                scale = self.alpha * nm.sqrt(
-                    dot(arrays, arrays) / _positive(dot(self.across, self.across))
-                )
-                used = [_plus(g, scale, v) for g, v in zip(arrays, self.across, strict=True)]
+                across = self._checked(params, arrays)
+                scale = self.alpha * nm.sqrt(dot(arrays, arrays) / _positive(dot(across, across)))
+                used = [_plus(g, scale, v) for g, v in zip(arrays, across, strict=True)]
                 self.count += 1
                 return arranged(params, used)
             # the caller may reuse its arrays for the second gradient
@@ -168,19 +168,25 @@ class LookSAM:
         with self.sam.backend.quiet():
             along = dot(arrays, own) / _positive(dot(own, own))
             self.across = [_plus(s, -along, g) for s, g in zip(arrays, own, strict=True)]
+            self._keys = list(params) if isinstance(params, Mapping) else None
         self.count += 1
         return second
 
-    def _check(self, params: Any, arrays: list[Any]) -> None:
-        """Raise unless the part across that is kept is of arrays like these."""
+    def _checked(self, params: Any, arrays: list[Any]) -> list[Any]:
+        """The part across that is kept, in the order of ``params``; raises unless it is of arrays like these."""
         if len(arrays) != len(self.across):
             message = f"looksam: has {len(self.across)} arrays, got {len(arrays)} gradients"
             raise StepError(message)
-        for label, g, v in zip(labels(params), arrays, self.across, strict=True):
+        across = self.across
+        if self._keys is not None and isinstance(params, Mapping):
+            named = dict(zip(self._keys, across, strict=True))
+            across = aligned(self.sam.rule, "the part across", params, named)
+        for label, g, v in zip(labels(params), arrays, across, strict=True):
             if g is not None and v is not None and tuple(g.shape) != tuple(v.shape):
                 wanted, got = tuple(v.shape), tuple(g.shape)
                 message = f"looksam: gradient of {label} must have shape {wanted}, got {got}"
                 raise StepError(message)
+        return across
 
 
 def dot(a: list[Any], b: list[Any]) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 from isostep import nm
 from isostep.domains import DomainError
 from isostep.rule import Part
-from isostep.state import StepError, as_list, labels
+from isostep.state import StepError, as_list, labels, reordered
 
 
 class Vectors:
@@ -90,6 +90,9 @@ class BoundSolver:
                 f"{name}: loss_and_grad must be a function of the parameters, got {loss_and_grad!r}"
             )
             raise StepError(message)
+        keys = getattr(state, "keys", None)
+        known = keys if isinstance(keys, tuple) else None
+        params = reordered(name, params, known, "start with None")
         flat = Flat(name, params)
         outside = np.geterr()
 
@@ -107,6 +110,7 @@ class BoundSolver:
         state = self._checked(state, x)
         with np.errstate(all="ignore"):  # a trial may be infinite
             loss, x, state = self.solver.step(evaluate, x, state, hyper, Vectors())
+        state.keys = None if flat.keys is None else tuple(flat.keys)
         return loss, flat.split(x), state
 
     def _checked(self, state: Any, x: Any) -> Any:

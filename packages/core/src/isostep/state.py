@@ -37,7 +37,7 @@ class State:
     group: dict[str, Any] = field(default_factory=dict)
     group_t: int = 0
     #: the parameters' keys in the order of ``arrays``, where they were a dict: names decide, not places
-    keys: tuple[Any, ...] | None = field(default=None, compare=False)
+    keys: tuple[Any, ...] | None = field(default=None, compare=False, kw_only=True)
     plan: Any = field(default=None, repr=False, compare=False)  # a backend's own notes; never saved
     figures: Any = field(default=None, repr=False, compare=False)  # of an observed rule's last step
     #: whoever made it answers for its arrays being those of the last step, and need not be checked again
@@ -76,12 +76,19 @@ def keyed(rule: BoundRule, params: Any, state: Any) -> Any:
     Raises:
         StepError: the state is that of parameters with other names.
     """
-    keys = state.keys if isinstance(state, State) and isinstance(params, Mapping) else None
-    if keys is None or tuple(params) == keys:
+    if not isinstance(state, State) or state.keys is None:
+        return params
+    check_rule(rule)
+    return reordered(rule.name, params, state.keys, "make one with backend.init")
+
+
+def reordered(owner: str, params: Any, keys: tuple[Any, ...] | None, hint: str) -> Any:
+    """A dict of parameters in the order of a state's keys; a list, or for a state without keys, as it is."""
+    if keys is None or not isinstance(params, Mapping) or tuple(params) == keys:
         return params
     if set(params) != set(keys):
         wanted, got = sorted(map(str, keys)), sorted(map(str, params))
-        message = f"{rule.name}: state is for params with the keys {wanted}, got {got}; make one with backend.init"
+        message = f"{owner}: state is for params with the keys {wanted}, got {got}; {hint}"
         raise StepError(message)
     return {key: params[key] for key in keys}
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from isostep import curvature
@@ -94,7 +95,7 @@ def sam_gradient(
 def _check_way(rho: Any, eta: Any, eps: Any) -> None:
     """Raise unless the numbers of the way are at least 0; arrays, which may be traced, are taken as they are."""
     for name, value in (("rho", rho), ("eta", eta), ("eps", eps)):
-        if not isinstance(value, jax.Array):
+        if not isinstance(value, jax.Array | np.ndarray):
             check("sam", name, value, at_least=0, hint="pass a length, or 0 for none")
 
 

@@ -38,7 +38,11 @@ def export(optimizer: Any, packed: dict[str, Any]) -> None:
     state = {k: dict(v) if isinstance(v, dict) else v for k, v in packed["state"].items()}
     for own_group, group in zip(optimizer.param_groups, packed["param_groups"], strict=True):
         owns = {key: own for key in group["params"] if (own := state.get(key))}
-        shared = {n: v for n, v in group.get(SHARED, {}).items() if n != "step"}
+        found = {n: v for n, v in (group.get(SHARED) or {}).items() if n != "step"}
+        shared = {  # users may have put numbers there
+            n: v if isinstance(v, torch.Tensor) else torch.tensor(v, dtype=torch.float64)
+            for n, v in found.items()
+        }
         for key, own in owns.items():
             copied = {"step": own["step"]} | shared
             state[key] = own | {n: v.clone() for n, v in copied.items()}
@@ -55,7 +59,10 @@ def export(optimizer: Any, packed: dict[str, Any]) -> None:
             group[SCHEDULES] = {
                 n: v if all(map(_plain, _each(v))) else None for n, v in found.items()
             }
-        group |= {n: _pure(v) for n, v in group.items() if n != SHARED}
+        # arrays with axes that are no hyperparameters are what users keep there
+        theirs = {n for n, v in group.items() if isinstance(v, np.ndarray) and v.ndim}
+        kept = {SHARED} | theirs - {*rule.values}
+        group |= {n: _pure(v) for n, v in group.items() if n not in kept}
     packed["state"] = state
 
 
@@ -63,8 +70,10 @@ def _pure(value: Any) -> Any:
     """NumPy's numbers as Python's, also in pairs and in schedules of ours."""
     if isinstance(value, np.ndarray):
         value = (*value.tolist(),) if value.ndim else value.item()
-    if isinstance(value, list | tuple):
+    if type(value) in (list, tuple):
         return type(value)(map(_pure, value))
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named one
+        return type(value)(*map(_pure, value))
     if type(value) in _OURS and is_dataclass(value) and not isinstance(value, type):
         changed = {f.name: _pure(getattr(value, f.name)) for f in fields(value) if f.init}
         return replace(value, **changed)

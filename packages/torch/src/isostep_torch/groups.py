@@ -50,7 +50,8 @@ def param_groups(
         message = f"param_groups: lr_by must be a dict of pattern: factor, got {lr_by!r}"
         raise TypeError(message)
     _check_number("lr", lr, "a finite number >= 0", lambda x: x >= 0)
-    _check_number("weight_decay", weight_decay, "a finite number >= 0", lambda x: x >= 0)
+    if not callable(weight_decay):  # a schedule, which nothing multiplies here
+        _check_number("weight_decay", weight_decay, "a finite number >= 0", lambda x: x >= 0)
     factors = {"layer_decay": layer_decay, **{f"lr_by[{q!r}]": f for q, f in (lr_by or {}).items()}}
     for what, factor in factors.items():
         _check_number(what, factor, "a finite number > 0", lambda x: x > 0)
@@ -128,7 +129,8 @@ def _print(groups: Mapping[Any, dict[str, Any]], notes: Mapping[Any, set[str]]) 
         some = ", ".join(names[:3]) + (f", ... ({len(names) - 3} more)" if len(names) > 3 else "")
         elements = sum(p.numel() for _, p in group["params"])
         rate, decay = (
-            "default" if (v := group.get(n)) is None else f"{v:g}" for n in ("lr", "weight_decay")
+            "default" if (v := group.get(n)) is None else str(v) if callable(v) else f"{v:g}"
+            for n in ("lr", "weight_decay")
         )
         patterns = ", ".join(sorted(notes[key])) or "-"
         rows.append((str(k), str(len(names)), f"{elements:,}", rate, decay, patterns, some))

@@ -215,7 +215,7 @@ class Optimizer(Stepping):
                     {n: storage.real(own[n]).to(w.dtype) for n in rule.state_names}
                     for own, w in zip(owns, wide, strict=True)
                 ]
-                shared = {n: v for n, v in group.get(SHARED, {}).items() if n != "step"}
+                shared = {n: v for n, v in (group.get(SHARED) or {}).items() if n != "step"}
                 state = State(rule.name, [int(own["step"]) for own in owns], arrays, shared)
                 if params:
                     points = backend.evaluation_point(rule, wide, state)

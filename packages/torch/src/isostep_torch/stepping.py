@@ -269,7 +269,10 @@ class Stepping(torch.optim.Optimizer):
             group[SHARED] = {"step": 0, **made.group}
         shared = dict(group.get(SHARED) or {})
         done = shared.pop("step", 0 if group["capturable"] else max(counts))
-        shared = _taken(rule, shared, old.state.group if old is not None else {}, params[0])
+        if shared:
+            usual = getattr(torch, backend._group_dtype([storage.real(p.detach()) for p in params]))
+            last = old.state.group if old is not None else {}
+            shared = _taken(rule, shared, last, usual, params[0].device)
         if group["capturable"] and not isinstance(done, torch.Tensor):
             done = torch.tensor(float(done), device=params[0].device)
         elif not group["capturable"]:
@@ -329,14 +332,22 @@ def _factor(scale: torch.Tensor | None, maximize: bool, capturable: bool) -> Any
 
 
 def _taken(
-    rule: BoundRule, shared: Mapping[str, Any], last: Mapping[str, Any], like: torch.Tensor
+    rule: BoundRule,
+    shared: Mapping[str, Any],
+    last: Mapping[str, Any],
+    usual: torch.dtype,
+    device: torch.device,
 ) -> dict[str, Any]:
-    """What a group shares, as steps take it: users may put any numbers in the place of ``last``, the last step's."""
-    tensors = [v for v in (*last.values(), *shared.values()) if isinstance(v, torch.Tensor)]
-    dtype = tensors[0].dtype if tensors else torch.float64
+    """What a group shares, as steps take it: users may put any numbers in the place of ``last``, the last step's.
+
+    Where neither these nor ``shared`` itself agree on a dtype it is ``usual``.
+    """
+    tensors = [v for v in (last or shared).values() if isinstance(v, torch.Tensor)]
+    dtypes = {v.dtype for v in tensors if v.is_floating_point()}
+    dtype = dtypes.pop() if len(dtypes) == 1 else usual
     for n, v in shared.items():
         check_value(rule, f"{SHARED}[{n!r}]", v)
-    return {n: torch.as_tensor(v, dtype=dtype, device=like.device) for n, v in shared.items()}
+    return {n: torch.as_tensor(v, dtype=dtype, device=device) for n, v in shared.items()}
 
 
 def _count(t: float) -> torch.Tensor:

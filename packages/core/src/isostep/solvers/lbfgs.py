@@ -49,6 +49,8 @@ class LBFGSState:
     H_diag: Any = None
     prev_flat_grad: Any = None
     prev_loss: float | None = None
+    #: a dict's, in whose order the vectors are; torch.optim.LBFGS knows none
+    keys: tuple[Any, ...] | None = None
 
     def copy(self) -> LBFGSState:
         """One whose lists are its own; the arrays, which nobody writes, are shared."""

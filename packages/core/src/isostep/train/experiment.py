@@ -213,8 +213,9 @@ class _Run:
             if not needed.exists():
                 message = f"{needed} is not there, so nothing can be resumed; run with --save first"
                 raise TrainError(message)
-        before = described(self.notes)
-        for name, value in self.settings.identity().items():
+        identity = self.settings.identity()
+        before = {"files": identity["files"]} | described(self.notes)  # old notes know no files
+        for name, value in identity.items():
             if before.get(name) != value:
                 message = f"{path} was made with {name} {before.get(name)!r}, got {value!r}; resume as it began"
                 raise TrainError(message)
