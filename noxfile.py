@@ -96,6 +96,15 @@ def oracles(session, oracle):
 
 
 @nox.session
+def census(session):
+    """Which rule every optimizer of the collections follows, by its steps; the report and its page."""
+    install(session, ["core", "torch", "conformance"], groups=["test", "libraries"])
+    session.install("--no-deps", *nox.project.dependency_groups(GROUPS, "catalogue"))
+    to = ["--json", "conformance/reports/census.json", "--page", "docs/census.md"]
+    session.run("python", "-W", "ignore", "-m", "isostep_conformance.identify.census", *to, *session.posargs)
+
+
+@nox.session
 def clients(session):
     """Loops, states and checkpoints of other libraries, with our optimizers in them."""
     install(session, groups=["test", "libraries", "clients"])

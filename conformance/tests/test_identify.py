@@ -9,8 +9,9 @@ import pytest
 
 import isostep
 from isostep_conformance.identify import TargetError, identify, target
-from isostep_conformance.identify.command import main
-from isostep_conformance.identify.search import ROUNDED, problem, steps
+from isostep_conformance.identify.answer import ROUNDED
+from isostep_conformance.identify.command import as_json, lines, main
+from isostep_conformance.identify.trial import problem, steps
 
 torch = pytest.importorskip("torch")
 
@@ -154,6 +155,163 @@ def test_a_rule_with_a_piece():
             super().step()
 
     assert "adamw" in {f.rule.name for f in identify(Decaying).same}
+
+
+def changed(change):
+    """Adam, before whose steps something is done to its parameters and gradients, by their place and step."""
+
+    class Changed(Adam):
+        def step(self):
+            for i, p in enumerate(self.param_groups[0]["params"]):
+                t = self.state[p].get("t", 0) + 1
+                change(i, t, p)
+            super().step()
+
+    return Changed
+
+
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [
+        (
+            lambda i, t, p: p.grad.clamp_(-100, 100),
+            11,
+        ),  # a threshold that usual gradients are below
+        (lambda i, t, p: p.data.mul_(0.5 if t == 12 else 1), 12),  # every twelfth step
+        (lambda i, t, p: p.data.mul_(0.9 if p.ndim == 4 else 1), 1),  # other arrays
+        (lambda i, t, p: p.grad.mul_(0 if i >= 2 else 1), 1),  # more of them
+    ],
+)
+def test_what_eight_steps_do_not_show_is_seen_in_a_harder_run(change, step, capsys):
+    answer = identify(changed(change), rule="adam")
+    assert (answer.verdict, answer.same) == ("none", [])
+    assert answer.parted[0].rule.name == "adam"
+    assert answer.parted[0].parted[0] == step
+    told = "\n".join(lines(answer))
+    assert "but parts from them in a longer and harder run" in told
+    assert f"at step {step}, in an array of shape" in told
+    assert as_json(answer)["parted"][0]["parted"][0] == step
+
+
+def test_elements_without_a_gradient_are_seen():
+    class Lazy(Adam):
+        def step(self):
+            before = [(p, p.data.clone()) for p in self.param_groups[0]["params"]]
+            super().step()
+            for p, old in before:
+                p.data = torch.where(p.grad == 0, old, p.data)
+
+    assert identify(Lazy, rule="adam").verdict == "none"
+
+
+def test_decay_of_matrices_alone_is_a_piece():
+    class Decaying(Adam):
+        def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+            super().__init__(params, lr, betas, eps)
+            self.decay = weight_decay
+
+        def step(self):
+            for p in self.param_groups[0]["params"]:
+                p.data.mul_(1 - self.param_groups[0]["lr"] * self.decay * (p.ndim > 1))
+            super().step()
+
+    answer = identify(Decaying, rule="adam")
+    assert answer.verdict == "same"
+    assert "weight_decay(weight_decay=0.113, decoupled=True, min_ndim=2)" in repr(
+        answer.same[0].rule
+    )
+
+
+def test_numbers_taken_for_each_other():
+    class Swapped(Adam):
+        def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
+            super().__init__(params, lr, betas[::-1], eps)
+
+    answer = identify(Swapped, rule="adam")
+    assert answer.verdict == "slip"
+    assert answer.slipped[0].slip == "exchanged: betas[0] and betas[1]"
+
+
+def test_a_number_taken_twice():
+    class Twice(torch.optim.AdamW):
+        def step(self):
+            for p in self.param_groups[0]["params"]:
+                lr, decay = self.defaults["lr"], self.defaults["weight_decay"]
+                p.data.mul_((1 - lr**2 * decay) / (1 - lr * decay))
+            super().step()
+
+    answer = identify(Twice, rule="adamw", slips_at_most=1)
+    assert answer.verdict == "slip"
+    assert answer.slipped[0].slip == "lr twice: (lr * weight_decay)"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "self, params, lr, betas, eps",  # all required
+        "self, *, params, lr=1e-3, betas=[0.9, 0.999], eps=1e-8",
+        "self, lr, params, betas=(0.9, 0.999), eps=1e-8",
+        "self, params, **rest",
+    ],
+)
+def test_however_it_is_called(arguments):
+    handed = "params, **rest" if "rest" in arguments else "params, lr, betas, eps"
+    names: dict = {"base": Adam}
+    exec(f"def __init__({arguments}): base.__init__(self, {handed})", names)
+    answer = identify(type("Mine", (Adam,), {"__init__": names["__init__"]}), rule="adam")
+    assert answer.verdict == "same"
+    assert set(answer.settings) == {"lr", "betas", "eps"}
+    assert 0.95 < answer.settings["betas"][1] < 0.999
+
+
+def test_a_name_of_its_own_is_no_other_name():
+    """beta3 is one of betas elsewhere, and eta is lr; adamod and amos have them themselves."""
+    isostep_torch = pytest.importorskip("isostep_torch")
+    for name in ("adamod", "amos", "adashift"):  # adashift's first eight steps go nowhere
+        answer = identify(isostep_torch.load_optimizer(name), rule=name, slips_at_most=0)
+        assert answer.verdict == "same", name
+
+
+def test_noise_is_the_same_every_time_and_nobody_elses_changes():
+    class Noisy(Adam):
+        def step(self):
+            for p in self.param_groups[0]["params"]:
+                p.grad.add_(torch.randn_like(p))
+            super().step()
+
+    before = torch.random.get_rng_state()
+    far = [identify(Noisy, rule="adam", slips_at_most=0).nearest[0].far for _ in range(2)]
+    assert far[0] == far[1]
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_what_cannot_tell_rules_apart_is_refused():
+    with pytest.raises(TargetError, match="does not move its parameters"):
+        identify(torch.optim.SGD, {"lr": 0.0, "weight_decay": 0.0})
+    with pytest.raises(TargetError, match="numbers that are not finite"):
+        identify(torch.optim.SGD, {"lr": float("inf")}, rule="sgd")
+
+
+def test_code_that_exits_prints_or_is_interrupted(capsys, tmp_path, monkeypatch):
+    file = tmp_path / "mine.py"
+    file.write_text("import sys\nsys.exit(3)\n")
+    assert main([f"{file}:Mine"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    file.write_text(
+        "import torch\nclass Mine(torch.optim.SGD):\n"
+        "    def step(self):\n        print('stepping')\n        super().step()\n"
+    )
+    assert main([f"{file}:Mine", "--rule", "sgd", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["verdict"] == "same"
+    assert "stepping" in told.err
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("isostep_conformance.identify.command.identify", interrupted)
+    assert main(["torch.optim.SGD"]) == 130
+    assert capsys.readouterr().err == "isostep-identify: interrupted\n"
 
 
 def test_what_is_no_rule_gets_the_nearest():

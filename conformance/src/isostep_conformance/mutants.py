@@ -74,7 +74,7 @@ def _every(program: Program) -> Iterator[tuple[str, Callable[[], Program], str]]
         for label, edit in _edits(node):
 
             def make(node: Value = node, edit: Edit = edit) -> Program:
-                return _edited(program, node, edit)
+                return edited(program, node, edit)
 
             yield f"{label}: {text(node)}", make, "; ".join(sorted(places[node]))
     yield from ((label, make, "") for label, make in _of_outputs(program))
@@ -268,7 +268,8 @@ def _program(
     )
 
 
-def _edited(program: Program, node: Value, edit: Edit) -> Program:
+def edited(program: Program, node: Value, edit: Edit) -> Program:
+    """The program with one node replaced."""
     graph = Graph(program.shape)
     made = clone(graph, program, {node: edit})
     return _program(

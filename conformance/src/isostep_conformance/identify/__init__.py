@@ -8,7 +8,8 @@ in their programs, such as conformance's mutants have; so that a wrong optimizer
 
 from __future__ import annotations
 
-from isostep_conformance.identify.search import Answer, Finding, identify
+from isostep_conformance.identify.answer import Answer, Finding
+from isostep_conformance.identify.search import identify
 from isostep_conformance.identify.targets import Target, TargetError, target
 
 __all__ = ["Answer", "Finding", "Target", "TargetError", "identify", "target"]

@@ -14,13 +14,16 @@ from isostep.domains import (
     Domain,
     DomainError,
     Flag,
+    Integer,
     Pair,
     Real,
 )
 from isostep.rule import BoundPiece, BoundRule, Piece, Rule, RuleError
+from isostep_conformance.identify.settings import resolved
 
-#: Settings of one part at most: static choices first, then numbers that go by other names; fewer behind a piece.
-MOST, MOST_COMPOSED = 64, 12
+#: Settings of one part at most: static choices first, then numbers that go by other names; fewer behind a piece, and
+#: fewer still of both where the piece is a guess.
+MOST, MOST_COMPOSED, MOST_INSTEAD = 64, 12, 4
 
 
 @dataclass(frozen=True)
@@ -39,20 +42,46 @@ class _Option:
     cost: int = 0
 
 
+def _tried(only: str | None) -> Iterator[Rule]:
+    """The rules that need gradients alone; ``only`` names one."""
+    for rule in map(isostep.definition, [only] if only is not None else isostep.rules()):
+        if not (rule.inputs or rule.group_inputs):
+            yield rule
+
+
+def _pieces() -> list[Piece]:
+    every = (isostep.pieces.registry[n] for n in isostep.pieces.registry.names())
+    return [p for p in every if not p.inputs]
+
+
 def candidates(numbers: Mapping[str, Any], only: str | None = None) -> Iterator[Candidate]:
     """Rules alone, and with each piece whose own number is one that the rule does not know; ``only`` names a rule."""
-    pieces = [isostep.pieces.registry[n] for n in isostep.pieces.registry.names()]
-    pieces = [p for p in pieces if not p.inputs]
-    for name in [only] if only is not None else isostep.rules():
-        rule = isostep.definition(name)
-        if rule.inputs or rule.group_inputs:
-            continue
+    pieces = _pieces()
+    for rule in _tried(only):
         unknown = _unknown(rule, numbers)
         fitting = [p for p in pieces if unknown & _needed(p)]
         for k, (bound, cost) in enumerate(settings(rule, numbers)):
             yield Candidate(bound, cost)
             for piece in fitting if k < MOST_COMPOSED else ():
                 for around, extra in settings(piece, numbers):
+                    composed = _composed(piece, around, bound)
+                    if composed is not None:
+                        yield Candidate(composed, cost + extra + 2)
+
+
+def instead(numbers: Mapping[str, Any], only: str | None = None) -> Iterator[Candidate]:
+    """Rules whose own number is off, with a piece that has it instead: it may decay other arrays, or otherwise."""
+    pieces = _pieces()
+    for rule in _tried(only):
+        own = resolved(rule, numbers)
+        for piece in pieces:
+            needed = _needed(piece)
+            names = needed & rule.hyper.keys() if needed <= own.keys() else set()
+            off = own | dict.fromkeys(names, 0.0)
+            for bound, cost in itertools.islice(settings(rule, off), MOST_INSTEAD if names else 0):
+                if any(bound.values[n] != 0 for n in names):
+                    continue  # it cannot be switched off there
+                for around, extra in itertools.islice(settings(piece, numbers), MOST_INSTEAD):
                     composed = _composed(piece, around, bound)
                     if composed is not None:
                         yield Candidate(composed, cost + extra + 2)
@@ -66,7 +95,7 @@ def left_out() -> list[str]:
 
 def _unknown(part: Rule | Piece, numbers: Mapping[str, Any]) -> set[str]:
     """The names of numbers that a part has no hyperparameter for."""
-    return {n for n in numbers if n.partition("[")[0] not in part.hyper}
+    return {n for n in resolved(part, numbers) if n.partition("[")[0] not in part.hyper}
 
 
 def _needed(piece: Piece) -> set[str]:
@@ -85,6 +114,7 @@ def _composed(piece: Piece, around: BoundPiece, rule: BoundRule) -> BoundRule | 
 def settings(part: Any, numbers: Mapping[str, Any]) -> Iterator[tuple[Any, int]]:
     """A part bound to the numbers that go by its names, and to what may be meant where none does."""
     unknown = _unknown(part, numbers)
+    numbers = resolved(part, numbers)
     spare = [v for n, v in numbers.items() if n in unknown and _is_number(v) and v != 0]
     axes = [list(_options(n, d, numbers, spare)) for n, d in part.hyper.items()]
     for row in itertools.islice(sorted_product(axes), MOST):
@@ -139,6 +169,8 @@ def _unnamed(domain: Domain, spare: list[Any]) -> Iterator[_Option]:
         return
     if domain.default is not REQUIRED:
         yield _Option(domain.default, 1)
+    if isinstance(domain, Integer) and domain.static:  # which arrays, which axes
+        yield from (_Option(v, 2) for v in domain.cases if v != domain.default)
     if isinstance(domain, Real):
         if domain.zero_is_static and domain.default != 0:
             yield _Option(0.0, 1)
@@ -151,7 +183,10 @@ def _unnamed(domain: Domain, spare: list[Any]) -> Iterator[_Option]:
 
 def _alike(domain: Real, value: float) -> bool:
     """Whether a number is of the kind that a domain is of: a part of one, or not."""
-    return (domain.high == 1) == (0.5 <= value < 1)
+    part_of_one = 0.5 <= value < 1
+    return (domain.high == 1) == part_of_one or (
+        part_of_one and any(c is not None and 0.5 <= c < 1 for c in domain.cases)
+    )
 
 
 def _allowed(domain: Domain, value: Any) -> bool:

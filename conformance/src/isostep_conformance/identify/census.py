@@ -20,8 +20,9 @@ from typing import Any
 
 import isostep
 from isostep.replacing import replacing
+from isostep_conformance.identify.answer import Answer
 from isostep_conformance.identify.command import as_json
-from isostep_conformance.identify.search import Answer, identify
+from isostep_conformance.identify.search import identify
 from isostep_conformance.identify.targets import TargetError, target
 from isostep_conformance.oracles.torch_packages import optimizer_class
 
@@ -156,6 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Take the census, and write it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", required=True, metavar="FILE", help="where to write it")
+    parser.add_argument("--page", metavar="FILE", help="where to write the page")
     parser.add_argument("--only", default="", metavar="TEXT", help="names that contain this")
     options = parser.parse_args(argv)
     found: list[dict[str, Any]] = []
@@ -173,8 +175,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 found.append(entry(label, made, collection))
                 seconds = time.monotonic() - started
                 print(f"{label}: {found[-1]['verdict']} ({seconds:.0f} s)", flush=True)
+    census = {"versions": versions, "optimizers": found}
     with replacing(Path(options.json)) as file:
-        file.write_text(json.dumps({"versions": versions, "optimizers": found}, indent=1) + "\n")
+        file.write_text(json.dumps(census, indent=1) + "\n", encoding="utf-8")
+    if options.page:
+        from isostep_conformance.identify.table import page
+
+        with replacing(Path(options.page)) as file:
+            file.write_text("\n".join(page(census)) + "\n", encoding="utf-8")
     return 0 if found else 1
 
 

@@ -11,13 +11,16 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 from isostep import RuleError
 from isostep.domains import Choice, Flag
 from isostep.rule import BoundRule
-from isostep_conformance.identify.search import ROUNDED, SAME, STEPS, Answer, Finding, identify
+from isostep_conformance.identify.answer import ROUNDED, Answer, Finding
+from isostep_conformance.identify.search import identify
 from isostep_conformance.identify.targets import PROTOCOLS, TargetError
+from isostep_conformance.identify.trial import SAME, STEPS
 
 #: How many of each kind are told.
 TOLD = 3
@@ -57,16 +60,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Search, print, and say by the exit status whether a rule was found."""
     options = parser().parse_args(argv)
     try:
-        answer = identify(
-            options.optimizer,
-            dict(_setting(text) for text in options.set),
-            protocol=options.protocol,
-            rule=options.rule,
-            slips_at_most=options.slips,
-        )
+        with redirect_stdout(sys.stderr):  # what the optimizer prints is no answer
+            answer = identify(
+                options.optimizer,
+                dict(_setting(text) for text in options.set),
+                protocol=options.protocol,
+                rule=options.rule,
+                slips_at_most=options.slips,
+            )
     except (TargetError, RuleError) as error:
         print(f"isostep-identify: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("isostep-identify: interrupted", file=sys.stderr)
+        return 130
     print(json.dumps(as_json(answer), indent=1) if options.json else "\n".join(lines(answer)))
     return 0 if answer.verdict in ("same", "rounded") else 1
 
@@ -88,7 +95,7 @@ def lines(answer: Answer) -> Iterator[str]:
     yield f"{answer.label}({given})"
     yield from _told(answer)
     skipped = f"; not tried, because they need more than gradients: {', '.join(answer.not_tried)}"
-    yield f"{answer.tried:,} runs of {STEPS} steps in float64{skipped if answer.verdict == 'none' else ''}"
+    yield f"{answer.tried:,} runs of {STEPS} steps and more in float64{skipped if answer.verdict == 'none' else ''}"
 
 
 def _told(answer: Answer) -> Iterator[str]:
@@ -103,6 +110,14 @@ def _told(answer: Answer) -> Iterator[str]:
 
 
 def _not_found(answer: Answer) -> Iterator[str]:
+    if answer.parted:
+        yield f"takes the steps of these {STEPS} times, but parts from them in a longer and harder run"
+        for finding in answer.parted[:TOLD]:
+            yield _line(finding)
+            if finding.parted is not None:
+                step, shape = finding.parted
+                yield f"           at step {step}, in an array of shape {shape}"
+        return
     whole = [f for f in answer.slipped if f.off <= ROUNDED]
     if whole:
         yield "takes the steps of no rule here as it is, but of"
@@ -148,6 +163,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
                 "off": _finite(f.off),
                 "far": _finite(f.far),
                 "first": f.first,
+                "parted": None if f.parted is None else [f.parted[0], list(f.parted[1])],
                 "slips": [s for s in f.slip.split("; ") if s],
             }
             for f in findings
@@ -159,6 +175,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "verdict": answer.verdict,
         "same": entries(answer.same),
         "rounded": entries(answer.rounded),
+        "parted": entries(answer.parted),
         "slipped": entries(answer.slipped),
         "nearest": entries(answer.nearest),
         "runs": answer.tried,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
 import isostep
+from isostep.domains import REQUIRED, Domain, Pair
+from isostep.rule import Piece, Rule
 
 #: Other libraries' names of what rules here call otherwise.
 ALIASES = {
@@ -26,12 +28,24 @@ ALIASES = {
 ON = {"weight_decay": 0.113, "momentum": 0.872}
 #: Numbers that are neither neutral nor like each other.
 LR, EPS = 0.0137, 0.0023
-_DECAYS = (0.831, 0.947, 0.961, 0.913, 0.879)
+#: Decays of the last few steps, and of many: an update is a good deal larger than usual where gradients grow.
+_DECAYS, _LONG = (0.831, 0.907, 0.873, 0.919, 0.851), (0.991, 0.983, 0.987, 0.979, 0.989)
+_LONG_FROM = 0.95
 
 
-def plain(name: str) -> str:
-    """The name that rules here have for an argument of somebody else's."""
-    return ALIASES.get(name, name)
+def plain(name: str, others: Collection[str] = ()) -> str:
+    """The name that rules here have for an argument of somebody else's, unless it is one of its ``others``."""
+    own = ALIASES.get(name, name)
+    return name if own in others else own
+
+
+def resolved(part: Rule | Piece, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers under the names that a rule or piece has for them: its own before what they may be called elsewhere."""
+    found = {n: v for n, v in numbers.items() if n.partition("[")[0] in part.hyper}
+    for name, value in numbers.items():
+        if name not in found:
+            found.setdefault(plain(name, found), value)
+    return found
 
 
 @cache
@@ -49,11 +63,39 @@ def chosen(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
         if name in given:
             found[name] = given[name]
             continue
-        own = plain(name)
-        value = _telling(own, default, len(found)) if own.partition("[")[0] in known() else None
+        own = plain(name, defaults)
+        if own.partition("[")[0] not in known():
+            continue
+        required = default is inspect.Parameter.empty
+        usually = _usual(own) if required else default
+        value = _telling(own, usually, len(found))
+        if value is None and required and usually is not REQUIRED:
+            value = usually
         if value is not None:
             found[name] = value
     return found
+
+
+@cache
+def _usual(name: str) -> Any:
+    """What a setting is by default in the first rule that has one of its name, ``REQUIRED`` in none."""
+    base, _, place = name.partition("[")
+    for rule in map(isostep.definition, isostep.rules()):
+        domain = rule.hyper.get(base)
+        default = REQUIRED if domain is None else _default(domain)
+        if place and isinstance(default, tuple):
+            index = int(place[:-1])
+            default = default[index] if index < len(default) else REQUIRED
+        if default is not REQUIRED:
+            return default
+    return REQUIRED
+
+
+def _default(domain: Domain) -> Any:
+    if not isinstance(domain, Pair):
+        return domain.default
+    parts = tuple(map(_default, domain.parts))
+    return REQUIRED if REQUIRED in parts else parts
 
 
 def _telling(name: str, default: Any, place: int) -> Any:
@@ -62,10 +104,12 @@ def _telling(name: str, default: Any, place: int) -> Any:
         return LR
     if name in ON and (default is None or _number(default)):
         return ON[name]
-    if isinstance(default, tuple) and default and all(_number(x) and 0.5 <= x < 1 for x in default):
-        return tuple(_near(x, place + i) for i, x in enumerate(default))
-    if name.startswith("betas[") and (_number(default) or default is inspect.Parameter.empty):
-        return _DECAYS[int(name[6])]
+    if (
+        isinstance(default, tuple | list)
+        and default
+        and all(_number(x) and 0.5 <= x < 1 for x in default)
+    ):
+        return type(default)(_near(x, place + i) for i, x in enumerate(default))
     return _near(default, place) if _number(default) and isinstance(default, float) else None
 
 
@@ -74,7 +118,8 @@ def _near(default: float, place: int) -> float:
     if default in (0.0, 1.0) or not math.isfinite(default):
         return default
     if 0.5 <= default < 1:
-        return _DECAYS[place % len(_DECAYS)]
+        decays = _LONG if default > _LONG_FROM else _DECAYS
+        return decays[place % len(decays)]
     if 0 < default <= 1e-5:
         return EPS * (1 + place / 8)
     return default * (1.07 + place / 64)
@@ -85,12 +130,11 @@ def _number(value: Any) -> bool:
 
 
 def numbers(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings under this project's names, part by part (``betas[0]``): those given, and the defaults."""
+    """All settings, part by part (``betas[0]``): those given, and the defaults."""
     found: dict[str, Any] = {}
     for name, value in {**defaults, **settings}.items():
         if value is inspect.Parameter.empty:
             continue
         parts = enumerate(value) if isinstance(value, tuple | list) else ()
-        flat = {f"{plain(name)}[{i}]": x for i, x in parts} or {plain(name): value}
-        found |= {n: v for n, v in flat.items() if n not in found}
+        found |= {f"{name}[{i}]": x for i, x in parts} or {name: value}
     return found

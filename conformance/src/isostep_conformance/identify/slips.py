@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from isostep.backends.numpy import NumpyReference
+from isostep.calls import COUNT
 from isostep.program import PARAMETER, Program, trace
 from isostep.rule import BoundRule
+from isostep.values import Domain, Graph, Value
 from isostep_conformance import exact
 from isostep_conformance.bounds import Plain
 from isostep_conformance.formats import FORMATS
-from isostep_conformance.mutants import OFF, mutants
+from isostep_conformance.mutants import OFF, Mutant, edited, mutants, text
 
 Arrays = list[np.ndarray]
 #: What a wrong program may raise when it is run: nobody could step with it.
@@ -77,8 +81,23 @@ def slips(before: Slip) -> Iterator[Slip]:
     """Every slip that can be made on top of one, the same in each program that has the place."""
     made: dict[str, dict[Program, Program]] = {}
     for program, wrong in before.wrong.items():
-        for mutant in mutants(wrong):
+        for mutant in itertools.chain(mutants(wrong), () if before.made else _twice(wrong)):
             if not mutant.id.startswith(f"x {OFF}"):  # numbers are off by anything
                 made.setdefault(mutant.id, {})[program] = mutant.program
-    for text, more in made.items():
-        yield Slip((*before.made, text), before.rule, before.wrong | more)
+    for what, more in made.items():
+        yield Slip((*before.made, what), before.rule, before.wrong | more)
+
+
+def _twice(program: Program) -> Iterator[Mutant]:
+    """A product or quotient with a number of the group for which the number is taken once more."""
+    for node in program.live:
+        factors = {"mul": node.args, "div": node.args[:1], "neg": node.args}.get(node.op, ())
+        for i, factor in enumerate(factors):
+            number = factor.op == "input" and factor.domain <= Domain.STEP
+            if number and factor.attrs[0] != COUNT:
+                name = f"{factor.attrs[0]} twice: {text(node)}"
+                yield Mutant(name, edited(program, node, partial(_once_more, place=i)))
+
+
+def _once_more(graph: Graph, node: Value, args: tuple[Value, ...], place: int) -> Value:
+    return graph.apply("mul", (graph.apply(node.op, args), args[place]))

@@ -19,6 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 
 Arrays = list[np.ndarray]
+#: What the argument is called that takes the parameters.
+PARAMETERS = ("params", "parameters")
 
 
 class TargetError(ValueError):
@@ -35,11 +37,15 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """An optimizer in question: what it may be given, with its defaults (``inspect.Parameter.empty``: required)."""
+    """An optimizer in question: what it may be given, with its defaults (``inspect.Parameter.empty``: required).
+
+    ``more`` says that it takes settings of other names as well.
+    """
 
     label: str
     defaults: Mapping[str, Any]
     run: Run
+    more: bool = False
 
 
 def target(given: str | Callable[..., Any], protocol: str | None = None) -> Target:
@@ -53,13 +59,15 @@ def target(given: str | Callable[..., Any], protocol: str | None = None) -> Targ
     if chosen not in PROTOCOLS:
         message = f"unknown protocol {chosen!r}; known: {', '.join(PROTOCOLS)}"
         raise TargetError(message)
-    parameters = list(_signature(made, label).parameters.values())
-    leading, runner = PROTOCOLS[chosen]
+    parameters = _parameters(made, label)
+    takes_parameters, runner = PROTOCOLS[chosen]
+    first = _first(parameters) if takes_parameters else None
     defaults = {
         p.name: p.default
-        for p in parameters[leading:]
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        for p in parameters
+        if p is not first and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     }
+    makes = made if first is None else _taking(made, first, parameters)
 
     def run(
         settings: Mapping[str, Any], start: Arrays, gradients: Sequence[Arrays]
@@ -67,13 +75,43 @@ def target(given: str | Callable[..., Any], protocol: str | None = None) -> Targ
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return runner(made, settings, start, gradients)
-        except Exception as error:  # of somebody else's code: any
+                return runner(makes, settings, start, gradients)
+        except (Exception, SystemExit) as error:  # of somebody else's code: any
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            message = f"{label} does not step with {_written(settings)}: {text[:300]}"
+            message = f"{label}, used as {chosen}'s are, does not step with {_written(settings)}: {text[:300]}"
             raise TargetError(message) from error
 
-    return Target(label, defaults, run)
+    more = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return Target(label, defaults, run, more)
+
+
+def _parameters(made: Callable[..., Any], label: str) -> list[inspect.Parameter]:
+    """The arguments of a callable; of a class that hands on what it has no name for, those of its bases as well."""
+    found = {p.name: p for p in _signature(made, label).parameters.values()}
+    bases = iter(made.__mro__[1:-1]) if inspect.isclass(made) else iter(())
+    while any(p.kind is p.VAR_KEYWORD for p in found.values()):
+        base = next((b for b in bases if "__init__" in vars(b)), None)
+        if base is None:
+            break
+        handed_on = list(_signature(base, label).parameters.values())
+        found = {n: p for n, p in found.items() if p.kind is not p.VAR_KEYWORD}
+        for p in handed_on:
+            found.setdefault(p.name, p)
+    return list(found.values())
+
+
+def _first(parameters: list[inspect.Parameter]) -> inspect.Parameter | None:
+    """The argument that takes the parameters: the one of that name, or the first."""
+    return next((p for p in parameters if p.name in PARAMETERS), next(iter(parameters), None))
+
+
+def _taking(
+    made: Callable[..., Any], first: inspect.Parameter, parameters: list[inspect.Parameter]
+) -> Callable[..., Any]:
+    """A callable whose first argument is its parameters, wherever it has them."""
+    if first is parameters[0] and first.kind is not first.KEYWORD_ONLY:
+        return made
+    return lambda params, **rest: made(**{first.name: params}, **rest)
 
 
 def _written(settings: Mapping[str, Any]) -> str:
@@ -105,7 +143,7 @@ def _named(name: str) -> Any:
 def _module(path: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(path)
-    except Exception as error:  # whatever a module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
         message = f"{name}: {path} cannot be imported: {type(error).__name__}: {error}"
         raise TargetError(" ".join(message.split())) from error
 
@@ -121,7 +159,7 @@ def _file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the file does
+    except (Exception, SystemExit) as error:  # whatever the file does
         message = f"{path} cannot be imported: {type(error).__name__}: {error}"
         raise TargetError(" ".join(message.split())) from error
     return module
@@ -146,11 +184,9 @@ def _signature(made: Callable[..., Any], label: str) -> inspect.Signature:
 
 
 def _protocol(made: Callable[..., Any]) -> str:
-    """torch's where there is a ``step`` or the first argument is called ``params``, else optax's."""
-    names = list(_signature(made, repr(made)).parameters)
-    return (
-        "torch" if hasattr(made, "step") or names[:1] in (["params"], ["parameters"]) else "optax"
-    )
+    """torch's where there is a ``step`` or an argument is called ``params``, else optax's."""
+    names = _signature(made, repr(made)).parameters
+    return "torch" if hasattr(made, "step") or any(n in names for n in PARAMETERS) else "optax"
 
 
 def _torch(
@@ -161,17 +197,19 @@ def _torch(
 ) -> list[Arrays]:
     import torch
 
-    params = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in start]
-    optimizer = made(params, **settings)
-    if hasattr(optimizer, "train"):  # schedule-free: the weights that gradients are taken at
-        optimizer.train()
-    found = []
-    for step in gradients:
-        for p, g in zip(params, step, strict=True):
-            p.grad = torch.from_numpy(g.copy())
-        optimizer.step()
-        found.append([p.detach().numpy().copy() for p in params])
-    return found
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)  # noise is the same every time, and nobody else's changes
+        params = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in start]
+        optimizer = made(params, **settings)
+        if hasattr(optimizer, "train"):  # schedule-free: the weights that gradients are taken at
+            optimizer.train()
+        found = []
+        for step in gradients:
+            for p, g in zip(params, step, strict=True):
+                p.grad = torch.from_numpy(g.copy())
+            optimizer.step()
+            found.append([p.detach().numpy().copy() for p in params])
+        return found
 
 
 def _optax(
@@ -195,8 +233,8 @@ def _optax(
         return found
 
 
-#: How many leading arguments are not settings, and how a run goes.
-PROTOCOLS: dict[str, tuple[int, Callable[..., list[Arrays]]]] = {
-    "torch": (1, _torch),
-    "optax": (0, _optax),
+#: Whether an argument takes the parameters, and how a run goes.
+PROTOCOLS: dict[str, tuple[bool, Callable[..., list[Arrays]]]] = {
+    "torch": (True, _torch),
+    "optax": (False, _optax),
 }
