@@ -11,6 +11,7 @@ import isostep
 from isostep_conformance.identify import TargetError, identify, target
 from isostep_conformance.identify.answer import ROUNDED
 from isostep_conformance.identify.command import as_json, lines, main
+from isostep_conformance.identify.slips import right, slips
 from isostep_conformance.identify.trial import problem, steps
 
 torch = pytest.importorskip("torch")
@@ -392,3 +393,12 @@ def test_its_own_gradients_tell_rules_apart():
     runs = [np.concatenate([a.ravel() for a in list(steps(r, Shown()))[-1]]) for r in made]
     for i, one in enumerate(runs):
         assert all(np.abs(one - other).max() > 1e-4 for other in runs[:i])
+
+
+def test_slips_can_be_made_of_what_reads_less_than_the_rule():
+    """A program that begins a sum anew does not read the old one: its mutants have no such input."""
+    rule = isostep.rule("adasmooth", lr=0.1, window=5)
+    first = next(slips(right(rule, [(4, 3)], 8)))
+    names = [{n.attrs[0] for n in p.nodes if n.op == "input"} for p in first.wrong.values()]
+    assert any("s" not in found for found in names)
+    assert all(second.made[0] == first.made[0] for second in slips(first))

@@ -285,9 +285,11 @@ def _of_outputs(program: Program) -> Iterator[tuple[str, Callable[[], Program]]]
     """What can go wrong between computing and storing."""
     if UPDATE in program.outputs:
         yield "update negated", lambda: _changed(program, UPDATE, "neg")
+    read = {n.attrs[0] for n in program.nodes if n.op == "input"}  # a mutant may have lost some
     for name, node in program.stored.items():
         old = next((n for n in program.live if n.op == "input" and n.attrs[0] == name), None)
-        yield f"{name} not stored", partial(_changed, program, name, "old")
+        if name in read:
+            yield f"{name} not stored", partial(_changed, program, name, "old")
         users = [n for n in program.live if node in set(n.args)]
         elsewhere = users or any(v is node for n, v in program.outputs.items() if n != name)
         if old is not None and elsewhere:
@@ -296,7 +298,7 @@ def _of_outputs(program: Program) -> Iterator[tuple[str, Callable[[], Program]]]
         if old is not None and old in behind:
             yield f"new {name} for old", partial(_changed, program, name, "new for old")
     for name, node in program.group_outputs.items():
-        if node.op != "input":
+        if node.op != "input" and name in read:
             yield f"group's {name} not stored", partial(_changed, program, name, "group old")
 
 

@@ -153,6 +153,17 @@ def _turned(made: Callable[..., Any], values: dict[str, Any], rule: str) -> Answ
     return None
 
 
+def write(report: str, page: str | None, census: dict[str, Any]) -> None:
+    """The report, as far as the census has come, and its page."""
+    from isostep_conformance.identify import table
+
+    with replacing(Path(report)) as file:
+        file.write_text(json.dumps(census, indent=1) + "\n", encoding="utf-8")
+    if page:
+        with replacing(Path(page)) as file:
+            file.write_text("\n".join(table.page(census)) + "\n", encoding="utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Take the census, and write it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -175,14 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 found.append(entry(label, made, collection))
                 seconds = time.monotonic() - started
                 print(f"{label}: {found[-1]['verdict']} ({seconds:.0f} s)", flush=True)
-    census = {"versions": versions, "optimizers": found}
-    with replacing(Path(options.json)) as file:
-        file.write_text(json.dumps(census, indent=1) + "\n", encoding="utf-8")
-    if options.page:
-        from isostep_conformance.identify.table import page
-
-        with replacing(Path(options.page)) as file:
-            file.write_text("\n".join(page(census)) + "\n", encoding="utf-8")
+        write(options.json, options.page, {"versions": versions, "optimizers": found})
     return 0 if found else 1
 
 
