@@ -518,6 +518,7 @@ def test_errors_of_the_command_are_one_line(words, text, capsys, tmp_path, monke
 
 
 def test_what_is_no_file_s_name_gets_one(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("sklearn", reason="isostep[train] is not installed")
     monkeypatch.chdir(tmp_path)
     parts = (
         "OneCycle(0.1, STEPS), WarmupStableDecay(0.1, warmup=3, decay=4), REX(total_steps=STEPS)"
