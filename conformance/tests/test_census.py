@@ -1,12 +1,26 @@
-"""The census's page: a row for each kind of answer."""
+"""The census's page: it is what the report says, and speaks of every optimizer."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")  # the collections are torch's, and so is what imports them
 
 from isostep_conformance.identify.table import page
+
+ROOT = Path(__file__).parents[2]
+REPORT = ROOT / "conformance" / "reports" / "census.json"
+
+
+def test_the_page_is_the_reports():
+    census = json.loads(REPORT.read_text(encoding="utf-8"))
+    written = (ROOT / "docs" / "census.md").read_text(encoding="utf-8").splitlines()
+    assert list(page(census)) == written, "run nox -s census"
+    for entry in census["optimizers"]:
+        assert entry["optimizer"].rpartition(".")[2] in "\n".join(written)
 
 
 def finding(name: str, off: float = 1e-14, slips: tuple[str, ...] = ()) -> dict[str, object]:
