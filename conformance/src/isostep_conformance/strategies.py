@@ -49,26 +49,18 @@ def _reals(domain: Real) -> st.SearchStrategy[Any]:
     )
     # Between 0 and 1e-8 lie most floats and no hyperparameters, but zero itself.
     found: st.SearchStrategy[Any] = numbers.map(lambda x: float(f"{x:.6g}")).filter(
-        lambda x: _inside(domain, x) and (x == 0 or abs(x) > 1e-8)
+        lambda x: domain.allows(x) and (x == 0 or abs(x) > 1e-8)
     )
     if domain.optional:
         found = found | st.none()
     if domain.zero_is_static:
         found = found | st.just(0.0)
-    positive = found.filter(lambda x: x is not None and x > 0 and _inside(domain, x / 2))
+    positive = found.filter(lambda x: x is not None and x > 0 and domain.allows(x / 2))
     return (
         found | positive.map(Wave)
         if (domain.low is None or domain.low >= 0) and domain.high is None
         else found
     )
-
-
-def _inside(domain: Real, x: float) -> bool:
-    try:
-        domain.check("", x)
-    except DomainError:
-        return False
-    return True
 
 
 def hypers(part: Part) -> st.SearchStrategy[dict[str, Any]]:

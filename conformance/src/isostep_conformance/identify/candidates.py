@@ -151,7 +151,7 @@ def _options(
         for row in sorted_product(parts):
             yield _Option(tuple(o.value for o in row), sum(o.cost for o in row))
         return
-    if name in numbers and _allowed(domain, numbers[name]):
+    if name in numbers and domain.allows(numbers[name]):
         yield _Option(numbers[name])
         return
     yield from _unnamed(domain, spare)
@@ -177,7 +177,7 @@ def _unnamed(domain: Domain, spare: list[Any]) -> Iterator[_Option]:
         if domain.optional and domain.default is not None:
             yield _Option(None, 1)
         for value in spare:
-            if _allowed(domain, value) and _alike(domain, value):
+            if domain.allows(value) and _alike(domain, value):
                 yield _Option(value, 1)
 
 
@@ -187,14 +187,6 @@ def _alike(domain: Real, value: float) -> bool:
     return (domain.high == 1) == part_of_one or (
         part_of_one and any(c is not None and 0.5 <= c < 1 for c in domain.cases)
     )
-
-
-def _allowed(domain: Domain, value: Any) -> bool:
-    try:
-        domain.check("value", value)
-    except DomainError:
-        return False
-    return True
 
 
 def _is_number(value: Any) -> bool:

@@ -126,7 +126,9 @@ def run(unknown: Target, values: Mapping[str, Any]) -> tuple[Trial, dict[str, An
         raise TargetError(message)
     told: TargetError | None = None
     telling = settings.chosen(unknown.defaults, values)
-    plain = {n: v for n, v in telling.items() if n in values or settings.plain(n) == "lr"}
+    plain = {
+        n: v for n, v in telling.items() if n in values or settings.plain(n) in settings.ALWAYS
+    }
     for used in (telling, plain):
         for make, shapes in (*((problem, s) for s in SHAPES), *((harder, s) for s in HARDER[1:])):
             try:

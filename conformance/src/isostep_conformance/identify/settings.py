@@ -26,8 +26,10 @@ ALIASES = {
 }  # fmt: skip
 #: What is switched on though it is off by default: what is off cannot be told apart.
 ON = {"weight_decay": 0.113, "momentum": 0.872}
-#: Numbers that are neither neutral nor like each other.
-LR, EPS = 0.0137, 0.0023
+#: What is given whatever its default is, and when nothing else can be: without it there is no step.
+ALWAYS = {"lr": 0.0137}
+#: Of what is small, a number that shows.
+EPS = 0.0023
 #: Decays of the last few steps, and of many: an update is a good deal larger than usual where gradients grow.
 _DECAYS, _LONG = (0.831, 0.907, 0.873, 0.919, 0.851), (0.991, 0.983, 0.987, 0.979, 0.989)
 _LONG_FROM = 0.95
@@ -100,8 +102,8 @@ def _default(domain: Domain) -> Any:
 
 def _telling(name: str, default: Any, place: int) -> Any:
     """A number that shows; None where the default is left alone."""
-    if name == "lr":
-        return LR
+    if name in ALWAYS:
+        return ALWAYS[name]
     if name in ON and (default is None or _number(default)):
         return ON[name]
     if (

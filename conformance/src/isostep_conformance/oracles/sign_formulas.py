@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -65,15 +65,9 @@ class Trajectory:
 def flush(value: Array) -> Array:
     """Subnormal entries replaced by a zero of the same sign."""
     with np.errstate(all="ignore"):
-        smallest = np.asarray(_smallest_normal(value.dtype), np.float64)
+        smallest = np.asarray(ml_dtypes.finfo(value.dtype).smallest_normal, np.float64)
         small = np.abs(value.astype(np.float64)) < smallest
         return np.where(small, np.copysign(np.zeros_like(value), value), value)
-
-
-def _smallest_normal(dtype: np.dtype[Any]) -> float:
-    if dtype.name == "bfloat16":
-        return float(np.finfo(np.float32).smallest_normal)
-    return float(np.finfo(dtype).smallest_normal)
 
 
 def sign_step(

@@ -82,6 +82,8 @@ def decay_checks() -> Iterator[Outcome]:
             yield Outcome(name, "formula, float64", title, Deviation(exact, count), 4e-15)
 
 
+#: The rules that the cases are of.
+RULES = tuple(dict.fromkeys(case.rule for case in CASES))
 MODES: dict[str, tuple[Any, tuple[SignCase, ...]]] = {
     "float32": (np.float32, CASES),
     "float64": (np.float64, CASES),
@@ -97,7 +99,7 @@ def kernel_checks(path: str, seed: int = 11) -> Iterator[Outcome]:
     for mode, (dtype, cases) in MODES.items():
         given = inputs(dtype, per_pattern=4, seed=seed)
         own_decay = mode in ("float32", "float64")
-        for name in ("addsign", "powersign"):
+        for name in RULES:
             total, worst_case = Replay(), ""
             chosen = [case for case in cases if case.rule == name]
             for case in chosen:
@@ -122,7 +124,7 @@ def formula_checks() -> Iterator[Outcome]:
     """The NumPy formulas that stand in where TensorFlow flushes, against TensorFlow itself."""
     for mode, (dtype, cases) in MODES.items():
         given = inputs(dtype, per_pattern=4, seed=11)
-        for name in ("addsign", "powersign"):
+        for name in RULES:
             total = NOTHING
             for case in (each for each in cases if each.rule == name):
                 decays = tf_kernels.decays(case, mode)
@@ -136,7 +138,7 @@ def formula_checks() -> Iterator[Outcome]:
 
 def unit_test_checks(path: str) -> Iterator[Outcome]:
     """TensorFlow's unit-test vectors: their printed digits, and the kernels on the same inputs."""
-    for name in ("addsign", "powersign"):
+    for name in RULES:
         printed, live = NOTHING, NOTHING
         for case, expected in (each for each in UNIT_TESTS if each[0].rule == name):
             rule = sign_rule(case)

@@ -43,6 +43,14 @@ class Domain(ABC):
     def describe(self) -> str:
         """The allowed values in words, as used in errors and tables."""
 
+    def allows(self, value: Any) -> bool:
+        """Whether a value is inside."""
+        try:
+            self.check("", value)
+        except DomainError:
+            return False
+        return True
+
     def is_static(self, value: Any) -> bool:
         """Whether this very value is part of the program's structure."""
         return self.static
