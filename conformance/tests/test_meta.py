@@ -120,6 +120,7 @@ def test_a_backend_that_breaks_a_step_is_rejected(
         (wrong_rules.WritesOnError, "errors"),
         (wrong_rules.LooksBeforeItChecks, "errors"),
         (wrong_rules.TakesMemoryForRows, "transposed"),
+        (wrong_rules.GoesByPlace, "as_dict"),
         (wrong_rules.NarrowScalars, "slow_averages"),
         (wrong_steps.UncorrectedLate, "slow_averages"),
         (wrong_steps.OneCount, "own_counts"),

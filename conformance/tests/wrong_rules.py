@@ -210,3 +210,14 @@ class WritesOnError(NumpyReference):
         for p, new in zip(params, result[0], strict=True):
             p[...] = new
         return params, result[1]
+
+
+class GoesByPlace(NumpyReference):
+    """Takes a dict's arrays in the order in which they come, whatever the state's is."""
+
+    def step(self, rule: BoundRule, params: Any, grads: Any, state: Any, **inputs: Any) -> Any:
+        keys, state.keys = state.keys, None
+        try:
+            return super().step(rule, params, grads, state, **inputs)
+        finally:
+            state.keys = keys

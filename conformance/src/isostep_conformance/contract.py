@@ -168,7 +168,7 @@ def saved_and_restored(backend: Any, found: Run) -> Iterator[str]:
 
 
 def as_dict(backend: Any, found: Run) -> Iterator[str]:
-    """Parameters may be a dict; gradients are matched by key."""
+    """Parameters may be a dict, and names decide: of gradients, and of parameters in another order than the state's."""
     shot = _shot(found)
     wanted = _step(backend, found, shot)
     params, state = load(backend, shot.before)
@@ -177,13 +177,15 @@ def as_dict(backend: Any, found: Run) -> Iterator[str]:
     by_name = {
         n: dict(zip(names, v, strict=True)) if isinstance(v, list) else v for n, v in inputs.items()
     }
-    turned = dict(reversed(list(zip(names, grads, strict=True))))
+    state.keys = tuple(names)
+    turned = dict(reversed(list(zip(names, params, strict=True))))
     new, state = backend.step(
-        found.rule, dict(zip(names, params, strict=True)), turned, state, **by_name
+        found.rule, turned, dict(zip(names, grads, strict=True)), state, **by_name
     )
-    if not isinstance(new, dict) or list(new) != names:
+    if not isinstance(new, dict) or set(new) != set(names):
         yield f"params came in as a dict with keys {names} and went out as {type(new).__name__} with {list(new)}"
         return
+    new = {n: new[n] for n in names}
     yield from (f"as a dict: {d}" for d in differences(unload(backend, new, state), wanted))
 
 
