@@ -824,3 +824,18 @@ def test_a_gradient_of_a_number_may_be_a_numpy_scalar():
         found.append(params)
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_a_pass_that_stores_fetches_ahead_and_is_vectorised(name):
+    from isostep.lower.numba_source import source
+
+    program = isostep.trace(isostep.rule(name, lr=0.1))
+    found: dict = {}
+    exec(compile(source(program, "float32"), name, "exec"), found)
+    stages = [found[f"stage{k}"] for k in range(program.stages)]
+    texts = [next(iter(stage.inspect_llvm().values())) for stage in stages]
+    assert all("x float> @llvm.sqrt" in text for text in texts)
+    # of the next chunk, and of what comes next in this one: parameters, gradients and two averages
+    assert ["call void @llvm.prefetch" in text for text in texts] == [False] * (len(texts) - 1) + [True]
+    assert source(program, "float32").count("fetch(") == 2 * 4

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from isostep.listing import bare, identifiers, lines
+from isostep.lower.bins import WIDTH
 from isostep.lower.layout import Layout, Pass, layout
 from isostep.program import UPDATE, Program
 from isostep.state import COMPUTE_DTYPE
@@ -33,14 +34,19 @@ TEXT = {
     **{f: f"np.{f}({{}})" for f in ("sqrt", "expm1", "log", "sin", "cos", "tanh", "floor")},
     **{f: f"np.{f}({{}})" for f in ("isfinite", "isnan")},
 }
+#: A pass that stores goes in runs of so many elements: while one is computed, as many that lie ``AHEAD`` of it are
+#: fetched, and of the next chunk the first ``AHEAD``. By themselves processors look ahead to the end of a page.
+RUN, AHEAD = 128, 256
+#: Elements of a cache line.
+LINE = {"float64": 8, "float32": 16}
 #: Elements of a run whose sums an observed rule's kernel adds up in the dtype of the arithmetic.
 SHORT = 1024
 RESERVED = (
-    "np", "exp", "log1p", "cbrt", "power", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first", "last",
-    "table", "scalars", "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk", "array",
-    "start", "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run", "added", "njit",
-    "loader", "storer", "word", "number", "put", "KERNEL", "row", "key", "key_of", "hashed", "hash_of", "noise_of",
-    "by_sign",
+    "np", "exp", "log1p", "cbrt", "power", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first",
+    "last", "table", "scalars", "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk",
+    "array", "start", "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run",
+    "added", "njit", "loader", "storer", "word", "fetch", "line", "after", "begin", "until", "number", "put",
+    "KERNEL", "row", "key", "key_of", "hashed", "hash_of", "noise_of", "by_sign",
 )  # fmt: skip
 
 
@@ -104,6 +110,7 @@ class Writer:
                     *added,
                     "cbrt",
                     "exp",
+                    "fetch",
                     "loader",
                     "log1p",
                     "maximum",
@@ -176,7 +183,7 @@ class Writer:
         if self.layout.passes[stage].axis is not None:
             body += self._unit_loops(stage)
         else:
-            body += self._loop(stage, "start", "stop", self._element(stage))
+            body += self._chunk(stage)
         sums, seen = [self._sum(r) for r in this.sums], self._seen(stage)
         columns = max(sums, seen, key=len)
         for found in (sums, seen):
@@ -301,15 +308,50 @@ class Writer:
         """The same over a short run, in the dtype of the arithmetic: in float64 they would take as long as the step."""
         return [f"_short_{k}" for k, _ in enumerate(self.layout.figures(stage))]
 
-    def _loop(self, stage: int, first: str, stop: str, body: list[str]) -> list[str]:
-        """A loop over elements, in short runs if it collects an observed rule's sums."""
-        if not self.layout.figures(stage):
-            return [f"for i in range({first}, {stop}):", *_indent(body)]
-        pairs = list(zip(self._seen(stage), self._short(stage), strict=True))
+    def _chunk(self, stage: int) -> list[str]:
+        """The loop over a chunk whose elements are all alike; a pass that stores fetches what comes next."""
+        body = self._element(stage)
+        if stage < self.layout.stages - 1:
+            return self._loop(stage, "start", "stop", body)
+        slots, line = self._touched(stage), LINE[self.compute]
+        places = [
+            f"table, {self.layout.width} * after + {self.layout.slots.index(n)}" for n in slots
+        ]
+        length = SHORT if self.layout.figures(stage) else RUN
+        following = ("after", "begin", "until")  # the next chunk's array, start and stop
         return [
-            f"for run in range({first}, {stop}, {SHORT}):",
-            *(f"    {short} = dtype(0)" for _, short in pairs),
-            f"    for i in range(run, min({stop}, run + {SHORT})):",
+            *(f"{n} = word(chunks, 4 * min(chunk + 1, last - 1) + {k})" for k, n in enumerate(following)),
+            f"for line in range(begin, min(until, begin + {AHEAD}), {line}):",
+            *self._fetch(slots, [f"word({place})" for place in places]),
+            *self._loop(stage, "start", "stop", body, length, [
+                f"for line in range(run + {AHEAD}, min(stop, run + {AHEAD + length}), {line}):",
+                *self._fetch(slots, [f"address_{_id(n)}" for n in slots]),
+            ]),
+        ]  # fmt: skip
+
+    def _fetch(self, slots: list[str], addresses: list[str]) -> list[str]:
+        widths = [WIDTH.get(self.kinds[n], 2) for n in slots]
+        return [
+            f"    fetch({at} + {width} * line)" for at, width in zip(addresses, widths, strict=True)
+        ]
+
+    def _loop(
+        self,
+        stage: int,
+        first: str,
+        stop: str,
+        body: list[str],
+        length: int = SHORT,
+        before: Sequence[str] = (),
+    ) -> list[str]:
+        """A loop over elements, in runs if something stands before each or it collects an observed rule's sums."""
+        pairs = list(zip(self._seen(stage), self._short(stage), strict=True))
+        if not pairs and not before:
+            return [f"for i in range({first}, {stop}):", *_indent(body)]
+        return [
+            f"for run in range({first}, {stop}, {length}):",
+            *_indent([*before, *(f"{short} = dtype(0)" for _, short in pairs)]),
+            f"    for i in range(run, min({stop}, run + {length})):",
             *_indent(body, 2),
             *(f"    {seen} += np.float64({short})" for seen, short in pairs),
         ]

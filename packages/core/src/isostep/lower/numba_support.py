@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from llvmlite import binding, ir
 from numba import config, float32, int32, int64, njit, types, uint16, uint32
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 #: Options of a kernel. It is called by its address (``lower.objects``), so nothing is made that Python could call.
@@ -73,6 +74,21 @@ def storer(dtype: str, slot: int = 0, slots: int = 0) -> Any:
         return types.void(types.int64, types.int64, stored), codegen
 
     return store
+
+
+@intrinsic
+def fetch(_typing: Any, address: Any) -> Any:
+    """Ask for the cache line at this address, to be there when it is needed; any address will do."""
+
+    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        # to read, kept in all levels, data
+        builder.call(function, [builder.inttoptr(args[0], pointer), flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
 
 
 #: of the tables that a kernel is given: loads of whole numbers and of float64, stores of float64
