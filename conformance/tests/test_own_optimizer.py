@@ -15,7 +15,8 @@ from isostep_conformance.session import Session
 
 torch = pytest.importorskip("torch")
 PAGE = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-(SOURCE,) = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
+(SOURCE,) = (block for block in BLOCKS if "class Mine" in block)
 
 
 @pytest.fixture

@@ -10,6 +10,17 @@ from __future__ import annotations
 
 from isostep_conformance.identify.answer import Answer, Finding
 from isostep_conformance.identify.search import identify
+from isostep_conformance.identify.states import Match
+from isostep_conformance.identify.takeover import taken_over
 from isostep_conformance.identify.targets import Target, TargetError, target
 
-__all__ = ["Answer", "Finding", "Target", "TargetError", "identify", "target"]
+__all__ = [
+    "Answer",
+    "Finding",
+    "Match",
+    "Target",
+    "TargetError",
+    "identify",
+    "taken_over",
+    "target",
+]

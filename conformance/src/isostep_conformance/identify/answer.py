@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isostep.rule import BoundRule
+from isostep_conformance.identify.states import Match
 
 #: How many of the nearest are told, and tried with slips.
 NEAREST = 6
@@ -50,6 +51,8 @@ class Answer:
     nearest: list[Finding] = field(default_factory=list)
     tried: int = 0
     not_tried: list[str] = field(default_factory=list)
+    #: of the first rule that takes its steps, where asked for
+    state: list[Match] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:

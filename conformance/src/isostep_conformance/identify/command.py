@@ -19,6 +19,7 @@ from isostep.domains import Choice, Flag
 from isostep.rule import BoundRule
 from isostep_conformance.identify.answer import ROUNDED, Answer, Finding
 from isostep_conformance.identify.search import identify
+from isostep_conformance.identify.states import told
 from isostep_conformance.identify.targets import PROTOCOLS, TargetError
 from isostep_conformance.identify.trial import SAME, STEPS
 
@@ -52,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
         default=2,
         help="how many mistakes in a rule to look for where no rule fits; default: 2",
     )
+    made.add_argument(
+        "--state", action="store_true", help="tell which arrays of its state are the rule's"
+    )
     made.add_argument("--json", action="store_true", help="print what was found as JSON")
     return made
 
@@ -67,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 protocol=options.protocol,
                 rule=options.rule,
                 slips_at_most=options.slips,
+                with_state=options.state,
             )
     except (TargetError, RuleError) as error:
         print(f"isostep-identify: {' '.join(str(error).split())}", file=sys.stderr)
@@ -94,6 +99,9 @@ def lines(answer: Answer) -> Iterator[str]:
     given = ", ".join(f"{n}={v!r}" for n, v in answer.settings.items())
     yield f"{answer.label}({given})"
     yield from _told(answer)
+    if answer.state:
+        yield "the first one's state is, in its own"
+        yield from told(answer.state)
     skipped = f"; not tried, because they need more than gradients: {', '.join(answer.not_tried)}"
     yield f"{answer.tried:,} runs of {STEPS} steps and more in float64{skipped if answer.verdict == 'none' else ''}"
 
@@ -178,6 +186,10 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "parted": entries(answer.parted),
         "slipped": entries(answer.slipped),
         "nearest": entries(answer.nearest),
+        "state": [
+            {"name": m.name, "where": m.where or None, "factor": m.factor, "off": _finite(m.off)}
+            for m in answer.state
+        ],
         "runs": answer.tried,
         "not_tried": answer.not_tried,
     }

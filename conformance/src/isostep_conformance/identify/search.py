@@ -13,6 +13,7 @@ from isostep_conformance.identify import settings
 from isostep_conformance.identify.answer import NEAREST, ROUNDED, Answer, Finding, simplest
 from isostep_conformance.identify.candidates import Candidate, candidates, instead, left_out
 from isostep_conformance.identify.explain import slipped
+from isostep_conformance.identify.states import matches
 from isostep_conformance.identify.targets import Arrays, Target, TargetError, target
 from isostep_conformance.identify.trial import (
     HARDER,
@@ -39,6 +40,7 @@ def identify(
     protocol: str | None = None,
     rule: str | None = None,
     slips_at_most: int = 2,
+    with_state: bool = False,
 ) -> Answer:
     """Which rule takes an optimizer's steps, in float64: eight, then as many as three times those that are harder.
 
@@ -52,6 +54,7 @@ def identify(
         rule: ask about this rule alone.
         slips_at_most: where no rule fits, how many mistakes are looked for in the nearest ones, and in the rule of the
             optimizer's own name.
+        with_state: where a rule fits, tell which arrays of the optimizer's state are the rule's.
 
     Raises:
         TargetError: the optimizer cannot be found, made or stepped, or has no such setting.
@@ -72,6 +75,8 @@ def identify(
     answer.same = simplest((f for f in passed if f.off <= SAME), answer.label)
     answer.rounded = simplest((f for f in passed if f.off > SAME), answer.label)
     answer.parted = simplest(fitting, answer.label) if not passed else []
+    if with_state and passed:
+        answer.state = matches((answer.same or answer.rounded)[0].rule, unknown, used, trial)
     answer.nearest = _nearest_of(f for f in findings if f.off > ROUNDED)
     if not fitting:
         answer.slipped = simplest(

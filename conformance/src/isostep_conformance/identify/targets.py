@@ -10,8 +10,9 @@ import importlib
 import importlib.util
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -27,12 +28,18 @@ class TargetError(ValueError):
     """An optimizer that cannot be found, made or stepped: one line."""
 
 
-class Run(Protocol):
-    """Makes the optimizer, steps it over the gradients, and returns the parameters after each step."""
+#: What an optimizer keeps, under the names it has there: for every parameter an array, or None.
+States = dict[str, list[np.ndarray | None]]
+#: After each step the parameters, and what reads the state.
+Steps = Iterator[tuple[Arrays, Callable[[], States]]]
+
+
+class Stepped(Protocol):
+    """Makes the optimizer, and steps it over the gradients."""
 
     def __call__(
         self, settings: Mapping[str, Any], start: Arrays, gradients: Sequence[Arrays]
-    ) -> list[Arrays]: ...
+    ) -> Steps: ...
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,20 @@ class Target:
 
     label: str
     defaults: Mapping[str, Any]
-    run: Run
+    stepped: Stepped
     more: bool = False
+
+    def run(
+        self, settings: Mapping[str, Any], start: Arrays, gradients: Sequence[Arrays]
+    ) -> list[Arrays]:
+        """The parameters after each step."""
+        return [params for params, _ in self.stepped(settings, start, gradients)]
+
+    def kept(
+        self, settings: Mapping[str, Any], start: Arrays, gradients: Sequence[Arrays]
+    ) -> list[States]:
+        """The state after each step."""
+        return [read() for _, read in self.stepped(settings, start, gradients)]
 
 
 def target(given: str | Callable[..., Any], protocol: str | None = None) -> Target:
@@ -69,20 +88,18 @@ def target(given: str | Callable[..., Any], protocol: str | None = None) -> Targ
     }
     makes = made if first is None else _taking(made, first, parameters)
 
-    def run(
-        settings: Mapping[str, Any], start: Arrays, gradients: Sequence[Arrays]
-    ) -> list[Arrays]:
+    def stepped(settings: Mapping[str, Any], start: Arrays, gradients: Sequence[Arrays]) -> Steps:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return runner(makes, settings, start, gradients)
+                yield from runner(makes, settings, start, gradients)
         except (Exception, SystemExit) as error:  # of somebody else's code: any
             text = " ".join(f"{type(error).__name__}: {error}".split())
             message = f"{label}, used as {chosen}'s are, does not step with {_written(settings)}: {text[:300]}"
             raise TargetError(message) from error
 
     more = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    return Target(label, defaults, run, more)
+    return Target(label, defaults, stepped, more)
 
 
 def _parameters(made: Callable[..., Any], label: str) -> list[inspect.Parameter]:
@@ -194,7 +211,7 @@ def _torch(
     settings: Mapping[str, Any],
     start: Arrays,
     gradients: Sequence[Arrays],
-) -> list[Arrays]:
+) -> Steps:
     import torch
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -203,13 +220,28 @@ def _torch(
         optimizer = made(params, **settings)
         if hasattr(optimizer, "train"):  # schedule-free: the weights that gradients are taken at
             optimizer.train()
-        found = []
+
+        def read() -> States:
+            found = torch_state(optimizer, params)
+            return {n: [_number(v) for v in values] for n, values in found.items()}
+
         for step in gradients:
             for p, g in zip(params, step, strict=True):
                 p.grad = torch.from_numpy(g.copy())
             optimizer.step()
-            found.append([p.detach().numpy().copy() for p in params])
-        return found
+            yield [p.detach().numpy().copy() for p in params], read
+
+
+def torch_state(optimizer: Any, params: Sequence[Any], group: int = 0) -> dict[str, list[Any]]:
+    """What an optimizer keeps of each of these parameters: its own entries, and those of all and of their group."""
+    state = getattr(optimizer, "state", {})
+    groups = getattr(optimizer, "param_groups", ())
+    own = [dict(state[p]) if p in state else {} for p in params]
+    names = dict.fromkeys(n for entries in own for n in entries)
+    found = {f"state[p][{n!r}]": [e.get(n) for e in own] for n in names}
+    common = {f"state[{n!r}]": v for n, v in state.items() if isinstance(n, str)}
+    common |= {f"group[{n!r}]": v for g in groups[group : group + 1] for n, v in g.items()}
+    return found | {n: [v] * len(params) for n, v in common.items()}
 
 
 def _optax(
@@ -217,24 +249,49 @@ def _optax(
     settings: Mapping[str, Any],
     start: Arrays,
     gradients: Sequence[Arrays],
-) -> list[Arrays]:
+) -> Steps:
     import jax
 
     with jax.enable_x64(True):
         params = [jax.numpy.asarray(p) for p in start]
         transformation = made(**settings)
         state = transformation.init(params)
-        found = []
         for step in gradients:
             grads = [jax.numpy.asarray(g) for g in step]
             updates, state = transformation.update(grads, state, params)
             params = [p + u for p, u in zip(params, updates, strict=True)]
-            found.append([np.array(p) for p in params])
-        return found
+            yield [np.array(p) for p in params], partial(_leaves, state, len(params))
+
+
+def _number(value: Any) -> np.ndarray | None:
+    """A number or an array of numbers in float64; None of anything else."""
+    value = value.detach() if hasattr(value, "detach") else value
+    try:
+        found = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # what cannot be read as an array
+        return None
+    return found.astype(np.float64) if found.dtype.kind in "fiu" else None
+
+
+def _leaves(state: Any, count: int) -> States:
+    """A transformation's state: a leaf that stands in a list belongs to the parameter of that place, else to all."""
+    from jax.tree_util import SequenceKey, keystr, tree_flatten_with_path
+
+    found: States = {}
+    for path, leaf in tree_flatten_with_path(state)[0]:
+        place = path[-1].idx if path and isinstance(path[-1], SequenceKey) else count
+        own = place < count and len(path) > 1
+        name = "state" + keystr(path[:-1] if own else path)
+        value = _number(leaf)
+        if own:
+            found.setdefault(name, [None] * count)[place] = value
+        else:
+            found[name] = [value] * count
+    return found
 
 
 #: Whether an argument takes the parameters, and how a run goes.
-PROTOCOLS: dict[str, tuple[bool, Callable[..., list[Arrays]]]] = {
+PROTOCOLS: dict[str, tuple[bool, Callable[..., Steps]]] = {
     "torch": (True, _torch),
     "optax": (False, _optax),
 }

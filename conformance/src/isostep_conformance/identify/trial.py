@@ -10,6 +10,7 @@ import numpy as np
 
 from isostep.backends.numpy import NumpyReference
 from isostep.rule import BoundRule
+from isostep.state import State
 from isostep_conformance.identify.targets import Arrays
 
 #: Steps of a trial: schedules of the first few steps are over.
@@ -75,8 +76,12 @@ class Trial:
 
     def taken_by(self, rule: BoundRule) -> Trial:
         """The same of those arrays that a rule takes."""
+        return self.only(self.taken(rule))
+
+    def taken(self, rule: BoundRule) -> list[int]:
+        """Which of the arrays a rule takes."""
         ranks = rule.rule.ndim
-        return self.only([i for i, s in enumerate(self.shapes) if ranks is None or len(s) in ranks])
+        return [i for i, s in enumerate(self.shapes) if ranks is None or len(s) in ranks]
 
     def distance(self, steps: Iterable[Arrays], enough: float = np.inf) -> Distance:
         """How far these parameters' updates are from the optimizer's; no further than until ``enough`` is passed."""
@@ -141,10 +146,16 @@ def harder(shapes: Sequence[tuple[int, ...]]) -> tuple[Arrays, list[Arrays]]:
 
 def steps(rule: BoundRule, trial: Trial) -> Iterator[Arrays]:
     """The reference's parameters after each step."""
+    for params, _ in stepped(rule, trial):
+        yield params
+
+
+def stepped(rule: BoundRule, trial: Trial) -> Iterator[tuple[Arrays, State]]:
+    """The same, and its state, which the next step goes on with."""
     backend = NumpyReference()
     params = [p.copy() for p in trial.start]
     state = backend.init(rule, params)
     for grads in trial.gradients:
         with np.errstate(all="ignore"):
             params, state = backend.step(rule, params, [g.copy() for g in grads], state)
-        yield [np.array(p) for p in params]
+        yield [np.array(p) for p in params], state
