@@ -157,6 +157,32 @@ def test_before_the_first_step():
     assert all(int(e["step"]) == 3 for e in new.state.values())
 
 
+def test_the_old_one_is_as_it_was():
+    """Also what torch's copies of optimizers leave out."""
+    pytest.importorskip("isostep_torch")
+
+    class Logged(Adam):
+        def __init__(self, params, **settings):
+            super().__init__(params, **settings)
+            self.log = []
+
+        def step(self):
+            super().step()
+            self.log.append(self.count)
+
+    old = run(Logged)
+    params = [p.detach().clone() for p in parameters(old)]
+    arrays = [copy.deepcopy(old.state[p]) for p in parameters(old)]
+    taken_over(old, rule="adam")
+    assert old.log == [*range(1, 14)]
+    assert all(map(torch.equal, params, parameters(old)))
+    assert all(
+        torch.equal(own[n], a)
+        for own, p in zip(arrays, parameters(old), strict=True)
+        for n, a in old.state[p].items()
+    )
+
+
 def test_the_readme_s_example():
     isostep_torch = pytest.importorskip("isostep_torch")
     page = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -178,3 +204,20 @@ def test_what_cannot_be_taken_over_is_refused():
     old.step()
     with pytest.raises(TargetError, match="'momentum_buffer' is only by a factor in the state of"):
         taken_over(old, rule="sgd")
+    with pytest.raises(
+        TargetError, match=r"needs an optimizer with param_groups and state, .* got int"
+    ):
+        taken_over(3)
+
+
+def test_what_keeps_lists_of_tensors_is_refused():
+    class Boxed(Adam):
+        def step(self):
+            super().step()
+            for p in parameters(self):
+                self.state[p].setdefault("box", [torch.zeros_like(p.grad.sum())])[0].lerp_(
+                    p.grad.sum(), 0.1
+                )
+
+    with pytest.raises(TargetError, match="a copy of it in float64 does not step: RuntimeError"):
+        taken_over(run(Boxed), rule="adam")

@@ -7,6 +7,7 @@ the run goes on as it would have is then seen on copies of the very optimizer, f
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,10 @@ def taken_over(optimizer: Any, *, rule: str | None = None, steps: int | None = N
         TargetError: no rule here takes its steps, part of the rule's state is not in the optimizer's, or copies part.
         RuleError: there is no such rule.
     """
+    if not (hasattr(optimizer, "param_groups") and hasattr(optimizer, "state")):
+        kind = type(optimizer).__name__
+        message = f"taken_over needs an optimizer with param_groups and state, as torch.optim's have, got {kind}"
+        raise TargetError(message)
     unknown = target(type(optimizer), "torch")
     choices = _choices(unknown, optimizer)
     answer = identify(unknown, choices, rule=rule, slips_at_most=0, with_state=True)
@@ -51,7 +56,7 @@ def taken_over(optimizer: Any, *, rule: str | None = None, steps: int | None = N
 def _given(unknown: Target, optimizer: Any, group: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a group, under the names of the class's arguments; those that nothing tells are the defaults."""
     found = {n: group.get(n, getattr(optimizer, n, d)) for n, d in unknown.defaults.items()}
-    return {n: _value(v) for n, v in found.items()}
+    return {n: _value(v) for n, v in found.items() if v is not inspect.Parameter.empty}
 
 
 def _value(value: Any) -> Any:
@@ -156,9 +161,10 @@ def _double(optimizer: Any) -> Any:
         floating = isinstance(value, torch.Tensor) and value.is_floating_point()
         return value.double() if floating else value
 
-    made = copy.deepcopy(optimizer)
-    for n, v in vars(optimizer).items():  # which torch's copies lack
-        vars(made).setdefault(n, v)
+    known: dict[int, Any] = {}
+    made = copy.deepcopy(optimizer, known)
+    for n in vars(optimizer).keys() - vars(made).keys():  # torch's copies lack what is no state
+        setattr(made, n, copy.deepcopy(vars(optimizer)[n], known))
     for group in made.param_groups:
         for p in group["params"]:
             p.data = wide(p.data)
@@ -180,7 +186,12 @@ def _go_on_alike(old: Any, new: Any, label: str) -> None:
         for p, q in zip(parameters(old), parameters(new), strict=True):
             p.grad = torch.randn(p.shape, generator=draw, dtype=torch.float64).to(p.device)
             q.grad = p.grad.clone()
-        old.step()
+        try:
+            old.step()
+        except Exception as error:  # of somebody else's code: any
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            message = f"{label}: a copy of it in float64 does not step: {text[:300]}"
+            raise TargetError(message) from error
         new.step()
         for start, p, q in zip(before, parameters(old), parameters(new), strict=True):
             with torch.no_grad():
