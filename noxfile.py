@@ -28,6 +28,8 @@ CARRIED = {
     "array-api-compat", "array-api-strict", "optax", "absl-py", "pytest", "iniconfig", "packaging", "pluggy",
     "Pygments",
 }  # fmt: skip
+#: Projects whose tests need nothing that `isolation` lacks, unless they are marked so: each is run once, there.
+ALONE = ["jax"]
 EXTRAS = {"core": "[fused,halves,files,cli,plot,train]", "torch": "[fused,halves]"}
 
 
@@ -52,7 +54,10 @@ def tests(session):
     for project in FOLDERS:
         session.notify(f"isolation({project})", posargs=())
     install(session, groups=["test", "libraries", "kernels"])
-    session.run("pytest", *SPREAD, *(session.posargs or ["packages", "conformance"]))
+    together = [folder for project, folder in FOLDERS.items() if project not in ALONE]
+    session.run("pytest", *SPREAD, *(session.posargs or together))
+    if not session.posargs:
+        session.run("pytest", *SPREAD, "-m", "whole", *(FOLDERS[project] for project in ALONE))
 
 
 @nox.session
