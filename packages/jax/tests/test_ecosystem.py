@@ -60,6 +60,10 @@ def test_equinox_filtered_trees():
         return eqx.apply_updates(model, updates), state, value
 
     x = jax.random.normal(jax.random.key(1), (16, 3))
+    grads = eqx.filter_grad(loss)(model, x)
+    wanted = tx.update(grads, state, eqx.filter(model, eqx.is_inexact_array))
+    found = tx.update(grads, state, model)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
     model, state, first = step(model, state, x)
     for _ in range(20):
         model, state, last = step(model, state, x)

@@ -131,6 +131,22 @@ def test_multi_transform_and_multi_steps():
 
 
 @pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("name", ["adam", "adafactor", "prodigy", "sgd"])
+def test_tree_utilities_tell_what_is_like_parameters(name, grouped):
+    tx = optax.chain(optax.clip(1.0), getattr(isostep_jax, name)(grouped=grouped))
+    state = tx.init(PARAMS)
+    others = lambda _: "other"  # noqa: E731
+    found = optax.tree.map_params(tx, lambda x: "own", state, transform_non_params=others)[1]
+    assert (found.count, set(found.group.values()) - {"other"}) == ("other", set())
+    assert all(leaf == "own" for leaf in jax.tree.leaves(found.arrays))
+    assert len(jax.tree.leaves(found)) == len(jax.tree.leaves(state))
+    later = optax.tree.set(state, count=jnp.int32(7))
+    assert int(optax.tree.get(tx.update(GRADS, later, PARAMS)[1], "count")) == 8
+    with_one = isostep_jax.adam(grouped=grouped)
+    assert with_one.update({}, with_one.init({}), {})[0] == {}
+
+
+@pytest.mark.parametrize("grouped", [False, True])
 def test_inside_scan_vmap_and_grad(grouped):
     tx = isostep_jax.lamb(0.1, weight_decay=0.1, grouped=grouped)
 

@@ -194,9 +194,9 @@ def test_extra_inputs_pass_through_and_errors_are_one_line():
     with pytest.raises(isostep.StepError, match="adahessian needs the input 'hessian_diag'"):
         tx.update(grads, state, params)
     with pytest.raises(
-        isostep.StepError, match=r"adam needs the parameters: update\(grads, state, params\)"
+        isostep.StepError, match=r"adamw needs the parameters: update\(grads, state, params\)"
     ):
-        isostep_jax.adam().update(grads, isostep_jax.adam().init(params))
+        isostep_jax.adamw().update(grads, isostep_jax.adamw().init(params))
     with pytest.raises(isostep.StepError, match="grads must have the structure of params"):
         tx.update({"v": grads["w"]}, state, params, hessian_diag=grads)
     with pytest.raises(isostep.StepError, match=r"must have shape \(3,\), got \(4,\)"):
@@ -229,11 +229,140 @@ def test_no_parameters_are_an_empty_step(nothing):
         updates, state = tx.update(nothing, tx.init(nothing), nothing)
         assert updates == nothing
         assert int(state.count) == 1
-    tx, params = isostep_jax.adam(0.1), {"w": jnp.ones(3)}
+    tx, params = isostep_jax.adamw(0.1), {"w": jnp.ones(3)}
     with pytest.raises(isostep.StepError, match="state exp_avg must have the structure of params"):
         tx.update(None, tx.init(params))
-    with pytest.raises(isostep.StepError, match="adam needs the parameters"):
+    with pytest.raises(isostep.StepError, match="adamw needs the parameters"):
         tx.update(params, tx.init(params))
+
+
+# Parameters that a step does without, and trees that are hardly parameters
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("name", WITH_GRADIENTS)
+def test_a_step_needs_the_parameters_where_it_depends_on_them(name):
+    if isostep.rule(name).sequential:
+        pytest.skip("no transformation")
+    tx = getattr(isostep_jax, name)()
+    params, grads = {"m": jnp.linspace(-1.0, 1.0, 6).reshape(3, 2)}, {"m": jnp.full((3, 2), 0.3)}
+    many = [jax.tree.map(lambda p, k=k: p * k, params) for k in (1.0, 3.0)]
+    state = tx.init(params)
+    first, second = (jax.tree.leaves(tx.update(grads, state, p)) for p in many)
+    free = all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    text = ""
+    try:
+        found = jax.tree.leaves(tx.update(grads, state))
+    except isostep.StepError as error:
+        text = str(error)
+    if text:
+        assert text == f"{name} needs the parameters: update(grads, state, params)"
+    else:
+        assert free
+        for a, b in zip(found, first, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_gradients_stand_for_parameters_in_every_mode(dtype):
+    params, grads = tree(0, dtype), gradients(1, dtype)
+    same = partial(jax.tree.map, np.testing.assert_array_equal)
+    options = ({}, {"grouped": True}, {"exact_updates": False}, {"state_dtype": "float32"})
+    makes = (isostep_jax.adam, isostep_jax.sgd, isostep_jax.lion, isostep_jax.rmsprop)
+    for tx in [*(isostep_jax.adam(0.1, **own) for own in options), *(make(0.1) for make in makes)]:
+        state = tx.init(params)
+        same(jax.jit(tx.update)(grads, state), jax.jit(tx.update)(grads, state, params))
+    flat = isostep_jax.flat(isostep_jax.adam(0.1), params)
+    buffers, own = flat.flatten(params), flat.flatten(grads)
+    state = flat.init(buffers)
+    same(flat.update(own, state), flat.update(own, state, buffers))
+    with pytest.raises(isostep.StepError, match="adam: buffers must be a dict of"):
+        flat.update(grads, state)
+
+
+def test_gradients_that_cannot_stand_for_parameters_are_one_line():
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    for option in ("kahan", "master_weights", "stochastic_rounding"):
+        tx = isostep_jax.adam(**{option: True})
+        with pytest.raises(isostep.StepError, match="adam needs the parameters"):
+            tx.update(params, tx.init(params))
+    tx = isostep_jax.adam()
+    for grads, text in (
+        ({"w": jnp.ones(3)}, r"got bfloat16 \(3,\); pass the parameters, or gradients like them$"),
+        ({"w": jnp.arange(3)}, "adam: leaf 0 of grads must be one of float64"),
+        ({"v": params["w"]}, "adam: state exp_avg must have the structure of grads"),
+    ):
+        with pytest.raises(isostep.StepError, match=text):
+            tx.update(grads, tx.init(params))
+
+
+def test_what_has_no_gradient_is_left_out_of_a_model_given_whole():
+    model = {"f": jnp.tanh, "w": jnp.ones(3), "more": [jnp.arange(2), "name"]}
+    params, grads = ({"f": None, "w": w, "more": [None, None]} for w in (model["w"], jnp.ones(3)))
+    for options in ({}, {"grouped": True}):
+        tx = isostep_jax.adamw(0.1, **options)
+        state = tx.init(params)
+        found, wanted = (tx.update(grads, state, p) for p in (model, params))
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    tx, full = isostep_jax.sgd(0.5), {"v": jnp.ones(2), "w": jnp.ones(3)}
+    after, _ = isostep_jax.step(tx)(full, {"v": None, "w": jnp.ones(3)}, tx.init(full))
+    assert (after["v"].tolist(), after["w"].tolist()) == ([1.0] * 2, [0.5] * 3)
+    tx, full = isostep_jax.adam(), {"v": jnp.ones(2), "w": jnp.ones(3)}
+    with pytest.raises(isostep.StepError, match="state exp_avg must have the structure of grads"):
+        tx.update({"v": None, "w": full["w"]}, tx.init(full), full)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_floats_of_python_are_arrays_as_they_are_to_jit(wide):
+    with jax.enable_x64(wide):
+        params = {"a": 1.5, "b": (2.0, jnp.ones(2, jnp.float32))}
+        arrays = jax.tree.map(jnp.asarray, params)
+        plain = isostep_jax.adamw(0.1), isostep_jax.prodigy(0.1)
+        for tx in (*plain, isostep_jax.observe(plain[0])):
+            found, wanted = (tx.update(params, tx.init(p), p) for p in (params, arrays))
+            jax.tree.map(np.testing.assert_array_equal, found, wanted)
+            assert found[0]["a"].dtype == (jnp.float64 if wide else jnp.float32)
+            assert optax.apply_updates(params, found[0])["a"] < 1.5
+    with pytest.raises(isostep.StepError, match="leaf 0 of params must be an array, got int"):
+        isostep_jax.adam().init({"a": 1})
+
+
+@jax.tree_util.register_pytree_node_class
+class OfArrays:
+    """A node that takes nothing but arrays."""
+
+    def __init__(self, child):
+        assert hasattr(child, "shape")
+        self.child = child
+
+    def tree_flatten(self):
+        return (self.child,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
+def test_nodes_are_made_of_arrays_only():
+    params = OfArrays(jnp.ones(3))
+    for options in ({}, {"grouped": True}):
+        tx = isostep_jax.adamw(0.1, **options)
+        updates, _ = tx.update(params, tx.init(params), params)
+        assert isinstance(updates, OfArrays)
+
+
+@pytest.mark.parametrize("name", ["adafactor", "adagrad", "novograd", "shampoo", "sgd", "prodigy"])
+def test_a_state_of_shapes_alone(name):
+    shapes = {"w": jax.ShapeDtypeStruct((4, 3), jnp.bfloat16)}
+    for options in ({}, {"grouped": True}, {"master_weights": True}):
+        tx = getattr(isostep_jax, name)(**options)
+        state, wanted = tx.init(shapes), tx.init({"w": jnp.ones((4, 3), jnp.bfloat16)})
+        for n, value in wanted.arrays.items():
+            for a, b in zip(jax.tree.leaves(state.arrays[n]), jax.tree.leaves(value), strict=True):
+                if n in ("p0", "master_weight"):  # copies of numbers that nobody knows
+                    assert (a.dtype, a.shape, bool(jnp.isnan(a).all())) == (b.dtype, b.shape, True)
+                else:
+                    np.testing.assert_array_equal(a, b)
 
 
 def test_a_formula_is_a_transformation_like_any_rule():
@@ -580,6 +709,17 @@ def test_complex_gradients_of_real_parameters_are_refused():
     text = "^adam: grads of leaf 0 must be real like the parameter, got complex64$"
     with pytest.raises(isostep.StepError, match=text):
         tx.update({"w": jnp.ones(3) * 1j}, tx.init(params), params)
+
+
+def test_complex_parameters_are_stepped_as_two_real_ones():
+    params = {"z": jnp.array([1 + 2j, 3 - 1j])}
+    with pytest.raises(
+        isostep.StepError, match="leaf 0 of params must be real, got complex64; step"
+    ):
+        isostep_jax.adam().init(params)
+    tx = optax.contrib.split_real_and_imaginary(isostep_jax.adam(0.5))
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["z"], [-0.5 - 0.5j, -0.5 + 0.5j], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["radam", "ranger", "schedule_free_radam"])

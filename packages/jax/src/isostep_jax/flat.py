@@ -50,8 +50,7 @@ class FlatInit:
         def update(
             grads: Any, state: TransformState, params: Any = None, **inputs: Any
         ) -> tuple[Buffers, TransformState]:
-            if params is not None:
-                layout.check(params, params=True)
+            layout.check(grads if params is None else params, params=params is not None)
             return made.update(grads, state, params, **inputs)
 
         return FlatTransform(self, update)

@@ -10,7 +10,7 @@ the updates. They have the dtype of the step: in float32 a norm above 1e19 is in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +23,7 @@ from isostep_jax import mesh
 from isostep_jax.backend import JaxJit
 from isostep_jax.dtypes import name_of
 from isostep_jax.transform import Init, Transform, TransformState, build
+from isostep_jax.trees import flattened
 
 
 class Observed(NamedTuple):
@@ -39,9 +40,10 @@ class ObservedInit:
     inner: Init  # of an observed rule
 
     def __call__(self, params: Any) -> Observed:
-        names = sums.names(self.inner.rule.momentum is not None)
-        leaves = jax.tree.leaves(params)
-        nothing = jnp.full((len(leaves), len(names)), jnp.nan, _dtype(params))
+        rule = self.inner.rule
+        names = sums.names(rule.momentum is not None)
+        leaves, _ = flattened(rule, params, together=False)
+        nothing = jnp.full((len(leaves), len(names)), jnp.nan, _dtype(leaves))
         return Observed(self.inner(params), mesh.met(nothing, leaves))
 
     def pair(self) -> Transform:
@@ -93,5 +95,5 @@ def figures(state: Observed, params: Any) -> telemetry.Figures:
     return telemetry.Figures(JaxJit(), names, named, [(range(len(named)), whole)])
 
 
-def _dtype(params: Any) -> str:
-    return "float64" if "float64" in map(name_of, jax.tree.leaves(params)) else "float32"
+def _dtype(leaves: Sequence[Any]) -> str:
+    return "float64" if "float64" in map(name_of, leaves) else "float32"

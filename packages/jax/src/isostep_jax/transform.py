@@ -39,10 +39,12 @@ from isostep_jax.layout import (
 )
 from isostep_jax.pair import Transform
 from isostep_jax.storage import Noise, asked_for, closed, first_beside, kept, opened
-from isostep_jax.trees import flattened, like
+from isostep_jax.trees import flattened, like, with_gradients
 
 #: What optax's protocol for extra arguments calls an input, where that is another name.
 OPTAX = {"loss": "value"}
+#: What helps if a state does not fit the gradients that stand for parameters.
+ABSENT = "pass the parameters, or gradients like them"
 
 
 class TransformState(NamedTuple):
@@ -107,23 +109,31 @@ class Init:
 
     def keep(self, tree: Any, leaves: list[Any], values: list[Any]) -> Any:
         """One state array of every leaf as it is kept: a tree like the parameters, or stacks."""
-        if not self.grouped:
-            return jax.tree.unflatten(tree, values)
-        return [
-            None if values[run.leaves[0]] is None else run.join(values) for run in self.runs(leaves)
-        ]
+        runs = self.runs(leaves)
+        each = [None if values[run.leaves[0]] is None else run.join(values) for run in runs]
+        return jax.tree.unflatten(self.structure(tree, runs), each)
 
-    def held(self, state: TransformState, tree: Any, leaves: list[Any]) -> list[dict[str, Any]]:
+    def structure(self, tree: Any, runs: list[Run]) -> Any:
+        """What a state array of all leaves is: a tree like the parameters, or a list of stacks.
+
+        Of no leaves it is the tree in either case: ``optax.tree.map_params`` looks for an empty one that it gave.
+        """
+        return jax.tree.structure([0] * len(runs)) if self.grouped and runs else tree
+
+    def held(
+        self, state: TransformState, tree: Any, leaves: list[Any], model: str
+    ) -> list[dict[str, Any]]:
         """The state's arrays of each run, by name; leaves of full precision have nothing beside them."""
         runs = self.runs(leaves)
-        kept = jax.tree.structure([0] * len(runs)) if self.grouped else tree
+        kept = self.structure(tree, runs)
         found: list[dict[str, Any]] = [{} for _ in runs]
         for n in self.names:
             own = [self._has(n, leaves[run.leaves[0]]) for run in runs]
-            structure = jax.tree.structure(
-                jax.tree.unflatten(kept, [0 if has else None for has in own])
-            )
-            values = iter(like(self.rule, f"state {n}", structure, [], state.arrays[n]))
+            structure = kept
+            if not all(own):
+                nothing = [0 if has else None for has in own]
+                structure = jax.tree.structure(jax.tree.unflatten(kept, nothing))
+            values = iter(like(self.rule, f"state {n}", structure, [], state.arrays[n], model))
             for each, has in zip(found, own, strict=True):
                 if has:
                     each[n] = jnp.asarray(next(values))
@@ -181,17 +191,29 @@ class Init:
             if (array.dtype.name, tuple(array.shape)) != wanted:
                 message = (
                     f"{self.rule.name}: state {n} of leaf {which} of params must be {wanted[0]} of shape {shape}, "
-                    f"got {array.dtype.name} {tuple(array.shape)}; make a new state with tx.init(params)"
+                    f"got {array.dtype.name} {tuple(array.shape)}; {leaf.hint}"
                 )
                 raise StepError(message)
             devices.check_like(self.rule.name, f"state {n} of leaf {which}", p, array)
+
+    def reads(self, leaves: list[Any]) -> bool:
+        """Whether a step of leaves of these shapes and dtypes looks at the parameters' numbers."""
+        halves = [self.storage.of(n) for p in leaves if (n := p.dtype.name) in HALVES]
+        if any(ways.beside or ways.stochastic for ways in halves):
+            return True
+        shapes = {tuple(p.shape) for p in leaves}
+        programs = (trace(self.rule, kind, s) for s in shapes for kind in self.rule.kinds())
+        return any(
+            PARAMETER in p.outputs or any(n.op == "input" and n.name == PARAMETER for n in p.live)
+            for p in programs
+        )
 
     def _has(self, name: str, p: Any) -> bool:
         return name in self.rule.state_names or self.storage.of(p.dtype.name).beside == name
 
     def packed(self, tree: Any, runs: list[Run], done: list[dict[str, Any]]) -> dict[str, Any]:
         """The arrays of every run as the state keeps them."""
-        kept = jax.tree.structure([0] * len(runs)) if self.grouped else tree
+        kept = self.structure(tree, runs)
         return {n: jax.tree.unflatten(kept, [a.get(n) for a in done]) for n in self.names}
 
 
@@ -261,12 +283,14 @@ def build(
     def update(
         grads: Any, state: TransformState, params: Any = None, **inputs: Any
     ) -> tuple[Any, TransformState]:
-        if (
-            params is None and grads is not None
-        ):  # of no gradients None is the tree of no parameters
+        # Of no gradients None is the tree of no parameters.
+        absent = params is None and grads is not None
+        own = grads if absent else with_gradients(params, grads)
+        what = "params" if own is params else "grads"
+        leaves, tree = flattened(rule, own, what, together=init.together)
+        if absent and init.reads(leaves):
             message = f"{rule.name} needs the parameters: update(grads, state, params)"
             raise StepError(message)
-        leaves, tree = flattened(rule, params, together=init.together)
         init.check(state)
         counted = _count_dtype(state.count)
         state = init.numbers(state, leaves)
@@ -285,13 +309,14 @@ def build(
         }
         runs = init.runs(leaves)
         given = {n: like(rule, n, tree, leaves, v) for n, v in {"g": grads, **wanted}.items()}
-        held = init.held(state, tree, leaves)
+        held = init.held(state, tree, leaves, what)
         stacked = [
             _Leaf(
                 {n: run.join(c) for n, c in {"p": leaves, **given}.items()} | held[k],
                 run,
                 segments[k] if segments else None,
                 numbers[k] if numbers else run.leaves,
+                ABSENT if absent else "make a new state with tx.init(params)",
             )
             for k, run in enumerate(runs)
         ]
@@ -343,8 +368,10 @@ def step(tx: Transform) -> Callable[..., tuple[Any, TransformState]]:
     return lambda params, grads, state, **inputs: run(params, grads, state, inputs)
 
 
-def _added(p: jax.Array, u: jax.Array) -> jax.Array:
-    """The parameter after an update, added in the wider dtype and rounded once."""
+def _added(p: jax.Array, u: jax.Array | None) -> jax.Array:
+    """The parameter after an update, added in the wider dtype and rounded once; where there is none, as it was."""
+    if u is None:
+        return p
     wide = widest(p.dtype, u.dtype)
     return (p.astype(wide) + u.astype(wide)).astype(p.dtype)
 
@@ -367,6 +394,7 @@ class _Leaf(NamedTuple):
     run: Run
     segments: Segments | None
     numbers: Sequence[int]  # of the parameters in it
+    hint: str  # where its state does not fit it
 
 
 def _outputs(
@@ -457,6 +485,8 @@ def _group_dtype(leaves: list[Any]) -> str:
 def _init_leaf(
     rule: BoundRule, hyper: dict[str, Any], p: jax.Array, storage: Storage
 ) -> dict[str, Any]:
+    if isinstance(p, jax.ShapeDtypeStruct):  # what a state starts with of its numbers is unknown
+        p = jnp.full_like(p, jnp.nan)
     made: dict[str, Any] = {}
     dtype = storage.state or p.dtype
     hyper = _widened(hyper, COMPUTE_DTYPE[p.dtype.name])

@@ -16,12 +16,19 @@ from isostep_jax import devices
 REAL = (jnp.floating, jnp.integer, jnp.bool_)
 
 
-def like(rule: BoundRule, what: str, tree: Any, leaves: list[Any], values: Any) -> list[Any]:
-    """The leaves of a tree that must have the parameters' structure (and, for gradients, shapes and dtypes)."""
+def like(
+    rule: BoundRule, what: str, tree: Any, leaves: list[Any], values: Any, model: str = "params"
+) -> list[Any]:
+    """The leaves of a tree that must have the parameters' structure (and, for gradients, shapes and dtypes).
+
+    ``model``: where that structure comes from.
+    """
     found, structure = jax.tree.flatten(values)
     label = "grads" if what == "g" else what
     if structure != tree:
-        message = f"{rule.name}: {label} must have the structure of params, {tree}, got {structure}"
+        message = (
+            f"{rule.name}: {label} must have the structure of {model}, {tree}, got {structure}"
+        )
         raise StepError(message)
     if leaves:
         for i, (p, v) in enumerate(zip(leaves, found, strict=True)):
@@ -40,17 +47,41 @@ def like(rule: BoundRule, what: str, tree: Any, leaves: list[Any], values: Any) 
     return found
 
 
-def flattened(rule: BoundRule, params: Any, *, together: bool) -> tuple[list[Any], Any]:
+def with_gradients(params: Any, grads: Any) -> Any:
+    """Parameters without what has None for a gradient: a model of equinox is given whole, its functions too."""
+    wanted: Any = jax.tree.structure(params)
+    if wanted == jax.tree.structure(grads):
+        return params
+    try:
+        return jax.tree.map(
+            lambda g, p: None if g is None else p, grads, params, is_leaf=lambda x: x is None
+        )
+    except (ValueError, TypeError):  # other trees, which is said where the two meet
+        return params
+
+
+def flattened(
+    rule: BoundRule, params: Any, what: str = "params", *, together: bool
+) -> tuple[list[Any], Any]:
     """The parameters' leaves and their structure, checked; NumPy's as JAX has them: without x64 none is float64.
 
+    A float of Python is an array without axes, as it is to jit. ``what``: which they are, or stand for the parameters.
     ``together``: whether the leaves meet one another.
     """
     leaves, tree = jax.tree.flatten(params)
     for i, p in enumerate(leaves):
+        if type(p) is float:
+            leaves[i] = p = jnp.asarray(p, jnp.result_type(float))
         if not hasattr(p, "dtype") or not hasattr(p, "shape"):
-            message = f"{rule.name}: leaf {i} of params must be an array, got {type(p).__name__}; tree: {tree}"
+            message = f"{rule.name}: leaf {i} of {what} must be an array, got {type(p).__name__}; tree: {tree}"
             raise StepError(message)
-        check_param(rule, f"leaf {i} of params", p.dtype.name, tuple(p.shape))
+        if jnp.issubdtype(p.dtype, jnp.complexfloating):
+            message = (
+                f"{rule.name}: leaf {i} of {what} must be real, got {p.dtype.name}; "
+                "step its real and imaginary parts, as with optax.contrib.split_real_and_imaginary(tx)"
+            )
+            raise StepError(message)
+        check_param(rule, f"leaf {i} of {what}", p.dtype.name, tuple(p.shape))
         if isinstance(p, np.ndarray | np.generic):
             leaves[i] = jnp.asarray(p)
     if together:
