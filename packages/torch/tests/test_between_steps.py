@@ -266,6 +266,21 @@ def test_counts_that_processes_share_stay_shared(path):
     same(ours, theirs)
 
 
+@EVERY
+def test_state_may_be_made_in_shared_memory(path):
+    """``share_memory``, which torch.optim.Adagrad has: before processes start to step together."""
+    ours, theirs = pair(count=2, path=path)
+    ours.share_memory()
+    kept = [v for own in ours.state.values() for v in own.values()]
+    assert len(kept) == 6
+    for k in range(3):
+        for optimizer in (ours, theirs):
+            step(optimizer, k)
+    found = [v for own in ours.state.values() for v in own.values()]
+    assert all(a is b and a.is_shared() for a, b in zip(kept, found, strict=True))
+    same(ours, theirs)
+
+
 @pytest.mark.parametrize("path", [*PATHS, {"capturable": True}], ids=[*IDS, "capturable"])
 @pytest.mark.parametrize("name", ["adamw", "nadam", "adafactor"])
 def test_nothing_goes_to_the_default_device(name, path):

@@ -6,10 +6,12 @@ import copy
 import gc
 import time
 import weakref
+from functools import partial
 from threading import Thread
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import lr_scheduler as schedulers
 
 import isostep
@@ -83,6 +85,33 @@ def test_every_scheduler_of_torch_as_with_torchs_own(name, rule):
             mine.load_state_dict(copy.deepcopy(mine.state_dict()))
     for a, b in zip(params, twins, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("number", [float, torch.tensor])
+@pytest.mark.parametrize("name", ["adamw", "lbfgs"])
+def test_a_scheduler_may_end_at_zero_but_for_rounding(name, number):
+    """torch's ``LinearLR`` multiplies from step to step, and may end below 0; truly negative rates stay errors."""
+    (p,) = tensors([(3,)])
+    optimizer = load_optimizer(name)([p], lr=number(0.1))
+    scheduler = schedulers.LinearLR(optimizer, 0.7, 0.0, total_iters=3)
+
+    def train():
+        optimizer.zero_grad()
+        p.square().sum().backward()
+        return p.square().sum()
+
+    for _ in range(3):
+        optimizer.step(train)
+        scheduler.step()
+    assert -1e-8 < optimizer.param_groups[0]["lr"] < 0.0
+    before = p.detach().clone()
+    optimizer.step(train)
+    assert torch.equal(p, before)
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.step(train)
+    optimizer.param_groups[0]["lr"] = number(-1e-3)
+    with pytest.raises(ValueError, match="lr must be >= 0, got -"):
+        optimizer.step(train)
 
 
 @pytest.mark.parametrize("name", isostep.rules())
@@ -287,6 +316,37 @@ def test_a_compiled_training_step_compiles_once(options):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     for a, b in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def step_with(optimizer, p, g):
+    p.grad = g
+    optimizer.step()
+    return p.detach().clone()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, *PATHS, {"capturable": True}], ids=["automatic", *IDS, "capturable"]
+)
+def test_a_step_that_is_traced_is_repeated(options):
+    """``make_fx`` repeats the operations that its dispatch mode has seen; kernels write by address, past it."""
+    found = []
+    for traced in (False, True):
+        (p,) = tensors([(3,)])
+        optimizer = load_optimizer("sgd")([p], lr=0.1, momentum=0.9, **options)
+        train = partial(step_with, optimizer, p)
+        g = torch.arange(3.0, dtype=p.dtype)
+        before = optimizer.path
+        train(g)
+        again = make_fx(train)(g) if traced else train
+        if not traced:  # tracing takes a step, too
+            train(g)
+        with torch.no_grad():
+            for k in range(3):
+                again(g * k)
+        found.append((train(g), optimizer.state[p]["momentum_buffer"]))
+        assert optimizer.path == before
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_averaged_weights_and_batch_statistics():

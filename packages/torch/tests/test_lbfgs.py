@@ -27,6 +27,10 @@ def steep(x):
     return (torch.exp(x) - 3 * x).sum() + torch.cos(5 * x[0] * x[1])
 
 
+def square(x):
+    return (x * x).sum()
+
+
 SETTINGS = [
     {"lr": 0.04},
     {"lr": 0.05, "history_size": 3, "max_iter": 7, "tolerance_change": 1e-4},
@@ -34,6 +38,7 @@ SETTINGS = [
     {"line_search_fn": "strong_wolfe", "lr": 0.7, "history_size": 3, "max_iter": 7},
     {"line_search_fn": "strong_wolfe", "lr": 0.01, "max_iter": 4, "max_eval": 6},
     {"line_search_fn": "strong_wolfe", "tolerance_grad": 0.1, "max_iter": 3, "max_eval": 50},
+    {"lr": 0.04, "tolerance_grad": -1, "tolerance_change": -1, "max_iter": 9},
 ]
 
 
@@ -84,6 +89,23 @@ def test_every_iterate_count_and_state_is_torchs(hyper, function, dtype):
         assert ours.step() == torchs.step()
         assert_same(ours, torchs)
     assert torchs.count > 15
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_negative_tolerances_end_no_step(search):
+    """Not even a gradient of zero does, one over whose size is the length of the first iteration."""
+    hyper = {"tolerance_grad": -1, "tolerance_change": -1, "max_iter": 4, "line_search_fn": search}
+    x = torch.zeros(13, dtype=torch.float64)
+    ours, torchs = (Problem(kind, square, x, **hyper) for kind in (LBFGS, torch.optim.LBFGS))
+    for _ in range(2):
+        assert ours.step() == torchs.step() == 0
+        assert_same(ours, torchs)
+    own = np.zeros(13)
+    solver = isostep.solvers.lbfgs(**hyper)
+    with np.errstate(all="raise"):
+        _, (own,), state = solver.step(lambda p: (float(p[0] @ p[0]), [2 * p[0]]), [own])
+    assert state.n_iter == 4
+    assert not own.any()
 
 
 @pytest.mark.parametrize("function", [rosenbrock, valleys, steep])

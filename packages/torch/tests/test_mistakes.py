@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +33,16 @@ def test_a_parameter_that_lies_over_itself_is_refused(path):
     with pytest.raises(ValueError, match="share memory"):
         optimizer.step()
     assert (p.detach() == 1.0).all()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_sparse_parameter_is_refused(path):
+    p = torch.nn.Parameter(torch.eye(3).to_sparse())
+    optimizer = isostep_torch.AdamW([p], lr=0.1, **path)
+    optimizer.step()  # of no gradient: nothing happens
+    p.grad = torch.eye(3).to_sparse()
+    with pytest.raises(ValueError, match=r"adamw: params\[0\] must be dense, got layout"):
+        optimizer.step()
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -89,6 +100,20 @@ def test_state_takes_the_dtype_that_the_options_now_say(path, dtypes):
 def test_an_option_of_another_type_is_refused(option, message):
     with pytest.raises(ValueError, match=message):
         isostep_torch.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1, **option)
+
+
+def test_a_flag_may_be_numpys():
+    """As a random search draws it."""
+    p = torch.nn.Parameter(torch.ones(2))
+    flags = np.array([True, False])
+    optimizer = isostep_torch.SGD([p], lr=0.1, maximize=flags[0], foreach=flags[1])
+    p.grad = torch.ones(2)
+    optimizer.step()
+    assert (p > 1).all()
+    group = optimizer.state_dict()["param_groups"][0]
+    assert group["maximize"] is True
+    assert group["foreach"] is False
+    assert isostep_torch.LBFGS([p], maximize=flags[1]).param_groups[0]["maximize"] == flags[1]
 
 
 def stepped():

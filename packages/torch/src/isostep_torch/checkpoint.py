@@ -149,8 +149,8 @@ def check(template: BoundRule, groups: list[dict[str, Any]], saved: Mapping[str,
                 f"reorder it in a load_state_dict pre-hook"
             )
             raise ValueError(message)
-        rule = template.replace(
-            **{n: paths.number(other[n], f"{rule.name}: {n}") for n in template.domains}
+        rule = paths.with_numbers(
+            template, {n: paths.number(other[n], f"{rule.name}: {n}") for n in template.domains}
         )
         paths.check_options(rule.name, {**group, **other, "params": group["params"]})
         owns = [own for key in other["params"] if (own := saved["state"].get(key))]

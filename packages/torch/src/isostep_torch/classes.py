@@ -38,7 +38,11 @@ def optimizer_class(name: str) -> type[Optimizer]:
     signature = signature_of(name)
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        given = signature.bind(self, *args, **kwargs).arguments
+        try:
+            given = signature.bind(self, *args, **kwargs).arguments
+        except TypeError as error:
+            message = f"{name}: {error}"
+            raise TypeError(message) from None
         values = {n: v for n, v in given.items() if n in definition.hyper}
         chosen = {n: v for n, v in given.items() if n in OPTIONS}
         numbers = {n: number(v, f"{name}: {n}") for n, v in values.items()}

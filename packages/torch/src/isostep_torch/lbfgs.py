@@ -7,11 +7,13 @@ from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 from isostep.solver import Vectors, number
 from isostep.solvers import registry
 from isostep.state import StepError
+from isostep_torch.paths import inside
 from isostep_torch.paths import number as plain
 
 
@@ -61,7 +63,7 @@ class LBFGS(torch.optim.Optimizer):
             "line_search_fn": line_search_fn,
         }
         self.definition.bind_values(values | {"lr": plain(lr, "lbfgs: lr")})
-        if not isinstance(maximize, bool):
+        if not isinstance(maximize, bool | np.bool_):
             message = f"lbfgs: maximize must be True or False, got {maximize!r}"
             raise ValueError(message)
         if max_eval is None:  # torch.optim.LBFGS, which may load this, expects the number
@@ -108,7 +110,10 @@ class LBFGS(torch.optim.Optimizer):
         (group,) = self.param_groups
         params = group["params"]
         own = self.state[params[0]]
-        values = {n: plain(group[n], f"lbfgs: {n}") for n in self.definition.hyper}
+        values = {
+            n: inside(d, plain(group[n], f"lbfgs: {n}"), d.default)
+            for n, d in self.definition.hyper.items()
+        }
         hyper = SimpleNamespace(**self.definition.bind_values(values))
         start = _joined([p.detach() for p in params])
         first: list[Any] = []  # the loss as the closure returned it

@@ -21,6 +21,11 @@ def has_memory(kind: Any) -> bool:
     return getattr(kind, "__torch_dispatch__", plain) is plain
 
 
+def watched() -> bool:
+    """Whether a dispatch mode sees every operation (``make_fx`` does, to repeat them), and of a kernel none."""
+    return bool(torch._C._len_torch_dispatch_stack())
+
+
 def all_have_memory(tensors: Iterable[torch.Tensor]) -> bool:
     """Whether that is so of all of them."""
     return all(map(has_memory, {*map(type, tensors)}))

@@ -168,6 +168,14 @@ class Optimizer(Stepping):
                 if not group["capturable"]:
                     kept.publish_counts()
 
+    def share_memory(self) -> None:
+        """Move state and counts to shared memory, where processes step together; what is missing is made first."""
+        self.init_state()
+        for own in self.state.values():
+            for value in own.values():
+                if isinstance(value, torch.Tensor):
+                    value.share_memory_()
+
     def observe(self, *, momentum: str | None = None) -> Observer:
         """From the next step on, figures of every step, by the pass that takes it; see ``isostep.telemetry``.
 

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from isostep.domains import Domain, Real
+from isostep.rule import BoundRule
 from isostep.storage import OPTIONS as LOW_PRECISION
 from isostep_torch import storage
 from isostep_torch.foreach import TorchForeach, TracedForeach
 from isostep_torch.loop import TorchLoop
-from isostep_torch.memory import all_have_memory
+from isostep_torch.memory import all_have_memory, watched
 from isostep_torch.traced import TracedLoop
 
 #: Options that every class has, beside its rule's hyperparameters: name -> default.
@@ -33,7 +35,8 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     for n, default in OPTIONS.items():
         allowed = {bool: "True or False", type(None): "None, True or False"}.get(type(default))
         value = options[n]
-        if n == "state_dtype" or allowed is None or isinstance(value, bool) or value is default:
+        flag = isinstance(value, bool | np.bool_)
+        if n == "state_dtype" or allowed is None or flag or value is default:
             continue
         message = f"{name}: {n} must be {allowed}, got {value!r}"
         raise ValueError(message)
@@ -63,9 +66,13 @@ _WAYS = itemgetter("fused", "foreach", "capturable", "differentiable", *LOW_PREC
 
 
 def ways(group: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The options that decide on path and storage, beside where the parameters are."""
-    found: tuple[Any, ...] = _WAYS(group)
-    return found
+    """What decides on path and storage, beside where the parameters are: the options, and whether somebody watches.
+
+    The latter only where it matters: a step on another path begins anew, which reads numbers.
+    """
+    without = group["foreach"] or group["fused"] is False or group["differentiable"]
+    without = without or (group["capturable"] and group["params"][0].is_cpu)
+    return (*_WAYS(group), not without and watched())
 
 
 def path_of(group: Mapping[str, Any], params: Iterable[torch.Tensor]) -> str:
@@ -73,6 +80,7 @@ def path_of(group: Mapping[str, Any], params: Iterable[torch.Tensor]) -> str:
     params = list(params)
     on_cpu = _on_cpu(params)
     on_cuda = not on_cpu and _on_cuda(params) and _has("triton")
+    by_operations = watched()
     if group["fused"]:
         if not (on_cpu or on_cuda):
             message = (
@@ -80,16 +88,18 @@ def path_of(group: Mapping[str, Any], params: Iterable[torch.Tensor]) -> str:
                 "wrappers such as DTensor; use foreach=True for others"
             )
             raise ValueError(message)
-        return "torch:fused" if on_cpu else "torch:fused(cuda)"
+        if not by_operations:
+            return "torch:fused" if on_cpu else "torch:fused(cuda)"
     if group["differentiable"]:
         return "torch:loop"
     if group["foreach"]:
         return "torch:foreach"
-    if group["fused"] is None and on_cpu and not group["capturable"] and _has("numba"):
+    free = group["fused"] is None and not by_operations
+    if free and on_cpu and not group["capturable"] and _has("numba"):
         return "torch:fused"
-    if group["fused"] is None and on_cuda:
+    if free and on_cuda:
         return "torch:fused(cuda)"
-    if group["foreach"] is None and (group["capturable"] or not on_cpu):
+    if group["foreach"] is None and (group["capturable"] or not on_cpu or by_operations):
         return "torch:foreach"
     return "torch:loop"
 
@@ -99,6 +109,8 @@ def why(group: Mapping[str, Any], params: Iterable[torch.Tensor]) -> str:
     for option in ("differentiable", "capturable"):
         if group[option]:
             return option
+    if watched() and not group["foreach"]:
+        return "a dispatch mode watches, and sees operations only"
     if group["fused"] or group["foreach"]:
         return "asked for"
     params = list(params)
@@ -146,6 +158,26 @@ def number(value: Any, label: str) -> Any:
         message = f"{label} must be one number, got a tensor of shape {tuple(value.shape)}"
         raise ValueError(message)
     return value.item()
+
+
+def inside(domain: Domain, value: Any, usual: Any) -> Any:
+    """A number that rounding has left just below its domain, as the domain's end; anything else as it is.
+
+    torch's schedulers multiply from step to step: ``LinearLR`` to 0 may end at -1e-20, which torch.optim steps with.
+    ``usual`` tells how large such a number is.
+    """
+    low = domain.low if isinstance(domain, Real) and not domain.low_open else None
+    if low is None or not isinstance(value, int | float) or not isinstance(usual, int | float):
+        return value
+    return low if 0 < low - value <= max(1e-6 * abs(usual), 1e-12) else value
+
+
+def with_numbers(template: BoundRule, given: Mapping[str, Any]) -> BoundRule:
+    """A rule with the numbers of a group, which schedulers have computed."""
+    usual = template.values
+    return template.replace(
+        **{n: inside(template.domains[n], v, usual[n]) for n, v in given.items()}
+    )
 
 
 def _on_cpu(params: Iterable[torch.Tensor]) -> bool:

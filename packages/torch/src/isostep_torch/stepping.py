@@ -214,7 +214,7 @@ class Stepping(torch.optim.Optimizer):
         label = f"{self._template.name}: "
         values = [_hyper(v, traced, label + n) for n, v in zip(names, given, strict=True)]
         if known is None or not all(map(_means, known.values, values)):
-            rule = self._template.replace(**dict(zip(names, values, strict=True)))
+            rule = paths.with_numbers(self._template, dict(zip(names, values, strict=True)))
             if self._observed:
                 rule = replace(rule, observed=self._observed)
         else:
@@ -226,6 +226,7 @@ class Stepping(torch.optim.Optimizer):
         self, rule: BoundRule, group: dict[str, Any], params: list[Any], ways: tuple[Any, ...]
     ) -> Kept:
         check_options(rule.name, group)
+        storage.check_dense(rule, params)
         old = self._kept.get(id(group))
         changed = old is not None and (old.ways != ways or old.dtypes != [p.dtype for p in params])
         reached = storage.shards(rule, params) or params

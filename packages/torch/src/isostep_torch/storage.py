@@ -113,6 +113,16 @@ def make_state(rule: BoundRule, group: Mapping[str, Any], p: torch.Tensor, backe
     return made
 
 
+def check_dense(rule: BoundRule, params: Sequence[torch.Tensor]) -> None:
+    """A gradient may be sparse, a parameter may not."""
+    for i, p in enumerate(params):
+        if p.layout is not torch.strided:
+            message = (
+                f"{rule.name}: params[{i}] must be dense, got layout {p.layout}; use its to_dense()"
+            )
+            raise StepError(message)
+
+
 def check_state(rule: BoundRule, own: Mapping[str, Any]) -> None:
     """What stands under the rule's names in a parameter's entry must be tensors."""
     for n in rule.state_names:

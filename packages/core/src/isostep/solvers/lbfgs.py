@@ -84,7 +84,8 @@ def step(
             s.old_dirs, s.old_stps, s.ro, s.H_diag = [], [], [], 1
         s.d = _direction(s, g, vectors)
         s.prev_flat_grad, s.prev_loss = g, loss
-        s.t = (min(1.0, 1.0 / nm.sum(nm.abs(g))) if s.n_iter == 1 else 1.0) * h.lr
+        total = nm.sum(nm.abs(g)) if s.n_iter == 1 else 0.0
+        s.t = (min(1.0, 1.0 / total) if total > 0 else 1.0) * h.lr
         slope = vectors.dot(g, s.d)
         if slope > -h.tolerance_change:
             break
@@ -162,8 +163,12 @@ SOLVER = Solver(
         "max_eval": Integer(
             None, low=1, optional=True, doc="evaluations of a step; None: 5/4 of max_iter"
         ),
-        "tolerance_grad": Real(1e-7, low=0, doc="largest magnitude of a gradient that ends a step"),
-        "tolerance_change": Real(1e-9, low=0, doc="change of loss or parameters that ends a step"),
+        "tolerance_grad": Real(
+            1e-7, doc="largest magnitude of a gradient that ends a step; negative: none does"
+        ),
+        "tolerance_change": Real(
+            1e-9, doc="change of loss or parameters that ends a step; negative: none does"
+        ),
         "history_size": Integer(100, low=1, doc="pairs of changes that are kept"),
         "line_search_fn": Choice(None, options=(None, "strong_wolfe"), doc="the line search"),
     },
