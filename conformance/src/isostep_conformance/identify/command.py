@@ -100,7 +100,7 @@ def lines(answer: Answer) -> Iterator[str]:
     yield f"{answer.label}({given})"
     yield from _told(answer)
     if answer.state:
-        yield "the first one's state is, in its own"
+        yield "where the first one's state is"
         yield from told(answer.state)
     skipped = f"; not tried, because they need more than gradients: {', '.join(answer.not_tried)}"
     yield f"{answer.tried:,} runs of {STEPS} steps and more in float64{skipped if answer.verdict == 'none' else ''}"
