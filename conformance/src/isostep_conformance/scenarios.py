@@ -83,8 +83,10 @@ def _parameters(rng: np.random.Generator, sizes: list[tuple[int, ...]]) -> Array
 
 
 def _decades(form: Format) -> tuple[float, float]:
-    # Squares have to be representable: float16 has only room for about six decades of gradients.
-    return (-4.0, 1.5) if form.name == "float16" else (-7.0, 3.0)
+    """What sizes gradients have: squares have to be representable, or there are fewer decades of them."""
+    low, high = -7.0, 3.0
+    room = form.tiny <= 10.0 ** (2 * low) and 10.0 ** (2 * high) <= form.largest
+    return (low, high) if room else (-4.0, 1.5)
 
 
 def _gradient_paths(

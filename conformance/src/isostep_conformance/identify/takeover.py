@@ -16,7 +16,13 @@ from isostep_conformance.identify import settings
 from isostep_conformance.identify.answer import ROUNDED, Answer
 from isostep_conformance.identify.search import identify
 from isostep_conformance.identify.states import STEP
-from isostep_conformance.identify.targets import Target, TargetError, target, torch_state
+from isostep_conformance.identify.targets import (
+    Target,
+    TargetError,
+    in_a_line,
+    target,
+    torch_state,
+)
 
 #: Steps that both take on copies before one replaces the other.
 PROOF = 8
@@ -88,7 +94,7 @@ def _rule(unknown: Target, answer: Answer, given: Mapping[str, Any]) -> BoundRul
         names = [n for n, x in told.items() if type(x) is type(value) and x == value]
         own = [n for n in names if settings.plain(n, told) == name.rpartition(".")[2]]
         if own or len(names) == 1:
-            return now[(own or names)[0]]
+            return now.get((own or names)[0], value)
         return value
 
     return found.replace(**{n: meant(n, v) for n, v in found.values.items()})
@@ -138,6 +144,7 @@ def _entry(
     for match in answer.state:
         if match.name == STEP:
             count = own.get(match.where) if steps is None else steps
+            # Not counted: past the first step. Whether more than that matters, the copies show.
             entry[STEP] = torch.tensor(float(1 if count is None else count))
         elif match.name in (*rule.state_names, *rule.group_names):
             if not match.where or match.factor != 1:
@@ -189,8 +196,7 @@ def _go_on_alike(old: Any, new: Any, label: str) -> None:
         try:
             old.step()
         except Exception as error:  # of somebody else's code: any
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            message = f"{label}: a copy of it in float64 does not step: {text[:300]}"
+            message = f"{label}: a copy of it in float64 does not step: {in_a_line(error)}"
             raise TargetError(message) from error
         new.step()
         for start, p, q in zip(before, parameters(old), parameters(new), strict=True):

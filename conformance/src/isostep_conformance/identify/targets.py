@@ -94,8 +94,7 @@ def target(given: str | Callable[..., Any], protocol: str | None = None) -> Targ
                 warnings.simplefilter("ignore")
                 yield from runner(makes, settings, start, gradients)
         except (Exception, SystemExit) as error:  # of somebody else's code: any
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            message = f"{label}, used as {chosen}'s are, does not step with {_written(settings)}: {text[:300]}"
+            message = f"{label}, used as {chosen}'s are, does not step with {_written(settings)}: {in_a_line(error)}"
             raise TargetError(message) from error
 
     more = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -129,6 +128,11 @@ def _taking(
     if first is parameters[0] and first.kind is not first.KEYWORD_ONLY:
         return made
     return lambda params, **rest: made(**{first.name: params}, **rest)
+
+
+def in_a_line(error: BaseException) -> str:
+    """What an error of somebody else's code says, or its beginning."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _written(settings: Mapping[str, Any]) -> str:
