@@ -34,8 +34,8 @@ TEXT = {
     **{f: f"np.{f}({{}})" for f in ("sqrt", "expm1", "log", "sin", "cos", "tanh", "floor")},
     **{f: f"np.{f}({{}})" for f in ("isfinite", "isnan")},
 }
-#: A pass that stores goes in runs of so many elements: while one is computed, as many that lie ``AHEAD`` of it are
-#: fetched, and of the next chunk the first ``AHEAD``. By themselves processors look ahead to the end of a page.
+#: A pass goes in runs of so many elements: while one is computed, as many that lie ``AHEAD`` of it are fetched, and
+#: of the next chunk the first ``AHEAD``. By themselves processors look ahead to the end of a page.
 RUN, AHEAD = 128, 256
 #: Elements of a cache line.
 LINE = {"float64": 8, "float32": 16}
@@ -45,7 +45,7 @@ RESERVED = (
     "np", "exp", "log1p", "cbrt", "power", "one", "sign", "maximum", "minimum", "accumulate", "chunks", "first",
     "last", "table", "scalars", "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk",
     "array", "start", "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run",
-    "added", "njit", "loader", "storer", "word", "fetch", "line", "after", "begin", "until", "number", "put",
+    "added", "njit", "room", "loader", "storer", "word", "fetch", "line", "after", "begin", "until", "number", "put",
     "KERNEL", "row", "key", "key_of", "hashed", "hash_of", "noise_of", "by_sign",
 )  # fmt: skip
 
@@ -87,13 +87,18 @@ class Writer:
         self.program = layout.program
         self.compute = COMPUTE_DTYPE[layout.dtype]
         self.kinds = {n: layout.dtype_of(n) for n in layout.slots}
+        self.rooms = max(len(self._set_aside(stage)) for stage in range(layout.stages))
         touch = [f"{verb}_{_id(n)}" for verb in ("load", "store", "address") for n in layout.slots]
         touch += [f"noise_{k}" for k in layout.pairs]
+        touch += [
+            f"{verb}_{k}" for verb in ("room", "aside", "keep", "kept") for k in range(self.rooms)
+        ]
         self.names = identifiers(self.program, (*RESERVED, *touch))
 
     def module(self) -> str:
         slots, dtype = self.layout.slots, self.layout.dtype
         added = ("added",) if self.program.figures else ()
+        room, places = (("room",) if self.rooms else ()), len(slots) + self.rooms
         head = [
             f'"""{self.program.name}, {dtype}: {self.layout.stages} pass(es). Generated from the rule by isostep."""',
             "",
@@ -118,6 +123,7 @@ class Writer:
                     "number",
                     "power",
                     "put",
+                    *room,
                     "sign",
                     "storer",
                     "word",
@@ -130,12 +136,19 @@ class Writer:
             f'SIGNATURE = "{SIGNATURE}"',
             f"dtype = np.{self.compute}",
             *(
-                f"load_{_id(n)} = loader({self.kinds[n]!r}, {k}, {len(slots)})"
+                f"load_{_id(n)} = loader({self.kinds[n]!r}, {k}, {places})"
                 for k, n in enumerate(slots)
             ),
             *(
-                f"store_{_id(n)} = storer({self.kinds[n]!r}, {slots.index(n)}, {len(slots)})"
+                f"store_{_id(n)} = storer({self.kinds[n]!r}, {slots.index(n)}, {places})"
                 for n in self.layout.written
+            ),
+            *(("# what a pass sums is set aside for a run",) if room else ()),
+            *(f"room_{k} = room({RUN})" for k in range(self.rooms)),
+            *(
+                f"{verb}_{k} = {made}({self.compute!r}, {len(slots) + k}, {places})"
+                for k in range(self.rooms)
+                for verb, made in (("keep", "storer"), ("kept", "loader"))
             ),
         ]
         for stage in range(self.layout.stages):
@@ -149,6 +162,7 @@ class Writer:
             f"def stage{stage}({', '.join(ARGUMENTS)}):",
             f'    """{self._summary(stage)}"""',
             "    one = dtype(1)",
+            *(f"    aside_{k} = room_{k}()" for k in range(len(self._set_aside(stage)))),
             "    for chunk in range(first, last):",
             *(
                 f"        {n} = word(chunks, 4 * chunk + {k})"
@@ -275,9 +289,12 @@ class Writer:
                 out.append(self._scalar(n, _number(_at("units", this.per_unit, "row", k))))
         out += lines(self.program, nodes, names, self._render)
         sums = this.sums + ([] if vector_units else this.unit_sums)
-        out += [
-            f"{self._sum(r)} = accumulate({self._sum(r)}, {self._text(r.args[0])})" for r in sums
-        ]
+        if self._set_aside(stage):
+            out += [
+                f"keep_{k}(aside_{k}, i - run, {self._text(r.args[0])})" for k, r in enumerate(sums)
+            ]
+        else:
+            out += [self._accumulate(r, self._text(r.args[0])) for r in sums]
         out += [
             f"{s} = added({s}, {' * '.join(self._text(x) for x in factors(r))})"
             for s, r in zip(self._short(stage), self.layout.figures(stage), strict=True)
@@ -300,6 +317,17 @@ class Writer:
             )
         return out
 
+    def _set_aside(self, stage: int) -> list[Value]:
+        """The sums whose terms wait in a buffer until a run is done: float64 among float32 halves the lanes of both.
+
+        Not where units have sums of their own, whose runs may be of a few elements.
+        """
+        this = self.layout.passes[stage]
+        return this.sums if self.compute == "float32" and this.axis is None else []
+
+    def _accumulate(self, node: Value, term: str) -> str:
+        return f"{self._sum(node)} = accumulate({self._sum(node)}, {term})"
+
     def _seen(self, stage: int) -> list[str]:
         """The sums of an observed rule, which the last pass collects."""
         return [f"_seen_{k}" for k, _ in enumerate(self.layout.figures(stage))]
@@ -309,25 +337,26 @@ class Writer:
         return [f"_short_{k}" for k, _ in enumerate(self.layout.figures(stage))]
 
     def _chunk(self, stage: int) -> list[str]:
-        """The loop over a chunk whose elements are all alike; a pass that stores fetches what comes next."""
-        body = self._element(stage)
-        if stage < self.layout.stages - 1:
-            return self._loop(stage, "start", "stop", body)
+        """The loop over a chunk whose elements are all alike; it fetches what comes next."""
         slots, line = self._touched(stage), LINE[self.compute]
         places = [
             f"table, {self.layout.width} * after + {self.layout.slots.index(n)}" for n in slots
         ]
-        length = SHORT if self.layout.figures(stage) else RUN
+        length = self._length(stage)
         following = ("after", "begin", "until")  # the next chunk's array, start and stop
         return [
             *(f"{n} = word(chunks, 4 * min(chunk + 1, last - 1) + {k})" for k, n in enumerate(following)),
             f"for line in range(begin, min(until, begin + {AHEAD}), {line}):",
             *self._fetch(slots, [f"word({place})" for place in places]),
-            *self._loop(stage, "start", "stop", body, length, [
+            *self._loop(stage, "start", "stop", self._element(stage), self._set_aside(stage), [
                 f"for line in range(run + {AHEAD}, min(stop, run + {AHEAD + length}), {line}):",
                 *self._fetch(slots, [f"address_{_id(n)}" for n in slots]),
             ]),
         ]  # fmt: skip
+
+    def _length(self, stage: int) -> int:
+        """Elements of a run: short sums of an observed rule would lose by shorter ones than they need."""
+        return SHORT if self.layout.figures(stage) and not self._set_aside(stage) else RUN
 
     def _fetch(self, slots: list[str], addresses: list[str]) -> list[str]:
         widths = [WIDTH.get(self.kinds[n], 2) for n in slots]
@@ -341,18 +370,25 @@ class Writer:
         first: str,
         stop: str,
         body: list[str],
-        length: int = SHORT,
+        aside: Sequence[Value] = (),
         before: Sequence[str] = (),
     ) -> list[str]:
-        """A loop over elements, in runs if something stands before each or it collects an observed rule's sums."""
+        """A loop over elements: in runs if something stands before each, or terms or sums are kept for a run."""
         pairs = list(zip(self._seen(stage), self._short(stage), strict=True))
-        if not pairs and not before:
+        if not pairs and not before and not aside:
             return [f"for i in range({first}, {stop}):", *_indent(body)]
+        length = self._length(stage)
+        terms = [self._accumulate(r, f"kept_{k}(aside_{k}, i)") for k, r in enumerate(aside)]
         return [
             f"for run in range({first}, {stop}, {length}):",
             *_indent([*before, *(f"{short} = dtype(0)" for _, short in pairs)]),
             f"    for i in range(run, min({stop}, run + {length})):",
             *_indent(body, 2),
+            *(
+                [f"    for i in range(min({stop} - run, {length})):", *_indent(terms, 2)]
+                if terms
+                else ()
+            ),
             *(f"    {seen} += np.float64({short})" for seen, short in pairs),
         ]
 

@@ -76,6 +76,20 @@ def storer(dtype: str, slot: int = 0, slots: int = 0) -> Any:
     return store
 
 
+def room(count: int) -> Any:
+    """``room()``: the address of so many float32, which are this call's own until it returns."""
+
+    @intrinsic
+    def own(_typing: Any) -> Any:
+        def codegen(_context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+            made = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), count))
+            return builder.ptrtoint(made, ir.IntType(64))
+
+        return types.int64(), codegen
+
+    return own
+
+
 @intrinsic
 def fetch(_typing: Any, address: Any) -> Any:
     """Ask for the cache line at this address, to be there when it is needed; any address will do."""
