@@ -348,14 +348,14 @@ class Writer:
             *(f"{n} = word(chunks, 4 * min(chunk + 1, last - 1) + {k})" for k, n in enumerate(following)),
             f"for line in range(begin, min(until, begin + {AHEAD}), {line}):",
             *self._fetch(slots, [f"word({place})" for place in places]),
-            *self._loop(stage, "start", "stop", self._element(stage), self._set_aside(stage), [
+            *self._loop(stage, "start", "stop", self._element(stage), [
                 f"for line in range(run + {AHEAD}, min(stop, run + {AHEAD + length}), {line}):",
                 *self._fetch(slots, [f"address_{_id(n)}" for n in slots]),
             ]),
         ]  # fmt: skip
 
     def _length(self, stage: int) -> int:
-        """Elements of a run: short sums of an observed rule would lose by shorter ones than they need."""
+        """Elements of a run: as many as the buffer for terms holds; an observed rule's sums are of longer ones."""
         return SHORT if self.layout.figures(stage) and not self._set_aside(stage) else RUN
 
     def _fetch(self, slots: list[str], addresses: list[str]) -> list[str]:
@@ -370,10 +370,10 @@ class Writer:
         first: str,
         stop: str,
         body: list[str],
-        aside: Sequence[Value] = (),
         before: Sequence[str] = (),
     ) -> list[str]:
         """A loop over elements: in runs if something stands before each, or terms or sums are kept for a run."""
+        aside = self._set_aside(stage)
         pairs = list(zip(self._seen(stage), self._short(stage), strict=True))
         if not pairs and not before and not aside:
             return [f"for i in range({first}, {stop}):", *_indent(body)]
