@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,11 @@ from isostep.state import (
     labels,
 )
 from isostep.storage import HALVES, LOST, MASTER, PLAIN, Handling, Storage, whole
+
+
+@cache
+def _plain_name(dtype: Any) -> str:
+    return str(dtype).rpartition(".")[2]
 
 
 class ArrayBackend(ABC):
@@ -64,7 +69,7 @@ class ArrayBackend(ABC):
 
     def dtype(self, array: Any) -> str:
         """The plain name of an array's dtype, ``"float32"``."""
-        return str(array.dtype).rpartition(".")[2]
+        return _plain_name(array.dtype)
 
     def cast(self, array: Any, dtype: str) -> Any:
         """The array in another dtype, rounded to nearest even; the same array if it has it already."""
@@ -421,6 +426,8 @@ class ArrayBackend(ABC):
         for i, (item, old) in enumerate(zip(work, given, strict=True)):
             if item is None or old is None:
                 continue
+            if item.written and self._as_computed(arrays[i], state.storage):
+                continue
             p = item.u.value if isinstance(item.u, nm.Overwrite) else item.p + item.u
             new = {"p": p, **item.state}
             for n, v in new.items():
@@ -428,11 +435,12 @@ class ArrayBackend(ABC):
                 if self.in_place and any(v is a and n != m for m, a in old.items()):
                     new[n] = self.write(self.zeros_like(v), v)
             noise = (state.handling.seed, item.t, state.handling.places[i]) if noisy else None
-            new_params[i] = self._store(arrays[i], p := new.pop("p"), noise, 0)
+            store = partial(self._store, noise=noise, written=item.written)
+            new_params[i] = store(arrays[i], p := new.pop("p"), place=0)
             new_state[i] |= self._beside(state.arrays[i], new_params[i], p)
             for n, v in new.items():
                 place = 1 + rule.state_names.index(n)
-                new_state[i][n] = self._store(state.arrays[i][n], v, noise, place)
+                new_state[i][n] = store(state.arrays[i][n], v, place=place)
         moved = [item is not None for item in work]
         if not self.in_place:
             counts = [t + m for t, m in zip(state.t, moved, strict=True)]
@@ -441,11 +449,24 @@ class ArrayBackend(ABC):
         self._count(state, moved, group)
         return params, state
 
+    def _as_computed(self, p: Any, storage: Storage) -> bool:
+        """Whether a parameter and its state are kept as they are computed with: in that dtype, with nothing beside."""
+        dtype = self.dtype(p)
+        return COMPUTE_DTYPE[dtype] == dtype and storage.of(dtype) == PLAIN
+
     def _store(
-        self, target: Any, value: Any, noise: tuple[int, int, int] | None, place: int
+        self,
+        target: Any,
+        value: Any,
+        *,
+        noise: tuple[int, int, int] | None,
+        place: int,
+        written: bool,
     ) -> Any:
         """Round and store a parameter's ``place``-th array, with noise of (seed, step, parameter) if given."""
         dtype = self.dtype(target)
+        if written and dtype == self.dtype(value):
+            return target
         if noise is not None and dtype in HALVES:
             value = self.stochastic(self.cast(value, "float32"), dtype, noise, place)
         return self.write(target, value)

@@ -19,7 +19,10 @@ from isostep.values import Domain, Value
 
 @dataclass
 class Item:
-    """One parameter on its way through a step; ``u`` is None until the rule has run."""
+    """One parameter on its way through a step; ``u`` is None until the rule has run.
+
+    ``written``: what has the dtype of the arithmetic has been changed where it lies.
+    """
 
     t: Any
     p: Any
@@ -30,6 +33,7 @@ class Item:
     phase: tuple[int, ...]
     u: Any = None
     seen: Any = None  # an observed rule's sums
+    written: bool = False
 
 
 @dataclass

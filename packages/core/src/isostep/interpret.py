@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from isostep import nm
@@ -42,11 +43,14 @@ class Interpreter:
         self.tasks, self.group, self.group_dtype, self.cast = tasks, group, group_dtype, cast
         self.shared: dict[Value, Any] = dict(group_scalars)
         self.sums: dict[str, Any] = {}
-        own = (t.arrays["p"] for t in tasks if t.dtype == group_dtype)
-        self._widest = next(own, tasks[0].arrays["p"])
         programs = {id(t.program): t.program for t in tasks}
         check_sums(tasks[0].program.name, (p.group_sums for p in programs.values()))
         self._names = {i: {n: k for k, n in p.group_sums.items()} for i, p in programs.items()}
+
+    @cached_property
+    def _widest(self) -> Any:
+        own = (t.arrays["p"] for t in self.tasks if t.dtype == self.group_dtype)
+        return next(own, self.tasks[0].arrays["p"])
 
     def outputs(self, task: Task) -> dict[str, Any]:
         """``"p"`` (the new parameter) and the state arrays, in the compute dtype."""

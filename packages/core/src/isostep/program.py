@@ -180,6 +180,21 @@ def trace(
         return _CACHE.setdefault(key, program)
 
 
+def shaped(rule: BoundRule, phase: tuple[int, ...], shape: tuple[int, ...]) -> Program:
+    """The program for one shape, also of a rule that does not look at it. Cached."""
+    program = trace(rule, phase, shape)
+    if program.shape is not None:
+        return program
+    key: tuple[Any, ...] = (rule.structure(), phase, PLAIN, shape)
+    with _LOCK:
+        found = _CACHE.get(key)
+    if found is None:
+        found = _traced(rule, phase, shape, PLAIN)
+        with _LOCK:
+            found = _CACHE.setdefault(key, found)
+    return found
+
+
 def examples(rule: BoundRule) -> list[tuple[int, ...]]:
     """The shapes one of which stands for all where a rule looks at shapes, of the ranks that the rule takes."""
     ranks = rule.rule.ndim or (2, 3, 4, 1, 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 #: What half-precision parameters can have beside their state: the parameter in the dtype of the arithmetic, with
@@ -33,6 +34,7 @@ class Storage:
     stochastic: bool = False
     scaled: bool = False
 
+    @cache  # noqa: B019  there are few of them
     def of(self, dtype: str) -> Storage:
         """What of it matters for parameters of this dtype."""
         half = dtype in HALVES
@@ -48,6 +50,17 @@ class Storage:
         if name == self.beside:
             return "float32" if name == MASTER else dtype
         return self.state or dtype
+
+
+@cache
+def _of(storage: Storage, dtype: str) -> Storage:
+    half = dtype in HALVES
+    return replace(
+        storage,
+        state=None if storage.state == dtype else storage.state,
+        beside=storage.beside if half else None,
+        stochastic=storage.stochastic and (half or storage.state in HALVES),
+    )
 
 
 #: Everything in the parameter's dtype, rounded to nearest.

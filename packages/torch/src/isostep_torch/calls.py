@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -39,6 +40,12 @@ def call(op: str, *args: Any) -> Any:
         for a in args
     ]
     return MAPS[op].array(torch, *known)  # array_api_compat's sign indexes by a mask: a read
+
+
+def number(x: Any, dtype: torch.dtype) -> Any:
+    """A number as arrays of ``dtype`` have it; torch refuses one that is infinite there."""
+    far = isinstance(x, float | int) and dtype.is_floating_point and abs(x) > torch.finfo(dtype).max
+    return math.copysign(math.inf, x) if far else x
 
 
 def _root(op: str, x: torch.Tensor, *exponent: Any) -> Any:

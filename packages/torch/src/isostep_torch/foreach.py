@@ -6,7 +6,6 @@ is freed after its last use.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +14,12 @@ import torch
 
 from isostep import nm, scalars
 from isostep.interpret import Interpreter, Task
+from isostep.lower.layout import obstacle
 from isostep.program import UPDATE, Program, trace, uniform
 from isostep.rule import BoundRule
 from isostep.values import MAPS, REDUCTIONS, Domain, Value
-from isostep_torch import sharded
-from isostep_torch.calls import call, double
+from isostep_torch import sharded, stacks
+from isostep_torch.calls import call, double, number
 from isostep_torch.loop import TorchLoop
 from isostep_torch.traced import TracedLoop, group_scalars, values_at
 
@@ -63,19 +63,13 @@ UNARY: dict[str, Callable[..., Any]] = {
 }
 
 
-def _number(x: Any, dtype: torch.dtype) -> Any:
-    """A number as arrays of ``dtype`` have it; torch refuses one that is infinite there."""
-    far = isinstance(x, float | int) and dtype.is_floating_point and abs(x) > torch.finfo(dtype).max
-    return math.copysign(math.inf, x) if far else x
-
-
 def apply(op: str, *operands: Any) -> Any:
     """One elementwise operation on lists and numbers; by foreach if torch has it, else tensor by tensor."""
     lists = [x for x in operands if isinstance(x, list)]
     kinds = [
         x[0].dtype for x in lists if isinstance(x[0], torch.Tensor)
     ]  # a list of facts is of numbers
-    operands = tuple(_number(x, kinds[0]) for x in operands) if kinds else operands
+    operands = tuple(number(x, kinds[0]) for x in operands) if kinds else operands
     plain = all(
         all(isinstance(t, torch.Tensor) and t.is_floating_point() for t in same)
         and len({t.shape for t in same}) == 1
@@ -174,18 +168,29 @@ class _Lists(Interpreter):
 
 
 class TorchForeach(TorchLoop):
-    """Every elementwise rule by foreach calls; rules with axes or matrices tensor by tensor, as ``path`` says."""
+    """Elementwise rules by foreach calls; rules with axes or matrices on stacks of tensors, as ``path`` says."""
 
     name = "torch:foreach"
+    #: what does passes over the elements of stacks, where anything does (``isostep.lower.axes_run.run``)
+    passes: Callable[..., Any] | None = None
 
     def path(self, rule: BoundRule) -> str:
-        return "foreach" if uniform(rule) else "generic: it works on axes, matrices or shapes"
+        return "foreach" if uniform(rule) else "stacked: it works on axes, matrices or shapes"
 
     def _run(self, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
-        if not uniform(rule) or len(items[0].phase) < len(rule.kinds()[0]):
+        if not uniform(rule) or (self.passes is not None and obstacle(rule) is not None):
+            return self._by_stacks(rule, items, group, t)
+        if len(items[0].phase) < len(rule.kinds()[0]):
             return super()._run(rule, items, group, t)
         with sharded.opened(items) as params:
             return self._by_lists(rule, items, params, group, t)
+
+    def _by_stacks(
+        self, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any
+    ) -> dict[str, Any]:
+        if any(sharded.distributed(item.p) for item in items):
+            return super()._run(rule, items, group, t)
+        return stacks.stepped(self, rule, items, group, t)
 
     def _by_lists(
         self, rule: BoundRule, items: list[Any], params: list[Any], group: dict[str, Any], t: Any
@@ -239,3 +244,6 @@ def _scalars(rule: BoundRule, program: Program, items: list[Any]) -> dict[Value,
 
 class TracedForeach(TorchForeach, TracedLoop):
     """``torch:foreach`` with counts and hyperparameters as tensors; rules with axes or matrices as ``TracedLoop``."""
+
+    def _by_stacks(self, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
+        return TracedLoop._run(self, rule, items, group, t)

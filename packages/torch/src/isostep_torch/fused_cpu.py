@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import CDLL
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
 import torch
 
+from isostep.lower.axes import in_passes
+from isostep.lower.axes_run import run
 from isostep.lower.cpu import FusedCPU
+from isostep.lower.layout import obstacle
 from isostep.lower.openmp import OpenMP
 from isostep.lower.threads import POOL, Team
-from isostep_torch.loop import TorchLoop
+from isostep.rule import BoundRule
+from isostep_torch.foreach import TorchForeach
 from isostep_torch.memory import Memory, all_have_memory, has_memory
 
 
@@ -26,11 +31,16 @@ def team() -> Team:
         return POOL
 
 
-class TorchFused(Memory, FusedCPU, TorchLoop):
-    """One pass per stage over all tensors of the CPU; tensors elsewhere take the generic path so far."""
+class TorchFused(Memory, FusedCPU, TorchForeach):
+    """One pass per stage over all tensors of the CPU; rules with axes or matrices by passes over those of a shape."""
 
     name = "torch:fused"
     team = team()
+    passes = partial(run, team)
+
+    def path(self, rule: BoundRule) -> str:
+        why = obstacle(rule)
+        return f"{'passes' if in_passes(rule) else 'stacked'}: {why}" if why else "fused"
 
     def reachable(self, array: Any) -> bool:
         here = array.device.type == "cpu" and array.layout is torch.strided

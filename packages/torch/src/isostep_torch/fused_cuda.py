@@ -22,7 +22,7 @@ from isostep.lower.executor import Device, DeviceBackend, Launch
 from isostep.lower.plan import Plan
 from isostep.state import StepError
 from isostep_torch import triton_modules
-from isostep_torch.loop import TorchLoop
+from isostep_torch.foreach import TorchForeach
 from isostep_torch.memory import Memory, has_memory
 from isostep_torch.triton_source import THREADS, block
 
@@ -84,7 +84,7 @@ def launch(
     function[(blocks,)](*arguments, *more, **given, **OPTIONS)
 
 
-class TorchTriton(Memory, DeviceBackend, TorchLoop):
+class TorchTriton(Memory, DeviceBackend, TorchForeach):
     """One launch per stage over all tensors of a device and dtype, one more where the stage sums."""
 
     name = "torch:fused(cuda)"

@@ -40,7 +40,8 @@ class TorchLoop(ArrayBackend):
     def cast(self, array: Any, dtype: str) -> torch.Tensor:
         # ``torch.as_tensor`` would move it to torch's default device.
         known = array if isinstance(array, torch.Tensor) else torch.as_tensor(array)
-        return known.detach().to(getattr(torch, dtype))
+        kind, known = getattr(torch, dtype), known.detach()
+        return known if known.dtype is kind else known.to(kind)
 
     def zeros_like(self, array: torch.Tensor, dtype: str | None = None) -> torch.Tensor:
         kind = None if dtype is None else getattr(torch, dtype)

@@ -1,0 +1,346 @@
+"""Rules with axes or matrices on many tensors at once: those of one shape are stacked, and the program runs once.
+
+A rule that looks at shapes has a program for each shape, so tensors of one shape differ in nothing but numbers: a
+thousand small matrices take the calls of one. A stack fits into a cache; a tensor that is larger than that is a stack
+of its own, without a copy. A value lives until its last use, which may write its result in the value's place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from isostep import nm, scalars
+from isostep.interpret import Interpreter, Task
+from isostep.lower.axes import Axes, axes
+from isostep.program import UPDATE, Program, shaped
+from isostep.rule import BoundRule
+from isostep.values import FACTS, MAPS, REDUCTIONS, Domain, Value
+from isostep_torch.calls import call, number
+from isostep_torch.traced import group_scalars
+
+#: Elements of a stack of several tensors.
+ROOM = 1 << 18
+#: What writes its result into a tensor that it is given.
+WRITING: dict[str, Callable[..., torch.Tensor]] = {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "neg": torch.neg,
+    "abs": torch.abs,
+    "sqrt": torch.sqrt,
+    "exp": torch.exp,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+}
+#: What may be a view of its operand, or the operand itself.
+VIEWS = frozenset(("input", "reshape", "transpose", "where"))
+
+
+@cache
+def _passing(program: Program) -> frozenset[Value]:
+    """Values of which there is no view: ``WRITING`` makes them, and nothing uses them but that and sums.
+
+    Outputs have a use more than others, and so no last one among the operations.
+    """
+    seen = {a for n in program.live if n.op not in {*WRITING, *REDUCTIONS} for a in n.args}
+    made = (n for n in program.live if n.op in WRITING and n.domain > Domain.GROUP)
+    return frozenset(made) - seen
+
+
+class Scratch:
+    """Memory that one step uses again and again: what the allocator gives anew, the system has to clear first."""
+
+    def __init__(self) -> None:
+        self.free: dict[Any, list[torch.Tensor]] = defaultdict(list)
+
+    def take(self, shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
+        """A tensor of any contents."""
+        known = self.free[shape, like.dtype, like.device]
+        return known.pop() if known else torch.empty(shape, dtype=like.dtype, device=like.device)
+
+    def give(self, tensor: torch.Tensor) -> None:
+        """A tensor that nothing refers to any more."""
+        self.free[tensor.shape, tensor.dtype, tensor.device].append(tensor)
+
+
+class _Arrays(dict[str, torch.Tensor]):
+    """The arrays of a stack by name, stacked when they are asked for."""
+
+    def __init__(self, own: Mapping[str, list[torch.Tensor]]) -> None:
+        super().__init__()
+        self.own = own
+
+    def __missing__(self, name: str) -> torch.Tensor:
+        found = self.own[name]
+        self[name] = found[0][None] if len(found) == 1 else torch.stack(list(found))
+        return self[name]
+
+
+@dataclass(eq=False)
+class Stack(Task):
+    """The task of several tensors of one shape; with ``axes`` by compiled passes."""
+
+    items: list[Any] = field(default_factory=list)
+    axes: Axes | None = None
+    done: set[int] = field(default_factory=set)
+    computed: set[Value] = field(default_factory=set)
+    group_parts: dict[Value, torch.Tensor] = field(default_factory=dict)
+
+    def own(self, name: str) -> list[torch.Tensor]:
+        """The items' arrays of one name."""
+        assert isinstance(self.arrays, _Arrays)
+        return self.arrays.own[name]
+
+
+class Stacks(Interpreter):
+    """The interpreter with a stack for every value per array: it has an axis more, the first, along the tensors."""
+
+    tasks: Sequence[Stack]
+
+    def __init__(self, tasks: Sequence[Stack], passes: Any, *args: Any) -> None:
+        super().__init__(tasks, *args)
+        self.passes, self.scratch = passes, Scratch()
+        self.left = {
+            id(t): Counter(a for n in t.program.live for a in n.args) + Counter(t.program.roots)
+            for t in tasks
+        }
+
+    def total_all(self) -> None:
+        """Take the sums over the group: no array has been written to yet."""
+        for name in self.tasks[0].program.group_sums:
+            self._total(name)
+
+    def write(self, task: Stack) -> None:
+        """Compute what a step makes of a stack, and put it into the items' arrays."""
+        program, written = task.program, ("p", *task.program.stored)
+        if task.axes is not None:
+            for node in task.axes.between:
+                if node not in task.computed:  # else it may have been let go of
+                    self._value(node, task)
+            self._pass(task, task.axes, task.axes.count - 1)
+            written = tuple(n for n in written if n not in task.axes.stores)
+        outputs = {UPDATE if n not in program.outputs else n: n for n in written}
+        found = {n: self._as_array(program.outputs[name], task) for name, n in outputs.items()}
+        for name, n in outputs.items():
+            if program.outputs[name].op in VIEWS and n != "p":
+                found[n] = found[n].clone()  # it may be a view of what is about to be written
+        if UPDATE in outputs:
+            p = task.arrays["p"]
+            found["p"] = torch.add(p, found["p"], out=p)
+        for n, v in found.items():
+            if n != "p" or UPDATE not in outputs or len(task.items) > 1:
+                torch._foreach_copy_(task.own(n), list(v.unbind()))
+        passed = {
+            id(v): v for n, v in found.items() if n != "p" and program.outputs[n].op in WRITING
+        }
+        for v in passed.values():
+            self.scratch.give(v)
+        task.values.clear()
+
+    def _as_array(self, node: Value, task: Task) -> Any:
+        value = self._value(node, task)
+        if node.domain is Domain.TENSOR:
+            return value
+        p = task.arrays["p"]
+        if node.domain is Domain.ELEMENT and getattr(value, "shape", None) == p.shape:
+            return value
+        zeros = torch.zeros_like(p)
+        return call("add", *_of_one_rank((zeros, self._fit(value, node, node, task))))
+
+    def _compute(self, node: Value, task: Task) -> Any:
+        assert isinstance(task, Stack)
+        task.computed.add(node)
+        if node.op in FACTS:
+            return float(getattr(nm, node.op)(task.items[0].p, *node.attrs))
+        by = task.axes
+        if by is not None and node.op != "sum_group" and node in by.made:
+            self._pass(task, by, by.made[node])
+            return task.values[node]
+        return super()._compute(node, task)
+
+    def _sum(self, node: Value, task: Task) -> Any:
+        assert isinstance(task, Stack)
+        by = task.axes
+        for n in [] if by is None else by.reduced:
+            if by is not None and n.op == "sum_group" and n.args[0] is node:
+                self._pass(task, by, by.made[n])
+                return task.group_parts[n].sum()
+        return super()._sum(node, task)
+
+    def _pass(self, task: Stack, axes: Axes, number: int) -> None:
+        """One compiled pass over a stack, if it has not been done."""
+        if number in task.done:
+            return
+        task.done.add(number)
+        one, count = axes.passes[number], len(task.items)
+        scalars = [float(self._value(n, task)) for n in one.scalars]
+        columns = np.zeros((count, len(one.columns)))
+        for k, n in enumerate(one.columns):
+            value = self._value(n, task)
+            columns[:, k] = value.reshape(-1).numpy() if isinstance(value, torch.Tensor) else value
+        dtype = getattr(torch, task.dtype)
+        stacked = {
+            n: self._value(n, task).to(dtype).expand(count, *axes.shape_of(n)).contiguous()
+            for n in one.stacks
+        }
+        like = task.items[0].p
+        for n in one.kept:
+            stacked[n] = task.values[n] = self.scratch.take(torch.Size((count, *axes.shape)), like)
+        table = np.array([[x.data_ptr() for x in task.own(n)] for n in one.slots], np.int64)
+        sums = self.passes(
+            axes,
+            one,
+            task.dtype,
+            count,
+            table=table.T,
+            scalars=scalars,
+            columns=columns,
+            at={n: x.data_ptr() for n, x in stacked.items()},
+        )
+        for n, found in sums.items():
+            value = torch.from_numpy(found).to(dtype).reshape(count, *axes.shape_of(n))
+            (task.group_parts if n.op == "sum_group" else task.values)[n] = value
+
+    def _apply(self, node: Value, operands: list[Any], task: Task) -> Any:
+        over = self._last_uses(node, operands, task)
+        found = self._applied(node, operands, task, over)
+        for x in over:
+            if x is not found:
+                self.scratch.give(x)
+        return found
+
+    def _applied(
+        self, node: Value, operands: list[Any], task: Task, over: list[torch.Tensor]
+    ) -> Any:
+        if node.op not in MAPS:
+            return self._each(node, operands, task)
+        assert isinstance(task, Stack)
+        with nm.computing(self._widest if node.domain <= Domain.GROUP else task.items[0].p):
+            if node.domain <= Domain.GROUP:
+                return call(node.op, *operands)
+            operands = _of_one_rank(operands)
+            stacks = [x for x in operands if isinstance(x, torch.Tensor)]
+            if node.op not in WRITING or not stacks:
+                return call(node.op, *operands)
+        shapes = {x.shape for x in stacks}
+        whole = shapes.pop() if len(shapes) == 1 else torch.broadcast_shapes(*shapes)
+        place = next((x for x in over if x.shape == whole), None)
+        if place is None:
+            place = self.scratch.take(whole, stacks[0])
+        return WRITING[node.op](*(_tensor(x, place) for x in operands), out=place)
+
+    def _last_uses(self, node: Value, operands: list[Any], task: Task) -> list[torch.Tensor]:
+        """Let go of operands that nothing uses any more; of these, what was made to be used again."""
+        left, over = self.left[id(task)], []
+        for a, x in zip(node.args, operands, strict=True):
+            left[a] -= 1
+            if left[a] or task.values.pop(a, None) is None:
+                continue
+            if a in _passing(task.program) and isinstance(x, torch.Tensor):
+                over.append(x)
+        return over
+
+    def _each(self, node: Value, operands: list[Any], task: Task) -> Any:
+        """What has axes of its own, of every array of the stacks."""
+        assert isinstance(task, Stack)
+        count = len(task.items)
+        stacked = [
+            isinstance(x, torch.Tensor) and a.domain > Domain.GROUP
+            for x, a in zip(operands, node.args, strict=True)
+        ]
+
+        def one(*own: Any) -> Any:
+            return Interpreter._apply(self, node, list(own), task)
+
+        if count > 1 and any(stacked):
+            return torch.vmap(one, tuple(0 if s else None for s in stacked))(*operands)
+        found = one(*(x[0] if s else x for x, s in zip(operands, stacked, strict=True)))
+        if not isinstance(found, torch.Tensor):
+            return found
+        return found.expand(count, *found.shape)
+
+
+def _of_one_rank(operands: Sequence[Any]) -> list[Any]:
+    """Stacks of arrays of several ranks as arrays themselves are combined: axes of length 1 after the first."""
+    rank = max((x.ndim for x in operands if isinstance(x, torch.Tensor)), default=0)
+    return [
+        x.reshape(x.shape[0], *[1] * (rank - x.ndim), *x.shape[1:])
+        if isinstance(x, torch.Tensor) and 0 < x.ndim < rank
+        else x
+        for x in operands
+    ]
+
+
+def _tensor(x: Any, like: torch.Tensor) -> Any:
+    """A number as a tensor, without a copy from the host."""
+    if isinstance(x, torch.Tensor):
+        return x
+    return torch.full((), number(x, like.dtype), dtype=like.dtype, device=like.device)
+
+
+def stepped(backend: Any, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
+    """Do a step's arithmetic and write parameters and state; sets every item's ``u``. Returns the group's state."""
+    bins: dict[Any, list[Any]] = defaultdict(list)
+    for item in items:
+        bins[item.t, item.phase, item.p.dtype, item.p.device, item.p.shape].append(item)
+    tasks = [task for same in bins.values() for task in _tasks(backend, rule, same)]
+    shared = group_scalars((k.program for k in tasks), backend._at(rule, t)[0], t)
+    dtype = backend._dtype_of_group(group, [item.p for item in items])
+    stacks = Stacks(tasks, backend.passes, group, shared, dtype, backend.cast)
+    new = stacks.group_outputs()
+    stacks.total_all()
+    for task in tasks:
+        if rule.observed:
+            found = stacks.raw_outputs(task)
+            for k, item in enumerate(task.items):
+                u = found[UPDATE][k] if UPDATE in found else nm.overwrite(found["p"][k])
+                backend._see(rule, item, item.g, u, {n: found[n][k] for n in rule.state_names})
+        stacks.write(task)
+        for item in task.items:
+            item.u, item.written = nm.overwrite(item.p), True
+    return new
+
+
+def _tasks(backend: Any, rule: BoundRule, same: list[Any]) -> Iterator[Stack]:
+    """The stacks of items of one shape: small ones, but where nothing but passes meets all elements of a tensor."""
+    first = same[0]
+    program = shaped(rule, first.phase, tuple(first.p.shape))
+    found = axes(program) if backend.passes is not None else None
+    if found is not None and not (found.fits and _within_reach(backend, found, rule, same)):
+        found = None
+    known = scalars.evaluate(program, first.hyper, first.t)
+    step = (
+        len(same) if found is not None and found.alone else max(1, ROOM // max(first.p.numel(), 1))
+    )
+    for k in range(0, len(same), step):
+        some = same[k : k + step]
+        arrays = _Arrays({n: [_array(item, rule, n) for item in some] for n in _names(rule)})
+        yield Stack(program, arrays, dict(known), backend.dtype(first.p), items=some, axes=found)
+
+
+def _names(rule: BoundRule) -> tuple[str, ...]:
+    return ("p", "g", *rule.input_names, *rule.state_names)
+
+
+def _array(item: Any, rule: BoundRule, name: str) -> torch.Tensor:
+    """An item's array of this name."""
+    if name in ("p", "g"):
+        found = getattr(item, name)
+    else:
+        found = item.state[name] if name in rule.state_names else item.inputs[name]
+    return found
+
+
+def _within_reach(backend: Any, found: Axes, rule: BoundRule, same: list[Any]) -> bool:
+    """Whether the arrays that passes go over lie where these can do that."""
+    names = {n for one in found.passes for n in one.slots}
+    every = [_array(item, rule, n) for item in same for n in names]
+    return backend.all_reachable(every) and not backend.strided(every)

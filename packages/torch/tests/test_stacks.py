@@ -1,0 +1,237 @@
+"""Rules with axes or matrices: on stacks of tensors of one shape, and by compiled passes, as tensor by tensor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import isostep
+import isostep_torch
+from isostep import compose, nm, parts, pieces
+from isostep.domains import Flag
+from isostep.rule import Rule
+from isostep_torch import stacks
+
+SHAPES = [
+    (5,),
+    (6, 4),
+    (6, 4),
+    (),
+    (1,),
+    (7,),
+    (1, 5),
+    (5, 1),
+    (2, 3, 4),
+    (3, 0),
+    (6, 4),
+    (7,),
+    (300, 250),
+    (2, 3, 2, 3, 2),
+]
+
+
+def turned(p, g, a, b, r, c, s, t, /, *, lr, small):
+    """State that changes places, rows and columns, a maximum, a sum of sums, a choice for each row, a product."""
+    rank = len(p.shape)
+    row = nm.sum_axis(g * g, axis=-1) if rank else g * g
+    column = nm.max_axis(a * g, axis=tuple(range(0, rank, 2))) if rank > 1 else nm.sum(a * g)
+    level = nm.sum(row) / nm.maximum(nm.size(p), 1)
+    u = nm.where(row > level, g - p, g + a) / (1 + nm.abs(column))
+    if rank == 2:
+        whole = nm.transpose(nm.matmul(nm.transpose(u), 0.1 * nm.matmul(u, nm.transpose(u))))
+        u = nm.where(small, u, 0.01 * whole + u)
+    u = u - nm.sum(u * u) / (1 + nm.sum(p * p))
+    return -lr * u, u + 0.5 * b, a, 0.9 * c + 0.1 * level, r, 0.5 * s + nm.sum(u)
+
+
+def turned_first(p, /):
+    zeros = parts.zeros(p)
+    none = nm.sum(zeros)
+    return zeros, zeros, none, none, none
+
+
+def viewed(p, g, r, c, t, /):
+    """A view that is still needed where what it is a view of is used for the last time; state that looks at old p."""
+    square = g * g
+    view = nm.transpose(square)
+    u = nm.matmul(g, nm.matmul(view, square + 1))
+    return -0.01 * u, r + nm.matmul(p, nm.transpose(c)), 0.5 * c + nm.sum_axis(g, axis=0)
+
+
+def partly(p, g, t, /, *, norm):
+    """Only matrices use what all parameters are measured for."""
+    return -0.1 * g / (1 + norm) if len(p.shape) == 2 else -0.1 * g
+
+
+RULES = {
+    "turned": Rule(
+        name="turned",
+        update=turned,
+        init=turned_first,
+        state=("a", "b", "r", "c", "s"),
+        hyper={"lr": parts.lr(0.1), "small": Flag(False, doc="whether there is no product")},
+    ).bind(),
+    "clipped": compose(pieces.clip_by_global_norm(0.5), isostep.rule("adafactor", lr=0.1)),
+    "two axes": compose(
+        pieces.centralize(0),
+        pieces.adaptive_clip(unit_axis=-1),
+        isostep.rule("sgd", lr=0.1, momentum=0.9),
+    ),
+    "sm3": isostep.rule("sm3", lr=0.1, momentum=0.9),
+    "viewed": Rule(
+        name="viewed",
+        update=viewed,
+        state=("r", "c"),
+        init=lambda p, /: (nm.sum_axis(p, axis=-1), nm.sum_axis(p, axis=-2)),
+        ndim=(2,),
+    ).bind(),
+    "partly": Rule(
+        name="partly", update=partly, measure=lambda p, g, t, /: {"norm": nm.sum(p * p)}
+    ).bind(),
+    "late": Rule(
+        name="late",
+        update=lambda p, g, r, t, /: (
+            -0.1 * g,
+            r + nm.matmul(p, nm.transpose(nm.sum_axis(g * g, axis=0))),
+        ),
+        state=("r",),
+        init=lambda p, /: nm.sum_axis(p, axis=-1),
+        ndim=(2,),
+    ).bind(),
+}
+
+
+def problem(dtype, seed):
+    made = torch.Generator().manual_seed(seed)
+    return [torch.randn(s, generator=made, dtype=torch.float64).to(dtype) for s in SHAPES]
+
+
+def lives(path, rule, dtype, steps=4, change=lambda k, grads: grads):
+    backend = isostep.backend(path)
+    ranks = rule.rule.ndim or range(6)
+    fit = lambda arrays: [a for a, s in zip(arrays, SHAPES, strict=True) if len(s) in ranks]  # noqa: E731
+    params = fit(problem(dtype, 0))
+    state = backend.init(rule, params)
+    for k in range(steps):
+        backend.step(rule, params, change(k, fit(problem(dtype, 10 + k))), state)
+    return {(i, n): a for i, p in enumerate(params) for n, a in {"p": p, **state.arrays[i]}.items()}
+
+
+def some_without(k, grads):
+    """In one step, and then others, some parameters have no gradient: counts of steps part."""
+    return [None if k == 1 and i in (1, 5) else g for i, g in enumerate(grads)]
+
+
+def agree(found, wanted, rtol):
+    for key, value in wanted.items():
+        torch.testing.assert_close(
+            found[key],
+            value,
+            rtol=rtol,
+            atol=rtol,
+            equal_nan=True,
+            msg=lambda m, key=key: f"{key}: {m}",
+        )
+
+
+@pytest.mark.parametrize("path", ["torch:foreach", "torch:fused"])
+@pytest.mark.parametrize("name", RULES)
+def test_as_tensor_by_tensor(name, path):
+    if path == "torch:fused":
+        pytest.importorskip("numba", reason="of the extra `fused`")
+    for dtype, rtol in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
+        wanted = lives("torch:loop", RULES[name], dtype, change=some_without)
+        agree(lives(path, RULES[name], dtype, change=some_without), wanted, rtol)
+
+
+def test_passes_are_taken_once_for_all_of_a_shape(monkeypatch):
+    pytest.importorskip("numba", reason="of the extra `fused`")
+    from isostep_torch.fused_cpu import TorchFused
+
+    taken, run = [], TorchFused.passes
+
+    def counted(axes, one, dtype, count, **more):
+        taken.append((axes.shape, one.index, count))
+        return run(axes, one, dtype, count, **more)
+
+    monkeypatch.setattr(TorchFused, "passes", staticmethod(counted))
+    lives("torch:fused", isostep.rule("adafactor"), torch.float32, steps=1)
+    assert [x for x in taken if x[0] == (6, 4)] == [((6, 4), k, 3) for k in range(3)]
+    assert {shape for shape, *_ in taken} == {s for s in SHAPES if s not in ((), (1,), (3, 0))}
+
+
+def test_nan_and_infinity_go_where_they_went():
+    pytest.importorskip("numba", reason="of the extra `fused`")
+
+    def spoiled(k, grads):
+        for g in grads:
+            if k == 1 and g.numel() > 3:
+                g.view(-1)[2] = torch.nan
+        return grads
+
+    for name in ("sm3", "clipped"):
+        wanted = lives("torch:loop", RULES[name], torch.float32, change=spoiled)
+        agree(lives("torch:fused", RULES[name], torch.float32, change=spoiled), wanted, 2e-5)
+
+
+def test_tensors_that_are_not_contiguous_are_stepped_where_they_lie():
+    pytest.importorskip("numba", reason="of the extra `fused`")
+    wanted, found = [], []
+    for kept, path in ((wanted, {"fused": False, "foreach": False}), (found, {"fused": True})):
+        torch.manual_seed(0)
+        base = torch.randn(4, 3, 6, dtype=torch.float64)
+        params = [torch.nn.Parameter(base.permute(2, 0, 1)), torch.nn.Parameter(base[0].clone().T)]
+        where = [p.data_ptr() for p in params]
+        optimizer = isostep_torch.Adafactor(params, lr=0.1, **path)
+        for _ in range(3):
+            for p in params:
+                p.grad = torch.randn(p.shape, dtype=p.dtype)
+            optimizer.step()
+        assert [p.data_ptr() for p in params] == where
+        kept += [p.detach().clone() for p in params]
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_a_stack_of_many_is_cut_and_an_order_of_memory_is_not_lost(monkeypatch):
+    """A room of a few elements: every shape has stacks of one and of several."""
+    monkeypatch.setattr(stacks, "ROOM", 50)
+    wanted = lives("torch:loop", RULES["turned"], torch.float64)
+    agree(lives("torch:foreach", RULES["turned"], torch.float64), wanted, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "option", [{"state_dtype": torch.bfloat16}, {"master_weights": True}, {"kahan": True}]
+)
+def test_halves_are_stored_once(option):
+    """Parameters are computed with in float32 copies, which are written first; what is kept is rounded from these."""
+    found = {}
+    for path in ({"fused": False, "foreach": False}, {"foreach": True}, {}):
+        torch.manual_seed(0)
+        kind = torch.float32 if "state_dtype" in option else torch.bfloat16
+        params = [torch.nn.Parameter(torch.randn(s).to(kind)) for s in ((6, 4), (6, 4), (5,))]
+        optimizer = isostep_torch.NovoGrad(params, lr=0.1, weight_decay=0.1, **option, **path)
+        for _ in range(4):
+            for p in params:
+                p.grad = torch.randn(p.shape).to(kind)
+            optimizer.step()
+        found[str(path)] = [p.detach() for p in params] + [
+            v for p in params for v in optimizer.state[p].values() if torch.is_tensor(v)
+        ]
+    wanted, *others = found.values()
+    for other in others:
+        for a, b in zip(other, wanted, strict=True):
+            torch.testing.assert_close(
+                a, b, rtol=2e-5 if a.dtype is torch.float32 else 1e-2, atol=1e-6
+            )
+
+
+def test_autograd_is_told_what_passes_have_written():
+    pytest.importorskip("numba", reason="of the extra `fused`")
+    p = torch.nn.Parameter(torch.randn(6, 4))
+    optimizer = isostep_torch.Adafactor([p], fused=True)
+    loss = (p * p).sum()
+    p.grad = torch.randn(6, 4)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
