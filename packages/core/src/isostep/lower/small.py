@@ -7,7 +7,7 @@ arrays, so a thousand small arrays cost no more calls than one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,26 @@ from isostep.values import FACTS, MAPS, REDUCTIONS, Domain, Value
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of the arrays of a list before any pass; ``units`` by axis."""
+    """What is known of the arrays of a list before any pass; ``units`` by axis. Each is worked out once."""
 
     shapes: tuple[tuple[int, ...], ...]
     dtype: np.dtype
+    known: dict[Any, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     def vector(self, op: str, attrs: tuple[Any, ...]) -> np.ndarray:
         """One fact of every array."""
+        key = (op, attrs)
+        if key not in self.known:
+            self.known[key] = self._vector(op, attrs)
+        return self.known[key]
+
+    def units(self, axis: int) -> np.ndarray:
+        """Rows of (inner, count, base): unit of element i = (i // inner) % count, numbered from base on."""
+        if axis not in self.known:
+            self.known[axis] = self._units(axis)
+        return self.known[axis]
+
+    def _vector(self, op: str, attrs: tuple[Any, ...]) -> np.ndarray:
         if op == "eps":
             return np.full(len(self.shapes), np.finfo(self.dtype).eps, self.dtype)
         if op == "unit_size":
@@ -34,8 +47,7 @@ class Facts:
         of = (lambda s: int(np.prod(s, dtype=np.int64))) if op == "size" else len
         return np.array([of(s) for s in self.shapes], self.dtype)
 
-    def units(self, axis: int) -> np.ndarray:
-        """Rows of (inner, count, base): unit of element i = (i // inner) % count, numbered from base on."""
+    def _units(self, axis: int) -> np.ndarray:
         rows, base = [], 0
         for shape in self.shapes:
             size = int(np.prod(shape, dtype=np.int64))
