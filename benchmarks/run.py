@@ -53,7 +53,7 @@ def ours(path: str, rule: isostep.BoundRule) -> Contender:
 def measure(
     contenders: list[Contender],
     count: int,
-    size: int,
+    shape: int | tuple[int, ...],
     rounds: int = ROUNDS,
     before: Callable[[Any], None] = lambda step: None,
 ) -> dict[str, dict[str, float]]:
@@ -62,8 +62,8 @@ def measure(
     ``before(step)`` is called before each step, and not timed.
     """
     rng = np.random.default_rng(0)
-    params = [rng.standard_normal(size).astype(np.float32) for _ in range(count)]
-    grads = [rng.standard_normal(size).astype(np.float32) for _ in range(count)]
+    params = [rng.standard_normal(shape).astype(np.float32) for _ in range(count)]
+    grads = [rng.standard_normal(shape).astype(np.float32) for _ in range(count)]
     steps: dict[str, Callable[[], Any]] = {}
     first: dict[str, float] = {}
     for c in contenders:

@@ -29,7 +29,8 @@ from run import SIZES, machine, measure, results
 import isostep
 from isostep_torch import load_optimizer
 
-LARGE, SMALL = SIZES
+#: Of the rules that have other programs for matrices than for vectors.
+MATRICES = ("24x1000x1000", "1000x40x25")
 #: Packages whose classes are peers, by the name to import: the name on PyPI.
 PACKAGES = {
     "pytorch_optimizer": "pytorch-optimizer",
@@ -85,7 +86,7 @@ def packaged(name: str, *sources: str) -> list[Contender]:
     return [torch_class(s, name, PACKAGES[s], lr=1e-3) for s in sources]
 
 
-#: rule -> (hyperparameters beside lr, peers)
+#: rule -> (hyperparameters beside lr, peers); of matrices those that have rows and columns
 ROWS: dict[str, tuple[dict[str, Any], list[Contender]]] = {
     "adamw": ({}, torchs("AdamW", "fused", "foreach")),
     "sgd": ({"momentum": 0.9}, torchs("SGD", "fused", "foreach", momentum=0.9)),
@@ -103,7 +104,18 @@ ROWS: dict[str, tuple[dict[str, Any], list[Contender]]] = {
         packaged("Lion", "pytorch_optimizer", "timm.optim.lion", "lion_pytorch", "optimi"),
     ),
     "lamb": ({}, packaged("Lamb", "pytorch_optimizer", "torch_optimizer", "timm.optim.lamb")),
+    "adafactor": (
+        {},
+        [*torchs("Adafactor", "foreach"), *packaged("AdaFactor", "pytorch_optimizer")],
+    ),
+    "novograd": ({}, packaged("NovoGrad", "pytorch_optimizer", "torch_optimizer")),
+    "came": ({}, packaged("CAME", "pytorch_optimizer")),
+    "sm3": ({}, packaged("SM3", "pytorch_optimizer")),
+    "adamp": ({}, packaged("AdamP", "pytorch_optimizer", "torch_optimizer")),
+    "padam": ({}, packaged("PAdam", "pytorch_optimizer")),
 }
+#: The rows that are measured on matrices.
+ON_MATRICES = ("adafactor", "novograd", "came", "sm3", "adamp")
 
 
 def ours(rule: str, hyper: dict[str, Any]) -> Contender:
@@ -146,7 +158,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES), help="ARRAYSxELEMENTS")
+    parser.add_argument("--sizes", nargs="+", help="ARRAYSxELEMENTS, or ARRAYSxROWSxCOLUMNS")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--new-gradients", action="store_true", help="other tensors in every step")
     parser.add_argument("--out", type=Path, help="where to write (benchmarks/results/DEVICE-torch)")
@@ -160,10 +172,12 @@ def main() -> int:
     for rule in arguments.rows:
         hyper, peers = ROWS[rule]
         held = [p for p in peers if p.name not in {PACKAGES[a] for a in absent}]
-        for size in arguments.sizes:
-            count, elements = map(int, size.split("x"))
+        for size in arguments.sizes or (MATRICES if rule in ON_MATRICES else SIZES):
+            count, *shape = map(int, size.split("x"))
             before = new_gradients if arguments.new_gradients else lambda step: None
-            times = measure([ours(rule, hyper), *held], count, elements, arguments.rounds, before)
+            times = measure(
+                [ours(rule, hyper), *held], count, tuple(shape), arguments.rounds, before
+            )
             row = {"rule": rule, "hyper": repr(isostep.rule(rule, lr=1e-3, **hyper)), "size": size}
             row |= {"new_gradients": arguments.new_gradients}
             result["rows"].append({**row, "times": times})

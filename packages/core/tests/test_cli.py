@@ -197,7 +197,10 @@ def test_source_of_a_kernel_is_python(capsys):
     error = failed(capsys, "show", "adam", "--source", "hip")
     assert error.startswith("isostep: --source must be one of program, ")
     assert error.endswith(", got 'hip'")
-    error = failed(capsys, "show", "muon", "--source", "numba")
+    passes = printed(capsys, "show", "adafactor", "--source", "numba", "--dtype", "bfloat16")
+    assert '"""Pass 1 of 3: reduces to ' in passes
+    compile(passes, "adafactor", "exec")
+    error = failed(capsys, "show", "muon", "--source", "cuda")
     assert error == (
         "isostep: muon has no fused kernel: it works on axes or matrices (matmul, transpose); see --source program"
     )

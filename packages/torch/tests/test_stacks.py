@@ -235,3 +235,38 @@ def test_autograd_is_told_what_passes_have_written():
     optimizer.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_memory_that_is_shared_is_not_written():
+    pytest.importorskip("numba", reason="of the extra `fused`")
+    backend, rule = isostep.backend("torch:fused"), isostep.rule("adafactor")
+    p = torch.arange(24.0).reshape(6, 4)
+    for params, grads in (([p], [p]), ([p[:4], p[2:]], [torch.ones(4, 4), torch.ones(4, 4)])):
+        state = backend.init(rule, params)
+        with pytest.raises(ValueError, match="shares memory with another array; pass copies"):
+            backend.step(rule, params, grads, state)
+        assert state.t == [0] * len(params)
+    assert torch.equal(p, torch.arange(24.0).reshape(6, 4))
+
+
+@pytest.mark.parametrize("path", ["torch:foreach", "torch:fused"])
+def test_state_of_another_shape_is_refused(path):
+    if path == "torch:fused":
+        pytest.importorskip("numba", reason="of the extra `fused`")
+    backend = isostep.backend(path)
+    for name, wrong, shape, right in (
+        ("adafactor", "row_var", (5, 1), (6, 1)),
+        ("novograd", "moments", (6, 3), (6, 4)),
+        ("novograd", "grads_ema", (1,), ()),
+    ):
+        rule = isostep.rule(name)
+        params = [torch.ones(2, 4), torch.ones(6, 4)]
+        state = backend.init(rule, params)
+        state.arrays[1][wrong] = torch.zeros(shape)
+        with pytest.raises(ValueError) as error:
+            backend.step(rule, params, [torch.ones(2, 4), torch.ones(6, 4)], state)
+        assert str(error.value) == (
+            f"{name}: state {wrong} of a parameter of shape (6, 4) must have shape {right}, got {shape}; "
+            "make a new state"
+        )
+        assert all(torch.equal(p, torch.ones_like(p)) for p in params)

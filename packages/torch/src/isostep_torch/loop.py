@@ -40,7 +40,8 @@ class TorchLoop(ArrayBackend):
     def cast(self, array: Any, dtype: str) -> torch.Tensor:
         # ``torch.as_tensor`` would move it to torch's default device.
         known = array if isinstance(array, torch.Tensor) else torch.as_tensor(array)
-        kind, known = getattr(torch, dtype), known.detach()
+        kind = getattr(torch, dtype)
+        known = known.detach() if known.requires_grad else known
         return known if known.dtype is kind else known.to(kind)
 
     def zeros_like(self, array: torch.Tensor, dtype: str | None = None) -> torch.Tensor:

@@ -19,8 +19,10 @@ import torch
 from isostep import nm, scalars
 from isostep.interpret import Interpreter, Task
 from isostep.lower.axes import Axes, axes
+from isostep.lower.overlap import Written
 from isostep.program import UPDATE, Program, shaped
 from isostep.rule import BoundRule
+from isostep.state import StepError
 from isostep.values import FACTS, MAPS, REDUCTIONS, Domain, Value
 from isostep_torch.calls import call, number
 from isostep_torch.traced import group_scalars
@@ -192,6 +194,7 @@ class Stacks(Interpreter):
             for n in one.stacks
         }
         like = task.items[0].p
+        task.computed.update((*one.kept, *one.reduced))
         for n in one.kept:
             stacked[n] = task.values[n] = self.scratch.take(torch.Size((count, *axes.shape)), like)
         table = np.array([[x.data_ptr() for x in task.own(n)] for n in one.slots], np.int64)
@@ -313,6 +316,7 @@ def _tasks(backend: Any, rule: BoundRule, same: list[Any]) -> Iterator[Stack]:
     """The stacks of items of one shape: small ones, but where nothing but passes meets all elements of a tensor."""
     first = same[0]
     program = shaped(rule, first.phase, tuple(first.p.shape))
+    _check_states(rule, program, same)
     found = axes(program) if backend.passes is not None else None
     if found is not None and not (found.fits and _within_reach(backend, found, rule, same)):
         found = None
@@ -340,7 +344,40 @@ def _array(item: Any, rule: BoundRule, name: str) -> torch.Tensor:
 
 
 def _within_reach(backend: Any, found: Axes, rule: BoundRule, same: list[Any]) -> bool:
-    """Whether the arrays that passes go over lie where these can do that."""
-    names = {n for one in found.passes for n in one.slots}
-    every = [_array(item, rule, n) for item in same for n in names]
-    return backend.all_reachable(every) and not backend.strided(every)
+    """Whether the arrays that passes go over lie where these can do that.
+
+    Raises:
+        StepError: one that is written shares memory with another.
+    """
+    read = {n for one in found.passes for n in one.slots} - {*found.stores}
+    arrays = [
+        [_array(item, rule, n) for item in same for n in names] for names in (found.stores, read)
+    ]
+    every = [a for some in arrays for a in some]
+    if not backend.all_reachable(every) or backend.strided(every):
+        return False
+    at, size = (
+        [np.array([of(a) for a in some], np.int64) for some in arrays]
+        for of in (torch.Tensor.data_ptr, lambda a: a.nbytes)
+    )
+    written = Written(at[0], size[0])
+    if written.overlap or written.meets(at[1], size[1]):
+        message = (
+            f"{rule.name}: a parameter or state array shares memory with another array; pass copies"
+        )
+        raise StepError(message)
+    return True
+
+
+def _check_states(rule: BoundRule, program: Program, same: list[Any]) -> None:
+    """State arrays have the shapes that the program was made for."""
+    inputs, shape = program.inputs(), same[0].p.shape
+    for n in rule.state_names:
+        wanted = shape if inputs[n].domain is Domain.ELEMENT else torch.Size(inputs[n].shape)
+        for item in same:
+            if item.state[n].shape != wanted:
+                message = (
+                    f"{rule.name}: state {n} of a parameter of shape {tuple(shape)} must have shape {tuple(wanted)}, "
+                    f"got {tuple(item.state[n].shape)}; make a new state"
+                )
+                raise StepError(message)

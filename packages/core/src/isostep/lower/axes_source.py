@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from isostep.listing import identifiers, lines
-from isostep.lower.axes import MOST_AXES, Axes, Bits, Pass, in_text
+from isostep.lower.axes import MOST_AXES, Axes, Bits, Pass, axes, in_text
 from isostep.lower.numba_source import RESERVED, render
-from isostep.program import UPDATE
+from isostep.program import UPDATE, Program
+from isostep.state import COMPUTE_DTYPE
 from isostep.values import Value, is_bool
 
 #: of every pass: addresses of tables, and of ``chunks`` the first and the one after the last
@@ -20,6 +21,12 @@ SUPPORT = (
 def source(axes: Axes, dtype: str) -> str:
     """The module text of a program's passes for arrays of ``dtype``."""
     return _Writer(axes, dtype).module()
+
+
+def show(program: Program, dtype: str) -> str | None:
+    """The text for ``isostep show RULE --source numba`` of a rule that is done in passes; None if it is not."""
+    found = axes(program)
+    return source(found, COMPUTE_DTYPE[dtype]) if found.fits else None
 
 
 def blocks(one: Pass) -> tuple[Value, ...]:

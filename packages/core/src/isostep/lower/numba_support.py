@@ -508,8 +508,49 @@ _compiled_as(cbrt, _cbrt32, np.cbrt)
 
 
 @njit(error_model="numpy")
+def _pow32(x: Any, y: Any) -> Any:
+    """|x|**y as e**(y log |x|), in float64: log as in ``_log1p32``. Then C's rules for zero, infinity and signs."""
+    w, e = np.float64(x), np.float64(y)
+    u = np.abs(w)
+    n = (_bits64(u) - _HALF_ROOT) >> 52
+    f = _float64(_bits64(u) - (n << 52)) - 1.0
+    s = f / (2.0 + f)
+    z = s * s
+    p = 1.0 / 9.0 + z * (1.0 / 11.0 + z * (1.0 / 13.0 + z * (1.0 / 15.0)))
+    p = 1.0 / 3.0 + z * (1.0 / 5.0 + z * (1.0 / 7.0 + z * p))
+    log = n * 0.6931471805599453 + (2.0 * s + 2.0 * s * z * p)
+    log = log if (u > 0.0) & (u < np.inf) else (-np.inf if u == 0.0 else u)
+    found = _exp64(e * log)
+    whole, odd = np.floor(e) == e, np.floor(0.5 * e) != 0.5 * e
+    found = found if (w >= 0.0) | whole | (u == 0.0) | (u == np.inf) else np.nan
+    found = np.copysign(found, w) if whole & odd else found
+    one = (e == 0.0) | (w == 1.0) | ((u == 1.0) & (np.abs(e) == np.inf))
+    return float32(1.0 if one else found)
+
+
+def _raised(x: Any, y: Any) -> Any:
+    """x**y; of float32 without a library call. For compiled code."""
+    raise NotImplementedError
+
+
+@njit(error_model="numpy")
+def _pow64(x: Any, y: Any) -> Any:
+    return x**y
+
+
+@overload(_raised)
+def _choose_raised(x: Any, y: Any) -> Any:
+    own = _pow32 if x == types.float32 and y == types.float32 else _pow64
+
+    def call(x: Any, y: Any) -> Any:
+        return own(x, y)
+
+    return call
+
+
+@njit(error_model="numpy")
 def power(x: Any, y: Any) -> Any:
-    """x**y; where y is 1 or 1/2 without the C library's function, which takes one number at a time.
+    """x**y; where y is 1 or 1/2, and of float32, without the C library's function, which takes one number at a time.
 
     y is the same for all elements, so that the loop over them is compiled twice: with this condition and without.
     """
@@ -517,5 +558,5 @@ def power(x: Any, y: Any) -> Any:
         root = np.sqrt(np.abs(x) if (x == 0) | (x == -np.inf) else x)
         found = x if y == 1 else root
     else:
-        found = x**y
+        found = _raised(x, y)
     return found
