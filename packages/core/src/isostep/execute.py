@@ -312,16 +312,14 @@ class ArrayBackend(ABC):
                 hypers[t] = self._at(rule, t)
             wide = self.compute_dtype(p)
             own = {n: self.cast(a, wide) for n, a in state.arrays[i].items()}
-            g = self.cast(all_grads[i], wide)
+            g, stored = self.cast(all_grads[i], wide), self.cast(p, wide)
+            if state.storage.beside is not None:
+                held, choose = partial(self._narrowed, p), partial(self.call, "where")
+                stored = whole(stored, own, held, choose)
             work.append(
                 Item(
                     t=t,
-                    p=whole(
-                        self.cast(p, wide),
-                        own,
-                        partial(self._narrowed, p),
-                        partial(self.call, "where"),
-                    ),
+                    p=stored,
                     g=self.scaled(g, state.handling.factor) if state.storage.scaled else g,
                     inputs={n: self.cast(v[i], wide) for n, v in all_inputs.items()},
                     state=own,

@@ -59,6 +59,8 @@ class TorchLoop(ArrayBackend):
 
     def writable(self, array: torch.Tensor) -> bool:
         """Not what was expanded: its elements share memory."""
+        if array.is_contiguous():
+            return True
         pairs = zip(array.shape, array.stride(), strict=True)
         return not array.numel() or not any(count > 1 and step == 0 for count, step in pairs)
 

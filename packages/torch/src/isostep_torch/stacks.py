@@ -316,50 +316,37 @@ def _tasks(backend: Any, rule: BoundRule, same: list[Any]) -> Iterator[Stack]:
     """The stacks of items of one shape: small ones, but where nothing but passes meets all elements of a tensor."""
     first = same[0]
     program = shaped(rule, first.phase, tuple(first.p.shape))
-    _check_states(rule, program, same)
+    arrays = {"p": [item.p for item in same], "g": [item.g for item in same]}
+    arrays |= {n: [item.inputs[n] for item in same] for n in rule.input_names}
+    arrays |= {n: [item.state[n] for item in same] for n in rule.state_names}
+    _check_states(rule, program, arrays)
     found = axes(program) if backend.passes is not None else None
-    if found is not None and not (found.fits and _within_reach(backend, found, rule, same)):
+    if found is not None and not (found.fits and _within_reach(backend, found, rule, arrays)):
         found = None
     known = scalars.evaluate(program, first.hyper, first.t)
-    step = (
-        len(same) if found is not None and found.alone else max(1, ROOM // max(first.p.numel(), 1))
-    )
+    alone = found is not None and found.alone
+    step = len(same) if alone else max(1, ROOM // max(first.p.numel(), 1))
     for k in range(0, len(same), step):
-        some = same[k : k + step]
-        arrays = _Arrays({n: [_array(item, rule, n) for item in some] for n in _names(rule)})
-        yield Stack(program, arrays, dict(known), backend.dtype(first.p), items=some, axes=found)
+        own = _Arrays({n: every[k : k + step] for n, every in arrays.items()})
+        some, dtype = same[k : k + step], backend.dtype(first.p)
+        yield Stack(program, own, dict(known), dtype, items=some, axes=found)
 
 
-def _names(rule: BoundRule) -> tuple[str, ...]:
-    return ("p", "g", *rule.input_names, *rule.state_names)
-
-
-def _array(item: Any, rule: BoundRule, name: str) -> torch.Tensor:
-    """An item's array of this name."""
-    if name in ("p", "g"):
-        found = getattr(item, name)
-    else:
-        found = item.state[name] if name in rule.state_names else item.inputs[name]
-    return found
-
-
-def _within_reach(backend: Any, found: Axes, rule: BoundRule, same: list[Any]) -> bool:
+def _within_reach(
+    backend: Any, found: Axes, rule: BoundRule, arrays: Mapping[str, list[torch.Tensor]]
+) -> bool:
     """Whether the arrays that passes go over lie where these can do that.
 
     Raises:
         StepError: one that is written shares memory with another.
     """
     read = {n for one in found.passes for n in one.slots} - {*found.stores}
-    arrays = [
-        [_array(item, rule, n) for item in same for n in names] for names in (found.stores, read)
-    ]
-    every = [a for some in arrays for a in some]
+    each = [[a for n in names for a in arrays[n]] for names in (found.stores, read)]
+    every = [*each[0], *each[1]]
     if not backend.all_reachable(every) or backend.strided(every):
         return False
-    at, size = (
-        [np.array([of(a) for a in some], np.int64) for some in arrays]
-        for of in (torch.Tensor.data_ptr, lambda a: a.nbytes)
-    )
+    at = [np.array([a.data_ptr() for a in some], np.int64) for some in each]
+    size = [np.full(len(some), some[0].nbytes if some else 0, np.int64) for some in each]
     written = Written(at[0], size[0])
     if written.overlap or written.meets(at[1], size[1]):
         message = (
@@ -369,15 +356,17 @@ def _within_reach(backend: Any, found: Axes, rule: BoundRule, same: list[Any]) -
     return True
 
 
-def _check_states(rule: BoundRule, program: Program, same: list[Any]) -> None:
+def _check_states(
+    rule: BoundRule, program: Program, arrays: Mapping[str, list[torch.Tensor]]
+) -> None:
     """State arrays have the shapes that the program was made for."""
-    inputs, shape = program.inputs(), same[0].p.shape
+    inputs, shape = program.inputs(), arrays["p"][0].shape
     for n in rule.state_names:
         wanted = shape if inputs[n].domain is Domain.ELEMENT else torch.Size(inputs[n].shape)
-        for item in same:
-            if item.state[n].shape != wanted:
-                message = (
-                    f"{rule.name}: state {n} of a parameter of shape {tuple(shape)} must have shape {tuple(wanted)}, "
-                    f"got {tuple(item.state[n].shape)}; make a new state"
-                )
-                raise StepError(message)
+        wrong = next((a for a in arrays[n] if a.shape != wanted), None)
+        if wrong is not None:
+            message = (
+                f"{rule.name}: state {n} of a parameter of shape {tuple(shape)} must have shape {tuple(wanted)}, "
+                f"got {tuple(wrong.shape)}; make a new state"
+            )
+            raise StepError(message)
