@@ -13,7 +13,6 @@ import torch
 from isostep.lower.axes import in_passes
 from isostep.lower.axes_run import run
 from isostep.lower.cpu import FusedCPU
-from isostep.lower.layout import obstacle
 from isostep.lower.openmp import OpenMP
 from isostep.lower.threads import POOL, Team
 from isostep.rule import BoundRule
@@ -38,9 +37,8 @@ class TorchFused(Memory, FusedCPU, TorchForeach):
     team = team()
     passes = partial(run, team)
 
-    def path(self, rule: BoundRule) -> str:
-        why = obstacle(rule)
-        return f"{'passes' if in_passes(rule) else 'stacked'}: {why}" if why else "fused"
+    def way(self, rule: BoundRule) -> str:
+        return "passes" if in_passes(rule) else "stacked"
 
     def reachable(self, array: Any) -> bool:
         here = array.device.type == "cpu" and array.layout is torch.strided

@@ -20,6 +20,7 @@ import triton.language as tl
 from isostep.lower.device import Kernel, Kernels
 from isostep.lower.executor import Device, DeviceBackend, Launch
 from isostep.lower.plan import Plan
+from isostep.rule import BoundRule
 from isostep.state import StepError
 from isostep_torch import triton_modules
 from isostep_torch.foreach import TorchForeach
@@ -92,6 +93,9 @@ class TorchTriton(Memory, DeviceBackend, TorchForeach):
 
     def __init__(self) -> None:
         self._devices: dict[torch.device, TritonDevice] = {}
+
+    def way(self, rule: BoundRule) -> str:
+        return "stacked"
 
     def asarray(self, array: np.ndarray) -> torch.Tensor:
         return super().asarray(array).to(self.kind)

@@ -176,6 +176,9 @@ class TracedTriton(TorchTriton):
         #: plans whose tables are read for as long as graphs are replayed
         self._in_graphs: set[Plan] = set()
 
+    def way(self, rule: BoundRule) -> str:
+        return "generic"
+
     def path(self, rule: BoundRule) -> str:
         own = super().path(rule)
         other = self._obstacle(rule)

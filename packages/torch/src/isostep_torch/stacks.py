@@ -94,6 +94,7 @@ class Stack(Task):
     axes: Axes | None = None
     done: set[int] = field(default_factory=set)
     computed: set[Value] = field(default_factory=set)
+    kept: list[torch.Tensor] = field(default_factory=list)
     group_parts: dict[Value, torch.Tensor] = field(default_factory=dict)
 
     def own(self, name: str) -> list[torch.Tensor]:
@@ -143,9 +144,9 @@ class Stacks(Interpreter):
         passed = {
             id(v): v for n, v in found.items() if n != "p" and program.outputs[n].op in WRITING
         }
-        for v in passed.values():
-            self.scratch.give(v)
         task.values.clear()
+        for v in (*passed.values(), *task.kept):
+            self.scratch.give(v)
 
     def _as_array(self, node: Value, task: Task) -> Any:
         value = self._value(node, task)
@@ -197,6 +198,7 @@ class Stacks(Interpreter):
         task.computed.update((*one.kept, *one.reduced))
         for n in one.kept:
             stacked[n] = task.values[n] = self.scratch.take(torch.Size((count, *axes.shape)), like)
+            task.kept.append(stacked[n])
         table = np.array([[x.data_ptr() for x in task.own(n)] for n in one.slots], np.int64)
         sums = self.passes(
             axes,
@@ -242,12 +244,14 @@ class Stacks(Interpreter):
 
     def _last_uses(self, node: Value, operands: list[Any], task: Task) -> list[torch.Tensor]:
         """Let go of operands that nothing uses any more; of these, what was made to be used again."""
-        left, over = self.left[id(task)], []
+        assert isinstance(task, Stack)
+        left, over, by, passing = self.left[id(task)], [], task.axes, _passing(task.program)
         for a, x in zip(node.args, operands, strict=True):
             left[a] -= 1
             if left[a] or task.values.pop(a, None) is None:
                 continue
-            if a in _passing(task.program) and isinstance(x, torch.Tensor):
+            own = by is not None and a in by.made  # of a pass, which gives it back when all is done
+            if a in passing and not own and isinstance(x, torch.Tensor):
                 over.append(x)
         return over
 

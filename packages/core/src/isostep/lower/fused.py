@@ -126,7 +126,11 @@ class FusedBackend(ArrayBackend):
 
     def path(self, rule: BoundRule) -> str:
         why = obstacle(rule)
-        return f"generic: {why}" if why else "fused"
+        return f"{self.way(rule)}: {why}" if why else "fused"
+
+    def way(self, rule: BoundRule) -> str:
+        """A word for how a rule is run that has no kernels."""
+        return "generic"
 
     def step(
         self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
