@@ -39,6 +39,7 @@ class State:
     #: the parameters' keys in the order of ``arrays``, where they were a dict: names decide, not places
     keys: tuple[Any, ...] | None = field(default=None, compare=False, kw_only=True)
     plan: Any = field(default=None, repr=False, compare=False)  # a backend's own notes; never saved
+    repeat: Any = field(default=None, repr=False, compare=False)  # likewise, of what is not fused
     figures: Any = field(default=None, repr=False, compare=False)  # of an observed rule's last step
     #: whoever made it answers for its arrays being those of the last step, and need not be checked again
     sealed: bool = field(default=False, repr=False, compare=False)
@@ -56,7 +57,7 @@ class State:
 
     def __getstate__(self) -> dict[str, Any]:
         # A plan knows where arrays lie in memory: in a copy, or in another process, that is wrong. So do figures.
-        here = ("plan", "figures", "sealed")
+        here = ("plan", "repeat", "figures", "sealed")
         return {n: v for n, v in self.__dict__.items() if n not in here}
 
 

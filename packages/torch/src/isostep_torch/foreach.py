@@ -17,8 +17,9 @@ from isostep.interpret import Interpreter, Task
 from isostep.lower.layout import obstacle
 from isostep.program import UPDATE, Program, trace, uniform
 from isostep.rule import BoundRule
+from isostep.state import State
 from isostep.values import MAPS, REDUCTIONS, Domain, Value
-from isostep_torch import sharded, stacks
+from isostep_torch import repeats, sharded, stacks
 from isostep_torch.calls import call, double, number
 from isostep_torch.loop import TorchLoop
 from isostep_torch.traced import TracedLoop, group_scalars, values_at
@@ -173,12 +174,27 @@ class TorchForeach(TorchLoop):
     name = "torch:foreach"
     #: what does passes over the elements of stacks, where anything does (``isostep.lower.axes_run.run``)
     passes: Callable[..., Any] | None = None
+    #: whether a step on stacks may be taken for one like the last
+    repeats = True
 
     def path(self, rule: BoundRule) -> str:
         return "foreach" if uniform(rule) else "stacked: it works on axes, matrices or shapes"
 
+    def step(
+        self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any
+    ) -> tuple[Any, State]:
+        if not inputs and self.repeats and repeats.again(self, rule, params, grads, state):
+            return params, state
+        done = super().step(rule, params, grads, state, **inputs)
+        if self.repeats and self._on_stacks(rule):
+            repeats.remember(rule, params, grads, state)
+        return done
+
+    def _on_stacks(self, rule: BoundRule) -> bool:
+        return not uniform(rule) or (self.passes is not None and obstacle(rule) is not None)
+
     def _run(self, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
-        if not uniform(rule) or (self.passes is not None and obstacle(rule) is not None):
+        if self._on_stacks(rule):
             return self._by_stacks(rule, items, group, t)
         if len(items[0].phase) < len(rule.kinds()[0]):
             return super()._run(rule, items, group, t)
@@ -244,6 +260,8 @@ def _scalars(rule: BoundRule, program: Program, items: list[Any]) -> dict[Value,
 
 class TracedForeach(TorchForeach, TracedLoop):
     """``torch:foreach`` with counts and hyperparameters as tensors; rules with axes or matrices as ``TracedLoop``."""
+
+    repeats = False
 
     def _by_stacks(self, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
         return TracedLoop._run(self, rule, items, group, t)

@@ -88,9 +88,9 @@ class _Arrays(dict[str, torch.Tensor]):
 
 @dataclass(eq=False)
 class Stack(Task):
-    """The task of several tensors of one shape; with ``axes`` by compiled passes."""
+    """The task of ``count`` tensors of one shape; with ``axes`` by compiled passes."""
 
-    items: list[Any] = field(default_factory=list)
+    count: int = 1
     axes: Axes | None = None
     done: set[int] = field(default_factory=set)
     computed: set[Value] = field(default_factory=set)
@@ -98,9 +98,14 @@ class Stack(Task):
     group_parts: dict[Value, torch.Tensor] = field(default_factory=dict)
 
     def own(self, name: str) -> list[torch.Tensor]:
-        """The items' arrays of one name."""
+        """The arrays of one name, as they are."""
         assert isinstance(self.arrays, _Arrays)
         return self.arrays.own[name]
+
+    @property
+    def like(self) -> torch.Tensor:
+        """One of the parameters."""
+        return self.own("p")[0]
 
 
 class Stacks(Interpreter):
@@ -122,7 +127,7 @@ class Stacks(Interpreter):
             self._total(name)
 
     def write(self, task: Stack) -> None:
-        """Compute what a step makes of a stack, and put it into the items' arrays."""
+        """Compute what a step makes of a stack, and put it into the arrays."""
         program, written = task.program, ("p", *task.program.stored)
         if task.axes is not None:
             for node in task.axes.between:
@@ -139,7 +144,7 @@ class Stacks(Interpreter):
             p = task.arrays["p"]
             found["p"] = torch.add(p, found["p"], out=p)
         for n, v in found.items():
-            if n != "p" or UPDATE not in outputs or len(task.items) > 1:
+            if n != "p" or UPDATE not in outputs or task.count > 1:
                 torch._foreach_copy_(task.own(n), list(v.unbind()))
         passed = {
             id(v): v for n, v in found.items() if n != "p" and program.outputs[n].op in WRITING
@@ -162,7 +167,7 @@ class Stacks(Interpreter):
         assert isinstance(task, Stack)
         task.computed.add(node)
         if node.op in FACTS:
-            return float(getattr(nm, node.op)(task.items[0].p, *node.attrs))
+            return float(getattr(nm, node.op)(task.like, *node.attrs))
         by = task.axes
         if by is not None and node.op != "sum_group" and node in by.made:
             self._pass(task, by, by.made[node])
@@ -183,7 +188,7 @@ class Stacks(Interpreter):
         if number in task.done:
             return
         task.done.add(number)
-        one, count = axes.passes[number], len(task.items)
+        one, count = axes.passes[number], task.count
         scalars = [float(self._value(n, task)) for n in one.scalars]
         columns = np.zeros((count, len(one.columns)))
         for k, n in enumerate(one.columns):
@@ -194,7 +199,7 @@ class Stacks(Interpreter):
             n: self._value(n, task).to(dtype).expand(count, *axes.shape_of(n)).contiguous()
             for n in one.stacks
         }
-        like = task.items[0].p
+        like = task.like
         task.computed.update((*one.kept, *one.reduced))
         for n in one.kept:
             stacked[n] = task.values[n] = self.scratch.take(torch.Size((count, *axes.shape)), like)
@@ -228,7 +233,7 @@ class Stacks(Interpreter):
         if node.op not in MAPS:
             return self._each(node, operands, task)
         assert isinstance(task, Stack)
-        with nm.computing(self._widest if node.domain <= Domain.GROUP else task.items[0].p):
+        with nm.computing(self._widest if node.domain <= Domain.GROUP else task.like):
             if node.domain <= Domain.GROUP:
                 return call(node.op, *operands)
             operands = _of_one_rank(operands)
@@ -258,7 +263,7 @@ class Stacks(Interpreter):
     def _each(self, node: Value, operands: list[Any], task: Task) -> Any:
         """What has axes of its own, of every array of the stacks."""
         assert isinstance(task, Stack)
-        count = len(task.items)
+        count = task.count
         stacked = [
             isinstance(x, torch.Tensor) and a.domain > Domain.GROUP
             for x, a in zip(operands, node.args, strict=True)
@@ -293,53 +298,112 @@ def _tensor(x: Any, like: torch.Tensor) -> Any:
     return torch.full((), number(x, like.dtype), dtype=like.dtype, device=like.device)
 
 
-def stepped(backend: Any, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any) -> Any:
-    """Do a step's arithmetic and write parameters and state; sets every item's ``u``. Returns the group's state."""
-    bins: dict[Any, list[Any]] = defaultdict(list)
-    for item in items:
-        bins[item.t, item.phase, item.p.dtype, item.p.device, item.p.shape].append(item)
-    tasks = [task for same in bins.values() for task in _tasks(backend, rule, same)]
+@dataclass(eq=False)
+class Part:
+    """Tensors of one shape that take the same step: what is known of them whatever their numbers are.
+
+    Stacks of them are small, but where nothing but passes meets all elements of a tensor: then there is a single one.
+    """
+
+    program: Program
+    axes: Axes | None
+    written: Written | None  # where arrays lie that passes write
+    arrays: dict[str, list[torch.Tensor]]
+    dtype: str
+
+    @property
+    def step(self) -> int:
+        """How many tensors a stack has."""
+        p = self.arrays["p"]
+        alone = self.axes is not None and self.axes.alone
+        return len(p) if alone else max(1, ROOM // max(p[0].numel(), 1))
+
+    def stacks(
+        self, known: Mapping[Value, Any], more: Mapping[str, list[torch.Tensor]] | None = None
+    ) -> Iterator[Stack]:
+        """The tasks of a step whose scalars are known; ``more`` arrays are the step's own."""
+        count, step = len(self.arrays["p"]), self.step
+        arrays = self.arrays | dict(more or {})
+        for k in range(0, count, step):
+            own = _Arrays({n: every[k : k + step] for n, every in arrays.items()})
+            size = min(step, count - k)
+            yield Stack(self.program, own, dict(known), self.dtype, count=size, axes=self.axes)
+
+
+def part_of(
+    backend: Any, rule: BoundRule, phase: tuple[int, ...], arrays: dict[str, list[torch.Tensor]]
+) -> Part:
+    """The part of tensors of one shape, by name.
+
+    Raises:
+        StepError: state of another shape, or memory that arrays share.
+    """
+    first = arrays["p"][0]
+    program = shaped(rule, phase, tuple(first.shape))
+    _check_states(rule, program, arrays)
+    found = axes(program) if backend.passes is not None else None
+    written = None if found is None or not found.fits else _in_reach(backend, found, rule, arrays)
+    by = None if written is None else found
+    return Part(program, by, written, arrays, backend.dtype(first))
+
+
+def run(
+    backend: Any,
+    rule: BoundRule,
+    tasks: Sequence[Stack],
+    group: dict[str, Any],
+    t: Any,
+    see: Callable[[int, Mapping[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Do a step's arithmetic and write parameters and state; the group's new state.
+
+    ``see(k, outputs)`` is called for each task before anything of it is written.
+    """
     shared = group_scalars((k.program for k in tasks), backend._at(rule, t)[0], t)
-    dtype = backend._dtype_of_group(group, [item.p for item in items])
+    dtype = backend._dtype_of_group(group, [p for k in tasks for p in k.own("p")])
     stacks = Stacks(tasks, backend.passes, group, shared, dtype, backend.cast)
     new = stacks.group_outputs()
     stacks.total_all()
-    for task in tasks:
-        if rule.observed:
-            found = stacks.raw_outputs(task)
-            for k, item in enumerate(task.items):
-                u = found[UPDATE][k] if UPDATE in found else nm.overwrite(found["p"][k])
-                backend._see(rule, item, item.g, u, {n: found[n][k] for n in rule.state_names})
+    for k, task in enumerate(tasks):
+        if see is not None:
+            see(k, stacks.raw_outputs(task))
         stacks.write(task)
-        for item in task.items:
-            item.u, item.written = nm.overwrite(item.p), True
     return new
 
 
-def _tasks(backend: Any, rule: BoundRule, same: list[Any]) -> Iterator[Stack]:
-    """The stacks of items of one shape: small ones, but where nothing but passes meets all elements of a tensor."""
-    first = same[0]
-    program = shaped(rule, first.phase, tuple(first.p.shape))
-    arrays = {"p": [item.p for item in same], "g": [item.g for item in same]}
-    arrays |= {n: [item.inputs[n] for item in same] for n in rule.input_names}
-    arrays |= {n: [item.state[n] for item in same] for n in rule.state_names}
-    _check_states(rule, program, arrays)
-    found = axes(program) if backend.passes is not None else None
-    if found is not None and not (found.fits and _within_reach(backend, found, rule, arrays)):
-        found = None
-    known = scalars.evaluate(program, first.hyper, first.t)
-    alone = found is not None and found.alone
-    step = len(same) if alone else max(1, ROOM // max(first.p.numel(), 1))
-    for k in range(0, len(same), step):
-        own = _Arrays({n: every[k : k + step] for n, every in arrays.items()})
-        some, dtype = same[k : k + step], backend.dtype(first.p)
-        yield Stack(program, own, dict(known), dtype, items=some, axes=found)
+def stepped(
+    backend: Any, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any
+) -> dict[str, Any]:
+    """``run`` over items: sets every one's ``u``."""
+    bins: dict[Any, list[Any]] = defaultdict(list)
+    for item in items:
+        bins[item.t, item.phase, item.p.dtype, item.p.device, item.p.shape].append(item)
+    tasks: list[Stack] = []
+    members: list[list[Any]] = []
+    for same in bins.values():
+        first = same[0]
+        arrays = {"p": [item.p for item in same], "g": [item.g for item in same]}
+        arrays |= {n: [item.inputs[n] for item in same] for n in rule.input_names}
+        arrays |= {n: [item.state[n] for item in same] for n in rule.state_names}
+        part = part_of(backend, rule, first.phase, arrays)
+        tasks += part.stacks(scalars.evaluate(part.program, first.hyper, first.t))
+        members += [same[k : k + part.step] for k in range(0, len(same), part.step)]
+
+    def see(k: int, found: Mapping[str, Any]) -> None:
+        for i, item in enumerate(members[k]):
+            u = found[UPDATE][i] if UPDATE in found else nm.overwrite(found["p"][i])
+            backend._see(rule, item, item.g, u, {n: found[n][i] for n in rule.state_names})
+
+    new = run(backend, rule, tasks, group, t, see if rule.observed else None)
+    for item in items:
+        item.u, item.written = nm.overwrite(item.p), True
+    return new
 
 
-def _within_reach(
+def _in_reach(
     backend: Any, found: Axes, rule: BoundRule, arrays: Mapping[str, list[torch.Tensor]]
-) -> bool:
-    """Whether the arrays that passes go over lie where these can do that.
+) -> Written | None:
+    """Where arrays lie that passes write; None if some that they go over do not lie where these can do that.
 
     Raises:
         StepError: one that is written shares memory with another.
@@ -348,16 +412,21 @@ def _within_reach(
     each = [[a for n in names for a in arrays[n]] for names in (found.stores, read)]
     every = [*each[0], *each[1]]
     if not backend.all_reachable(every) or backend.strided(every):
-        return False
+        return None
     at = [np.array([a.data_ptr() for a in some], np.int64) for some in each]
     size = [np.full(len(some), some[0].nbytes if some else 0, np.int64) for some in each]
     written = Written(at[0], size[0])
-    if written.overlap or written.meets(at[1], size[1]):
+    check_apart(rule, written, at[1], size[1])
+    return written
+
+
+def check_apart(rule: BoundRule, written: Written, read: np.ndarray, sizes: np.ndarray) -> None:
+    """Nothing that is written shares memory with anything else."""
+    if written.overlap or written.meets(read, sizes):
         message = (
             f"{rule.name}: a parameter or state array shares memory with another array; pass copies"
         )
         raise StepError(message)
-    return True
 
 
 def _check_states(
