@@ -8,6 +8,7 @@ import weakref
 import pytest
 import torch
 
+import isostep
 import isostep_torch
 from isostep import ArrayBackend, compose, rule
 from isostep.lower.fused import FusedBackend
@@ -21,9 +22,13 @@ SHAPES = [(3, 4), (5,), (), (2, 3, 2), (3, 3)]
 def made(path, name="adamw"):
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(s, dtype=torch.float64)) for s in SHAPES]
-    if name == "lookahead":
-        bound = compose(rule("sgd", lr=0.1, momentum=0.9), lookahead(k=3))
-        return isostep_torch.from_rule(bound, params, **path)
+    if name.startswith("lookahead"):
+        inner = (
+            rule("novograd", lr=0.1)
+            if name.endswith("novograd")
+            else rule("sgd", lr=0.1, momentum=0.9)
+        )
+        return isostep_torch.from_rule(compose(inner, lookahead(k=3)), params, **path)
     hyper = {"momentum": 0.9} if name == "sgd" else {}
     return isostep_torch.load_optimizer(name)(params, lr=0.1, **hyper, **path)
 
@@ -88,6 +93,9 @@ def another_structure(optimizer, k):
     group = optimizer.param_groups[0]
     if "nesterov" in group:
         group["nesterov"] = not group["nesterov"]
+    if "grad_averaging" in group:
+        group["grad_averaging"] = not group["grad_averaging"]
+        return  # maximize would be another way to keep state
     group["maximize"] = not group["maximize"]
 
 
@@ -118,6 +126,7 @@ EVENTS = (
     [
         *((n, "fused") for n in ("adamw", "sgd", "lookahead", "lamb", "novograd", "adafactor")),
         ("novograd", "foreach"),
+        ("lookahead of novograd", "fused"),
     ],
 )
 @pytest.mark.parametrize("event", EVENTS, ids=lambda e: e.__name__)
@@ -168,12 +177,51 @@ def test_usual_steps_on_stacks_take_no_long_look(path, monkeypatch):
     assert len(taken) == 2
 
 
-def test_a_repeated_step_holds_no_gradient():
+def test_parameters_that_look_the_same_are_not_taken_for_each_other():
+    found = []
+    for path in ({"fused": True}, {"fused": False, "foreach": False}):
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(3, 4, dtype=torch.float64)) for _ in range(2)]
+        optimizer = isostep_torch.NovoGrad(params, lr=0.1, **path)
+        for k in range(6):
+            for p in params:
+                p.grad = torch.randn_like(p)
+            if k == 4:
+                optimizer.param_groups[0]["params"].reverse()
+            optimizer.step()
+        found.append([p.detach() for p in params])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+def test_a_state_that_is_not_an_optimizers_is_looked_at_in_every_step():
+    backend, novograd = isostep.backend("torch:fused"), rule("novograd")
+    params, grads = [torch.ones(3, 4)], [torch.ones(3, 4)]
+    state = backend.init(novograd, params)
+    for _ in range(3):
+        backend.step(novograd, params, grads, state)
+    state.arrays[0]["moments"] = torch.zeros(3, 3)
+    with pytest.raises(ValueError, match="state moments of a parameter of shape"):
+        backend.step(novograd, params, grads, state)
+
+
+def test_figures_are_taken_as_soon_as_they_are_asked_for():
     optimizer = made({"fused": True}, "novograd")
     for k in range(4):
         give(optimizer, k)
         optimizer.step()
-    gradients = [weakref.ref(p.grad) for p in optimizer.param_groups[0]["params"]]
+    observer = optimizer.observe()
+    give(optimizer, 4)
+    optimizer.step()
+    assert observer.rows()
+
+
+def test_a_repeated_step_holds_no_gradient():
+    optimizer, gradients = made({"fused": True}, "novograd"), []
+    for k in range(4):
+        give(optimizer, k)
+        gradients += [weakref.ref(p.grad) for p in optimizer.param_groups[0]["params"]]
+        optimizer.step()
     optimizer.zero_grad()
     assert not any(g() for g in gradients)
 

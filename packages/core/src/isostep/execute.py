@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,11 +35,6 @@ from isostep.state import (
     labels,
 )
 from isostep.storage import HALVES, LOST, MASTER, PLAIN, Handling, Storage, whole
-
-
-@cache
-def _plain_name(dtype: Any) -> str:
-    return str(dtype).rpartition(".")[2]
 
 
 class ArrayBackend(ABC):
@@ -69,7 +64,7 @@ class ArrayBackend(ABC):
 
     def dtype(self, array: Any) -> str:
         """The plain name of an array's dtype, ``"float32"``."""
-        return _plain_name(array.dtype)
+        return str(array.dtype).rpartition(".")[2]
 
     def cast(self, array: Any, dtype: str) -> Any:
         """The array in another dtype, rounded to nearest even; the same array if it has it already."""

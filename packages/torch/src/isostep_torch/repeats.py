@@ -45,7 +45,7 @@ def remember(rule: BoundRule, params: Any, grads: Any, state: State) -> None:
     if not state.sealed or type(params) is not list or type(grads) is not list or not params:
         return
     given = rule.input_names or rule.group_input_names
-    if given or rule.observed or rule.sequential or not {p.dtype for p in params} <= WHOLE:
+    if given or rule.sequential or not {p.dtype for p in params} <= WHOLE:
         return
     arrays = [*params, *(a for own in state.arrays for a in own.values())]
     look, find = looks(grads), finder(arrays)
@@ -61,7 +61,7 @@ def again(backend: Any, rule: BoundRule, params: Any, grads: Any, state: Any) ->
     t = state.t[0]
     if not (same(known.params, params) and len(grads) == len(params) == state.t.count(t)):
         return False
-    if state.storage != PLAIN or known.structure != rule.structure():
+    if rule.observed or state.storage != PLAIN or known.structure != rule.structure():
         return False
     look = looks(grads)
     if (
