@@ -160,6 +160,20 @@ def test_passes_are_taken_once_for_all_of_a_shape(monkeypatch):
     assert {shape for shape, *_ in taken} == {s for s in SHAPES if s not in ((), (1,), (3, 0))}
 
 
+@pytest.mark.parametrize("name", ["adafactor", "sm3", "novograd"])
+def test_how_many_threads_there_are_changes_no_bit(name):
+    pytest.importorskip("numba", reason="of the extra `fused`")
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(lives("torch:fused", isostep.rule(name), torch.float32, steps=2))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(a, other[k]) for k, a in found[0].items())
+
+
 def test_nan_and_infinity_go_where_they_went():
     pytest.importorskip("numba", reason="of the extra `fused`")
 
