@@ -77,7 +77,8 @@ def again(backend: Any, rule: BoundRule, params: Any, grads: Any, state: Any) ->
         tasks: list[Stack] = []
         for part, members in known.parts[phase]:
             if part.written is not None:
-                own = look.addresses[members]
+                flat = [i for i in members if grads[i].is_contiguous()]
+                own = look.addresses[flat]
                 check_apart(rule, part.written, own, np.full(len(own), grads[members[0]].nbytes))
             more = {"g": [grads[i] for i in members]}
             tasks += part.stacks(scalars.evaluate(part.program, hyper, t + 1), more)

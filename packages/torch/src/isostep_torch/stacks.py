@@ -92,6 +92,7 @@ class Stack(Task):
 
     count: int = 1
     axes: Axes | None = None
+    given: Mapping[str, list[torch.Tensor]] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
     computed: set[Value] = field(default_factory=set)
     kept: list[torch.Tensor] = field(default_factory=list)
@@ -134,6 +135,10 @@ class Stacks(Interpreter):
                 if node not in task.computed:  # else it may have been let go of
                     self._value(node, task)
             self._pass(task, task.axes, task.axes.count - 1)
+            for n in task.axes.stores:
+                for target, value in zip(task.given[n], task.own(n), strict=True):
+                    if target is not value:  # passes have gone over a contiguous copy
+                        target.copy_(value)
             written = tuple(n for n in written if n not in task.axes.stores)
         outputs = {UPDATE if n not in program.outputs else n: n for n in written}
         found = {n: self._as_array(program.outputs[name], task) for name, n in outputs.items()}
@@ -145,7 +150,7 @@ class Stacks(Interpreter):
             found["p"] = torch.add(p, found["p"], out=p)
         for n, v in found.items():
             if n != "p" or UPDATE not in outputs or task.count > 1:
-                torch._foreach_copy_(task.own(n), list(v.unbind()))
+                torch._foreach_copy_(task.given[n], list(v.unbind()))
         passed = {
             id(v): v for n, v in found.items() if n != "p" and program.outputs[n].op in WRITING
         }
@@ -298,6 +303,13 @@ def _tensor(x: Any, like: torch.Tensor) -> Any:
     return torch.full((), number(x, like.dtype), dtype=like.dtype, device=like.device)
 
 
+def _flat(array: torch.Tensor) -> torch.Tensor:
+    """The tensor itself if its elements lie in memory as they are, one after another; else a copy."""
+    return (
+        array if array.is_contiguous() and not array.is_neg() else array.resolve_neg().contiguous()
+    )
+
+
 @dataclass(eq=False)
 class Part:
     """Tensors of one shape that take the same step: what is known of them whatever their numbers are.
@@ -323,11 +335,17 @@ class Part:
     ) -> Iterator[Stack]:
         """The tasks of a step whose scalars are known; ``more`` arrays are the step's own."""
         count, step = len(self.arrays["p"]), self.step
-        arrays = self.arrays | dict(more or {})
+        given = self.arrays | dict(more or {})
+        arrays = (
+            given if self.axes is None else {n: list(map(_flat, some)) for n, some in given.items()}
+        )
         for k in range(0, count, step):
             own = _Arrays({n: every[k : k + step] for n, every in arrays.items()})
             size = min(step, count - k)
-            yield Stack(self.program, own, dict(known), self.dtype, count=size, axes=self.axes)
+            to = {n: every[k : k + step] for n, every in given.items()}
+            yield Stack(
+                self.program, own, dict(known), self.dtype, count=size, axes=self.axes, given=to
+            )
 
 
 def part_of(
@@ -411,8 +429,10 @@ def _in_reach(
     read = {n for one in found.passes for n in one.slots} - {*found.stores}
     each = [[a for n in names for a in arrays[n]] for names in (found.stores, read)]
     every = [*each[0], *each[1]]
-    if not backend.all_reachable(every) or backend.strided(every):
+    if not backend.all_reachable(every):
         return None
+    # Others are copied, so that a step gives the same bits however its arrays lie.
+    each = [[a for a in some if _flat(a) is a] for some in each]
     at = [np.array([a.data_ptr() for a in some], np.int64) for some in each]
     size = [np.full(len(some), some[0].nbytes if some else 0, np.int64) for some in each]
     written = Written(at[0], size[0])
