@@ -111,19 +111,22 @@ def test_names_of_a_rule_do_not_meet_those_of_the_loops():
         i0 = nm.sum_axis(g, axis=-1)
         n1 = g * i0
         chunk = n1 + nm.sum_axis(g, axis=-2)
-        place = nm.sqrt(chunk * chunk + 1)
-        return -0.1 * place
+        run = nm.sqrt(chunk * chunk + 1)
+        return -0.1 * run
 
     rule = made(update)
     found = text(axes(shaped(rule, rule.phase(1), (3, 4))))
     compile(found, "passes", "exec")
-    for name in ("i0_2", "n1_2", "chunk_2", "place_2"):
+    for name in ("i0_2", "n1_2", "chunk_2", "run_2"):
         assert f" {name} = " in found
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_largest_is_nan_if_any_is_and_the_larger_of_two_zeros(dtype):
-    from isostep.lower.numba_support import at_place, place
+    from isostep.lower import numba_support
+
+    place = getattr(numba_support, f"place_{dtype}")
+    at_place = getattr(numba_support, f"at_place_{dtype}")
 
     @numba.njit
     def largest(x):

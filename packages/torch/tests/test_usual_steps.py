@@ -147,18 +147,22 @@ def test_after_every_event_a_step_is_that_of_the_loop(event, name, path):
                 torch.testing.assert_close(ours.state[p][n], v, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb"])
-def test_usual_steps_take_no_long_look(name, long_looks):
-    optimizer = made({"fused": True}, name)
+def looks_once_and_after_a_move(optimizer, looks):
     for k in range(6):
         give(optimizer, k)
         another_rate(optimizer, k)
         optimizer.step()
-    assert len(long_looks) == 1
+    assert len(looks) == 1
     parameters_elsewhere(optimizer, 6)
     optimizer.step()
     optimizer.step()
-    assert len(long_looks) == 2
+    assert len(looks) == 2
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_usual_steps_take_no_long_look(name, long_looks):
+    optimizer = made({"fused": True}, name)
+    looks_once_and_after_a_move(optimizer, long_looks)
 
 
 @pytest.mark.parametrize("path", ["fused", "foreach"])
@@ -166,15 +170,7 @@ def test_usual_steps_on_stacks_take_no_long_look(path, monkeypatch):
     taken, long = [], ArrayBackend.prepare
     monkeypatch.setattr(ArrayBackend, "prepare", lambda *a: (taken.append(1), long(*a))[1])
     optimizer = made({path: True}, "novograd")
-    for k in range(6):
-        give(optimizer, k)
-        another_rate(optimizer, k)
-        optimizer.step()
-    assert len(taken) == 1
-    parameters_elsewhere(optimizer, 6)
-    optimizer.step()
-    optimizer.step()
-    assert len(taken) == 2
+    looks_once_and_after_a_move(optimizer, taken)
 
 
 def test_parameters_that_look_the_same_are_not_taken_for_each_other():

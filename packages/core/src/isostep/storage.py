@@ -34,16 +34,9 @@ class Storage:
     stochastic: bool = False
     scaled: bool = False
 
-    @cache  # noqa: B019  there are few of them
     def of(self, dtype: str) -> Storage:
         """What of it matters for parameters of this dtype."""
-        half = dtype in HALVES
-        return replace(
-            self,
-            state=None if self.state == dtype else self.state,
-            beside=self.beside if half else None,
-            stochastic=self.stochastic and (half or self.state in HALVES),
-        )
+        return _of(self, dtype)
 
     def dtype_of(self, name: str, dtype: str) -> str:
         """The dtype of a state array, or of what is beside it, of a parameter of ``dtype``."""

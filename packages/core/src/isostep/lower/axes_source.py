@@ -13,8 +13,8 @@ from isostep.values import Value, is_bool
 ARGUMENTS = ("chunks", "first", "last", "table", "scalars", "columns", "facts")
 SIGNATURE = f"void({', '.join(['int64'] * len(ARGUMENTS))})"
 SUPPORT = (
-    "KERNEL", "accumulate", "at_place", "cbrt", "exp", "loader", "log1p", "maximum", "minimum", "number", "place",
-    "power", "sign", "storer", "word",
+    "KERNEL", "accumulate", "cbrt", "exp", "loader", "log1p", "maximum", "minimum", "number", "power", "sign", "storer",
+    "word",
 )  # fmt: skip
 
 
@@ -40,7 +40,8 @@ class _Writer:
     def __init__(self, axes: Axes, dtype: str) -> None:
         self.axes, self.dtype = axes, dtype
         loops = (f"{letter}{k}" for letter in "in" for k in range(MOST_AXES))
-        self.names = identifiers(axes.program, (*RESERVED, "facts", *SUPPORT, *loops))
+        self.support = sorted((*SUPPORT, f"at_place_{dtype}", f"place_{dtype}"))
+        self.names = identifiers(axes.program, (*RESERVED, "facts", *self.support, *loops))
         self.last = len(axes.groups) - 1  # the innermost loop
 
     def module(self) -> str:
@@ -52,7 +53,7 @@ class _Writer:
             "from numba import njit",
             "",
             "from isostep.lower.numba_support import (",
-            *(f"    {n}," for n in SUPPORT),
+            *(f"    {n}," for n in self.support),
             ")",
             "",
             f'SIGNATURE = "{SIGNATURE}"',
@@ -216,6 +217,7 @@ class _Text:
     def _reduce(self, node: Value, at: str) -> None:
         """Add to a sum, or to a maximum: to that in memory, or to one of the innermost loop's own."""
         name, term = self.names[node], self.writer.text(node.args[0])
+        place = f"place_{self.writer.dtype}"
         largest, known = node.op == "max_axis", self._load(self.names[node], at)
 
         def joined(value: str) -> str:
@@ -229,9 +231,9 @@ class _Text:
         if self.axes.bits(node)[-1]:
             self.within.append(joined(term))
         elif largest:
-            self.before.append(f"_top_{name} = place(dtype(-np.inf))")
-            self.within.append(f"_top_{name} = max(_top_{name}, place({term}))")
-            self.after.append(joined(f"at_place(_top_{name})"))
+            self.before.append(f"_top_{name} = {place}(dtype(-np.inf))")
+            self.within.append(f"_top_{name} = max(_top_{name}, {place}({term}))")
+            self.after.append(joined(f"at_{place}(_top_{name})"))
         else:
             self.before.append(f"_sum_{name} = np.float64(0)")
             self.within.append(f"_sum_{name} = accumulate(_sum_{name}, {term})")

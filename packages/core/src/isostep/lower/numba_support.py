@@ -298,46 +298,32 @@ def minimum(x: Any, y: Any) -> Any:
 # lanes, of floats it is not, since it would depend on the order where there is NaN or a zero of each sign.
 
 
-@intrinsic
-def _signed32(_typing: Any, x: Any) -> Any:
-    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(32))
-
-    return types.int32(types.float32), codegen
-
-
 @njit
-def _place32(x: Any) -> Any:
-    b = _signed32(x)
+def place_float32(x: Any) -> Any:
+    """A whole number for a float, larger for a larger one; the largest for NaN."""
+    b = int32(_bits(x))
     own = b ^ ((b >> int32(31)) & int32(0x7FFFFFFF))
     return int32(0x7FFFFFFF) if x != x else int32(own)
 
 
 @njit
-def _place64(x: Any) -> Any:
+def place_float64(x: Any) -> Any:
+    """The same of float64."""
     b = _bits64(x)
     own = b ^ ((b >> 63) & 0x7FFFFFFFFFFFFFFF)
     return int64(0x7FFFFFFFFFFFFFFF) if x != x else int64(own)
 
 
 @njit
-def _at_place32(k: Any) -> Any:
+def at_place_float32(k: Any) -> Any:
+    """The float of a place."""
     return _float(uint32(k ^ ((k >> int32(31)) & int32(0x7FFFFFFF))))
 
 
 @njit
-def _at_place64(k: Any) -> Any:
+def at_place_float64(k: Any) -> Any:
+    """The same of float64."""
     return _float64(k ^ ((k >> 63) & 0x7FFFFFFFFFFFFFFF))
-
-
-def place(x: Any) -> Any:
-    """A whole number for a float, larger for a larger one; the largest for NaN. For compiled code."""
-    raise NotImplementedError
-
-
-def at_place(k: Any) -> Any:
-    """The float of a ``place``. For compiled code."""
-    raise NotImplementedError
 
 
 # The exponential. The library's is a call per element, which stops a loop from being vectorised; this is arithmetic.
@@ -491,17 +477,6 @@ def _compiled_as(function: Any, single: Any, double: Any) -> None:
         return call
 
 
-@overload(at_place)
-def _choose_at_place(k: Any) -> Any:
-    own = _at_place32 if k == types.int32 else _at_place64
-
-    def call(k: Any) -> Any:
-        return own(k)
-
-    return call
-
-
-_compiled_as(place, _place32, _place64)
 _compiled_as(exp, _exp32, _exp64)
 _compiled_as(log1p, _log1p32, np.log1p)
 _compiled_as(cbrt, _cbrt32, np.cbrt)
@@ -529,8 +504,8 @@ def _pow32(x: Any, y: Any) -> Any:
 
 
 def _raised(x: Any, y: Any) -> Any:
-    """x**y; of float32 without a library call. For compiled code."""
-    raise NotImplementedError
+    """x**y; of float32 without a library call. Python's where not compiled."""
+    return x**y
 
 
 @njit(error_model="numpy")
