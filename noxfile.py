@@ -29,7 +29,7 @@ CARRIED = {
     "Pygments",
 }  # fmt: skip
 #: Projects whose tests need nothing that `isolation` lacks, unless they are marked so: each is run once, there.
-ALONE = ["jax"]
+ALONE = ["jax", "torch"]
 EXTRAS = {"core": "[fused,halves,files,cli,plot,train]", "torch": "[fused,halves]"}
 
 

@@ -23,6 +23,7 @@ from isostep.domains import (
 
 POSITIVE = Real(low=0, low_open=True)
 UNIT = Real(low=0, high=1, high_open=True)
+UNBOUNDED = Real(low=1, optional=True, none_is_infinite=True)
 
 ACCEPTED = [
     (Real(), -1e300, -1e300),
@@ -35,6 +36,10 @@ ACCEPTED = [
     (Real(high=0), 0.0, 0.0),
     (Real(low=0, high=1), 1, 1.0),
     (Real(optional=True), None, None),
+    (UNBOUNDED, None, None),
+    (UNBOUNDED, math.inf, None),
+    (UNBOUNDED, np.float32(math.inf), None),
+    (UNBOUNDED, 2, 2.0),
     (Real(), np.float32(0.5), 0.5),
     (Real(), np.float16(0.5), 0.5),
     (Real(), np.int64(2), 2.0),
@@ -61,6 +66,9 @@ REJECTED = [
     (Real(high=0), 0.5, "x must be <= 0, got 0.5"),
     (Real(high=2, high_open=True), 2, "x must be < 2, got 2"),
     (Real(low=0, optional=True), -1, "x must be None or >= 0, got -1"),
+    (UNBOUNDED, -math.inf, "x must be None or >= 1, got -inf"),
+    (UNBOUNDED, math.nan, "x must be None or >= 1, got nan"),
+    (Real(low=0, optional=True), math.inf, "x must be None or >= 0, got inf"),
     (Real(low=0), None, "x must be >= 0, got None"),
     (Real(), math.nan, "x must be a finite number, got nan"),
     (Real(), math.inf, "x must be a finite number, got inf"),
@@ -228,6 +236,14 @@ def test_what_a_schedule_returns_is_checked(hyper, text):
     with pytest.raises(DomainError) as caught:
         rule.at(3)
     assert str(caught.value) == text
+
+
+def test_a_schedule_never_comes_to_no_bound():
+    rule = isostep.rule("prodigy", growth_rate=lambda done: 1.5 if done < 2 else math.inf)
+    assert rule.at(2)["growth_rate"] == 1.5
+    with pytest.raises(DomainError) as caught:
+        rule.at(3)
+    assert str(caught.value) == "prodigy: growth_rate(2) must be a finite number, got inf"
 
 
 def test_a_schedule_that_returns_a_schedule_is_an_error():

@@ -199,6 +199,33 @@ def test_which_steps_of_lookahead_synchronise(dialect, makes, when, k):
         np.testing.assert_allclose(params[0], p, rtol=1e-13)
 
 
+@pytest.mark.parametrize("how", ["none", "reset", "pullback"])
+def test_what_becomes_of_the_momentum_when_lookahead_synchronises(how):
+    sgd = isostep.rule("sgd", lr=0.1, momentum=0.9)
+    rule = isostep.compose(sgd, pieces.lookahead(3, 0.6, pullback_momentum=how))
+    p = normal(5)
+    params, slow, m, kept = [p.copy()], p.copy(), 0.0, 0.0
+    state = REFERENCE.init(rule, params)
+    for t in range(1, 11):
+        g = normal(5, seed=t)
+        REFERENCE.step(rule, params, [g], state)
+        m = 0.9 * m + g
+        p = p - 0.1 * m
+        if t % 3 == 0:
+            p = slow = slow + 0.6 * (p - slow)
+            if how == "reset":
+                m = 0.0 * g
+            elif how == "pullback":
+                m = kept = 0.6 * m + 0.4 * kept
+        np.testing.assert_allclose(params[0], p, rtol=1e-13)
+        np.testing.assert_allclose(state.arrays[0]["momentum_buffer"], m, rtol=1e-13, atol=0)
+
+
+def test_a_momentum_to_pull_back_must_be_there():
+    with pytest.raises(isostep.RuleError, match="and sgd has none by the names of exp_avg, m, mom"):
+        isostep.compose(isostep.rule("sgd"), pieces.lookahead(pullback_momentum="reset"))
+
+
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_softplus_in_front_of_adam_is_sadam(amsgrad):
     """Derived from Sadam.py: lr * sqrt(c2) / c1 * m / softplus(sqrt(v)), samsgrad with the largest v."""

@@ -131,10 +131,13 @@ def test_signatures_are_keyword_only_with_the_declared_defaults():
 
 
 def test_pieces_take_positions_and_names_and_not_too_many():
-    assert repr(pieces.lookahead(3, alpha=0.25)) == "lookahead(k=3, alpha=0.25, dialect='paper')"
     assert (
-        error(RuleError, pieces.lookahead, 3, 0.25, "paper", 1)
-        == "lookahead takes k, alpha, dialect; got 4 by position"
+        repr(pieces.lookahead(3, alpha=0.25))
+        == "lookahead(k=3, alpha=0.25, dialect='paper', pullback_momentum='none')"
+    )
+    assert (
+        error(RuleError, pieces.lookahead, 3, 0.25, "paper", "none", 1)
+        == "lookahead takes k, alpha, dialect, pullback_momentum; got 5 by position"
     )
     assert error(DomainError, pieces.lookahead, 0) == "lookahead: k must be an integer >= 1, got 0"
     assert pieces.centralize.__doc__.startswith("Gradient centralization")
@@ -147,7 +150,7 @@ def test_repr_can_be_read():
     )
     both = compose(pieces.lookahead(2), isostep.rule("addsign"))
     assert repr(both) == (
-        "compose(lookahead(k=2, alpha=0.5, dialect='paper'), "
+        "compose(lookahead(k=2, alpha=0.5, dialect='paper', pullback_momentum='none'), "
         "addsign(lr=0.1, beta=0.9, alpha=1.0, sign_internal_decay=None))"
     )
 

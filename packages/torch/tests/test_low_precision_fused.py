@@ -138,6 +138,7 @@ def test_fused_steps_on_the_cpu(name, way, dtype):
     steps(name, WAYS[way], dtype, {"fused": True})
 
 
+@pytest.mark.whole  # for triton
 @pytest.mark.sampled(16)
 @pytest.mark.parametrize("capturable", [False, True], ids=["host", "capturable"])
 @pytest.mark.parametrize(

@@ -22,13 +22,12 @@ PATHS = ["torch:loop", "torch:foreach", "torch:fused", "torch:triton(interpreter
 #: numba compiles each rule, dtype and phase; in core every rule is tried on that path
 CASES = [(p, r, d) for p in PATHS for r in (LAMB, DEEP) for d in ("float64", "float32")]
 CASES = [c for c in CASES if c[0] != "torch:fused" or c[1:] == (LAMB, "float32")]
+WHOLE = {"torch:triton(interpreter)": [pytest.mark.whole]}  # for triton
+CASES = [pytest.param(*c, marks=WHOLE.get(c[0], [])) for c in CASES]
 
 
 @pytest.mark.parametrize(("path", "rule", "dtype"), CASES, ids=lambda x: getattr(x, "name", x))
 def test_figures_are_the_reference_s(path, rule, dtype):
-    needed = {"torch:fused": "numba", "torch:triton(interpreter)": "triton"}.get(path)
-    if needed:
-        pytest.importorskip(needed, reason="what this path needs")
     backend, observed = isostep.backend(path), isostep.observe(rule)
     rng = np.random.default_rng(0)
     others = [np.asarray(rng.normal(size=s)).astype(dtype) for s in SHAPES]

@@ -27,6 +27,7 @@ from isostep_torch.fused_cuda import OPTIONS  # noqa: E402
 from isostep_torch.triton_source import THREADS, arguments, block, show  # noqa: E402
 from isostep_torch.triton_words import CALLS, HELPERS  # noqa: E402
 
+pytestmark = pytest.mark.whole  # triton comes with every package together
 BACKEND = isostep.backend("torch:triton(interpreter)")
 REFERENCE = isostep.backend("numpy:reference")
 #: Less than a block, whole blocks, more than one row of chunks, units of every layout, nothing.

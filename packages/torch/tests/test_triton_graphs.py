@@ -16,6 +16,7 @@ pytest.importorskip("triton", reason="needs triton, which runs the kernels")
 from isostep_torch import fused_traced
 from isostep_torch.traced import Held
 
+pytestmark = pytest.mark.whole  # triton comes with every package together
 RULES = {
     "adamw": isostep.rule("adamw", lr=0.1, betas=(0.8, 0.7), eps=1e-3, weight_decay=0.1),
     "clipped": isostep.compose(

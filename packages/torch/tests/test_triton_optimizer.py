@@ -16,6 +16,7 @@ from isostep_torch import fused_traced
 from isostep_torch.fused_cuda import TorchInterpreter, TorchTriton
 from isostep_torch.fused_traced import TracedInterpreter
 
+pytestmark = pytest.mark.whole  # triton comes with every package together
 ON = {
     d: SimpleNamespace(device=torch.device(d), is_cpu=d == "cpu")
     for d in ("cuda:0", "cuda:1", "cpu", "meta")

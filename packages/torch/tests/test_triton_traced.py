@@ -17,6 +17,7 @@ from isostep_torch.fused_traced import TracedInterpreter
 from isostep_torch.traced import Held
 from isostep_torch.triton_source import source
 
+pytestmark = pytest.mark.whole  # triton comes with every package together
 PLAIN = isostep.backend("torch:triton(interpreter)")
 RULES = {
     "adamw": isostep.rule("adamw", lr=0.1, betas=(0.8, 0.7), eps=1e-3, weight_decay=0.1),

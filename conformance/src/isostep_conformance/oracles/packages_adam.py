@@ -24,6 +24,17 @@ def beliefs() -> Iterator[Row]:
         theirs = {**ours, "weight_decouple": True, "rectify": False, "foreach": False}
         kept = {n: n for n in ("exp_avg", "exp_avg_var")}
         yield Row("adabelief", "pytorch_optimizer", "AdaBelief", ours, theirs, kept)
+        for how in rectified():
+            mine = {**ours, **how}
+            yield Row("adabelief", "timm.optim.adabelief", "AdaBelief", mine, mine, kept)
+            theirs = {**mine, "weight_decouple": True, "foreach": False}
+            yield Row("adabelief", "pytorch_optimizer", "AdaBelief", mine, theirs, kept)
+
+
+def rectified() -> Iterator[dict[str, bool]]:
+    """RAdam's factor in another rule; the settings reach it within the run."""
+    for degenerated in (True, False):
+        yield {"rectify": True, "degenerated_to_sgd": degenerated}
 
 
 def bounds() -> Iterator[Row]:
@@ -103,6 +114,9 @@ def variants() -> Iterator[Row]:
         yield Row(
             "diffgrad", "pytorch_optimizer", "DiffGrad", ours, theirs, kept, quiet, root, 1e-9
         )
+        for how in rectified():
+            row = ("diffgrad", "pytorch_optimizer", "DiffGrad", {**ours, **how})
+            yield Row(*row, {**theirs, **how}, kept, quiet, root, 1e-9)
         mine = {**ours, "partial": 0.2, "amsgrad": False}
         theirs = {**ours, "partial": 0.2, "weight_decouple": False, "foreach": False}
         yield Row("padam", "pytorch_optimizer", "PAdam", mine, theirs, MOMENTS)

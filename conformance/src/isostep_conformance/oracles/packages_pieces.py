@@ -141,18 +141,21 @@ def positive_negative_momentum() -> Iterator[Check]:
 
 
 def lookahead(rule: Any) -> Iterator[Check]:
-    """Whose steps synchronise is another in each of the three."""
+    """Whose steps synchronise is another in each of the three; one of them pulls the momentum back."""
     kinds = {
-        "paper": partial(package.Lookahead, pullback_momentum="none"),
         "timm": torch_packages.optimizer_class("timm.optim.lookahead", "Lookahead"),
         "torch_optimizer": torch_packages.optimizer_class("torch_optimizer", "Lookahead"),
     }
-    for (dialect, theirs), k in product(kinds.items(), (1, 4)):
-        whose = "pytorch_optimizer" if dialect == "paper" else dialect
+    whose: list[tuple[str, str, str, Any]] = [(n, n, "none", theirs) for n, theirs in kinds.items()]
+    for how in ("none", "reset", "pullback"):
+        theirs = partial(package.Lookahead, pullback_momentum=how)
+        whose.append(("paper", "pytorch_optimizer", how, theirs))
+    for (dialect, name, how, theirs), k in product(whose, (1, 4)):
+        given = {"k": k, "alpha": 0.6, "dialect": dialect, "pullback_momentum": how}
         yield Check(
-            isostep.compose(rule, isostep.pieces.lookahead(k=k, alpha=0.6, dialect=dialect)),
-            f"{whose}.Lookahead",
-            f"around SGD, k = {k}",
+            isostep.compose(rule, isostep.pieces.lookahead(**given)),
+            f"{name}.Lookahead",
+            f"around SGD, k = {k}, momentum {how}",
             mild(MIXED_SHAPES),
             partial(
                 torch_optim.run,

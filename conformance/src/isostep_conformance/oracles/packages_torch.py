@@ -45,6 +45,8 @@ def variants() -> Iterator[Row]:
         if not decay:  # its coupled decay does not reach the averages
             theirs = {**ours, **off, "degenerated_to_sgd": True}
             yield Row("radam", "pytorch_optimizer", "RAdam", ours, theirs, MOMENTS)
+            mine = {**ours, "degenerated_to_sgd": False}
+            yield Row("radam", "pytorch_optimizer", "RAdam", mine, {**theirs, **mine}, MOMENTS)
         mine = {**ours, "dialect": "optax"}
         yield Row("radam", "optimi", "RAdam", mine, {"lr": 1.0, **ours, **PLAIN})
         ours = {**ADAM, "weight_decay": decay}

@@ -81,8 +81,17 @@ def mismatch(
 
 
 @cache
-def check_calls(part: Part, rule: Rule, state: tuple[str, ...], group: tuple[str, ...]) -> None:
-    """That a part's functions take what they are called with, in front of a rule, behind it or as that rule."""
+def check_calls(
+    part: Part,
+    rule: Rule,
+    state: tuple[str, ...],
+    group: tuple[str, ...],
+    lent: tuple[str, ...] = (),
+) -> None:
+    """That a part's functions take what they are called with, in front of a rule, behind it or as that rule.
+
+    ``lent``: the rule's state arrays that a piece's ``after`` takes too.
+    """
     check_names(part.name, (*state, *group))
     own = frozenset(part.hyper)
     known = own.union(rule.hyper, group, ("phase",) if part.phase is not None else ())
@@ -92,7 +101,7 @@ def check_calls(part: Part, rule: Rule, state: tuple[str, ...], group: tuple[str
         "phase": ((COUNT,), own),
         "advance": (("sums", "group", COUNT), own),
         "evaluate": (("p", *state, COUNT), own),
-        "after": (("p", "g", "u", *arrays), known),
+        "after": (("p", "g", "u", *arrays[:-1], *lent, COUNT), known),
         "denominator": (("d",), known),
     }
     for name, function in part.called().items():

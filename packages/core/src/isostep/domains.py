@@ -109,6 +109,7 @@ class Real(Domain):
 
     ``zero_is_static``: zero is a structural choice (no momentum, no decay), so a rule may write
     ``if momentum:`` and a program with zero carries neither the state nor the arithmetic.
+    ``none_is_infinite``: None is no bound at all, and so is infinity, as others write it: it becomes None.
     ``cases`` are the non-neutral values that conformance uses; without it they are drawn from the interval.
     """
 
@@ -120,6 +121,7 @@ class Real(Domain):
     high_open: bool = field(default=False, kw_only=True)
     zero_is_static: bool = field(default=False, kw_only=True)
     optional: bool = field(default=False, kw_only=True)
+    none_is_infinite: bool = field(default=False, kw_only=True)
     cases: tuple[float, ...] = field(default=(), kw_only=True)
     doc: str = field(default="", kw_only=True)
     unit: str = field(default="", kw_only=True)
@@ -145,6 +147,8 @@ class Real(Domain):
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             value = _number(label, self.describe(), value)
         number = _as_float(value)
+        if self.none_is_infinite and number == math.inf:
+            return None
         if not math.isfinite(number) or not self._inside(number):
             raise _fail(label, self.describe(), value)
         return number
@@ -347,6 +351,8 @@ def _evaluated(label: str, domain: Domain, value: Any, done: int) -> Any:
     if isinstance(domain, Scheduled):
         domain = Real()
     found = domain.check(called, result)
+    if found is None:  # None shapes the program, which has a number here
+        raise _fail(called, Real().describe(), result)
     if not isinstance(found, Held):
         return found
     number = _number(called, domain.describe(), result)

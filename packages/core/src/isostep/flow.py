@@ -131,6 +131,8 @@ def _run(
 ) -> Any:
     """Call one function for one parameter; its first result is returned, the others become state."""
     names = rule.state_of(c)
+    if function is getattr(c.part, "after", None):
+        names += rule.lent(c)
     extra = tuple(item.inputs[n] for n in c.part.inputs)
     state = tuple(item.state[n] for n in names)
     with computing(item.p):

@@ -186,12 +186,14 @@ class Piece(Part):
     ``before(p, g, *inputs, *state, t, /, *, hyper) -> (g, *state)``; ``after(p, g, u, *inputs, *state, t, /, *,
     hyper) -> (u, *state)`` with g the gradient that the rule saw. A keyword that is not the piece's own
     hyperparameter (``lr``) is the rule's. ``denominator(d, /, *, hyper) -> d`` changes what an adaptive rule divides
-    by: one whose ``update`` names the keyword ``denominator`` and calls it.
+    by: one whose ``update`` names the keyword ``denominator`` and calls it. ``changes_momentum`` says (from static
+    hyperparameters) whether ``after`` takes the rule's new momentum too, behind the state of the piece, and returns it.
     """
 
     before: Callable[..., Any] | None = None
     after: Callable[..., Any] | None = None
     denominator: Callable[..., Any] | None = None
+    changes_momentum: Callable[[SimpleNamespace], bool] | None = None
 
     def functions(self) -> tuple[Callable[..., Any] | None, ...]:
         return (self.before, self.after, self.denominator, self.measure)
@@ -271,7 +273,7 @@ class BoundRule:
             raise RuleError(message)
         for c in self.components:
             own = tuple(n.removeprefix(c.prefix) for n in self.state_of(c))
-            check_calls(c.part, self.rule, own, tuple(c.group_state(self.values)))
+            check_calls(c.part, self.rule, own, tuple(c.group_state(self.values)), self.lent(c))
 
     @cached_property
     def rule(self) -> Rule:
@@ -313,7 +315,28 @@ class BoundRule:
         """The state array that an observed rule compares with the gradient, if it has one."""
         if isinstance(self.observed, str):
             return self.observed
+        return self._momentum
+
+    @cached_property
+    def _momentum(self) -> str | None:
         return next((n for n in MOMENTA if n in self.state_names and self.like_parameter(n)), None)
+
+    def lent(self, component: Component) -> tuple[str, ...]:
+        """The rule's state arrays that a piece's ``after`` takes and returns: its momentum, or none.
+
+        Raises:
+            RuleError: the rule has no state array that is known to be its momentum.
+        """
+        asks = getattr(component.part, "changes_momentum", None)
+        if asks is None or not asks(SimpleNamespace(**component.own(self.values))):
+            return ()
+        if self._momentum is None:
+            message = (
+                f"{component.part.name} changes the rule's momentum, and {self.rule.name} has none by the names of "
+                f"{', '.join(MOMENTA)}; choose a rule that has one, or another setting of {component.part.name}"
+            )
+            raise RuleError(message)
+        return (self._momentum,)
 
     def like_parameter(self, state: str) -> bool:
         """Whether a state array has the parameter's shape, at every rank that the rule takes."""

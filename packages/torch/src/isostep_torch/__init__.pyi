@@ -31,15 +31,18 @@ class AdaBelief(Optimizer):
         s <- b2 * s + (1 - b2) * (g - m)**2 + eps       the new m; the eps stays in s
         u  = -lr / (1 - b1**t) * m / (sqrt(s / (1 - b2**t)) + eps) - lr * weight_decay * p
 
-    With amsgrad the largest s so far is used for s.
+    With amsgrad the largest s so far is used for s. With rectify the step along m is RAdam's instead, in its torch dialect
+    with s for v: see radam.py.
 
     Follows: Zhuang, Tang, Ding, Tatikonda, Dvornek, Papademetris, Duncan, "AdaBelief Optimizer: Adapting
         Stepsizes by the Belief in Observed Gradients", arXiv 2010.07468, Algorithm 2, and the authors'
-        code adabelief-pytorch with rectify=False. timm, pytorch_optimizer, torch-optimizer and
-        optax.adabelief (eps_root = eps) agree.
+        code adabelief-pytorch. timm, pytorch_optimizer, torch-optimizer and optax.adabelief
+        (eps_root = eps) agree without rectify.
     Departs:
         - With amsgrad torch-optimizer adds eps to the stored maximum at every step, and not to s.
-        - The authors' package rectifies (as RAdam) by default; that is another rule.
+        - rectify is the authors' package's, which has it on by default; off here, as in Algorithm 2. With amsgrad as well
+          the package divides by the root of s, and only stores its largest; here, as in pytorch_optimizer, the largest
+          divides.
         - weight_decay is decoupled and times lr, the package's default; not in Algorithm 2.
         - eps is 1e-16 by default, as in the package and all others; 1e-8 in the paper. As it is added
           at every step, s settles at eps / (1 - b2) without any surprise.
@@ -54,6 +57,8 @@ class AdaBelief(Optimizer):
         eps: Number = 1e-16,
         weight_decay: Number = 0.0,
         amsgrad: bool = False,
+        rectify: bool = False,
+        degenerated_to_sgd: bool = True,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -1416,12 +1421,17 @@ class diffGrad(Optimizer):
         f  = 1 / (1 + exp(-|g - (g of the step before)|))                   0 before the first
         u  = -lr * sqrt(c2) / c1 * f * m / (sqrt(v) + eps)
 
+    With rectify, where q and r are RAdam's (see radam.py):
+        u  = -lr * sqrt(c2) / c1 * r * f * m / (sqrt(v) + eps)              where q > 5
+        u  = -lr / c1 * m                                                   else; 0 without degenerated_to_sgd
+
     Follows: Dubey, Chakraborty, Roy, Mukherjee, Singh, Chaudhuri, "diffGrad: An Optimization Method for
         Convolutional Neural Networks", arXiv 1909.11015, equations 5 to 11, and the authors' code
         shivram1987/diffGrad. torch-optimizer agrees.
     Departs:
         - eps is Adam's "eps hat", as in the code; in the paper it is added to the corrected root.
         - weight_decay is the code's and coupled; not in the paper.
+        - rectify is pytorch_optimizer's, an optimizer of its own there at first (diffRGrad); of no paper.
         - pytorch_optimizer adds 1e-15 under the root.
     lr unit: parameter units per step, as Adam; a step is between half of Adam's and Adam's.
     """
@@ -1433,6 +1443,8 @@ class diffGrad(Optimizer):
         betas: tuple[Number, Number] = (0.9, 0.999),
         eps: Number = 1e-08,
         weight_decay: Number = 0.0,
+        rectify: bool = False,
+        degenerated_to_sgd: bool = True,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -2410,15 +2422,19 @@ class RAdam(Optimizer):
         optax   u = -lr / c1 * m * r / (sqrt(v / c2) + eps)         where q >= 5, else -lr / c1 * m
         paper   as optax                                            where q > 4, else -lr / c1 * m
 
+    Without degenerated_to_sgd there is no step, and no decoupled decay, until q is past the bound.
+
     Follows: Liu, Jiang, He, Chen, Liu, Gao, Han, "On the Variance of the Adaptive Learning Rate and
         Beyond", arXiv 1908.03265, Algorithm 2 (paper); torch.optim.RAdam and pytorch_optimizer's RAdam
-        with degenerated_to_sgd (torch); optax.radam and optimi's RAdam (optax).
+        with degenerated_to_sgd (torch); optax.radam and optimi's RAdam (optax). Without
+        degenerated_to_sgd: the authors' code LiyuanLucasLiu/RAdam.
     Departs:
         - The bound is the paper's 4 only in the paper dialect; the authors' code and nearly all others
           have 5.
         - The paper has no eps.
         - weight_decay is not in the paper's Algorithm 2: coupled, or decoupled, as in torch.
-        - pytorch_optimizer's default makes no step at all until q reaches the bound.
+        - degenerated_to_sgd, an option of the authors' code, is on by default as in torch;
+          pytorch_optimizer's default is off, and its decay goes on while there is no step.
     lr unit: parameter units per step once q is past the bound; before, parameter units per gradient unit.
     """
 
@@ -2431,6 +2447,7 @@ class RAdam(Optimizer):
         weight_decay: Number = 0.0,
         decoupled_weight_decay: bool = False,
         *,
+        degenerated_to_sgd: bool = True,
         dialect: Literal["torch", "optax", "paper"] = "torch",
         maximize: bool = False,
         foreach: bool | None = None,

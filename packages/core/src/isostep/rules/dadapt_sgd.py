@@ -102,7 +102,12 @@ RULE = Rule(
         "weight_decay": parts.weight_decay(doc=parts.COUPLED),
         **dadapt_adam.ESTIMATE,
         "growth_rate": Real(
-            None, low=1, optional=True, cases=(1.3,), doc="largest growth of d in one step"
+            None,
+            low=1,
+            optional=True,
+            none_is_infinite=True,
+            cases=(1.3,),
+            doc="largest growth of d in one step",
         ),
     },
     family="parameter-free",

@@ -6,12 +6,17 @@
     f  = 1 / (1 + exp(-|g - (g of the step before)|))                   0 before the first
     u  = -lr * sqrt(c2) / c1 * f * m / (sqrt(v) + eps)
 
+With rectify, where q and r are RAdam's (see radam.py):
+    u  = -lr * sqrt(c2) / c1 * r * f * m / (sqrt(v) + eps)              where q > 5
+    u  = -lr / c1 * m                                                   else; 0 without degenerated_to_sgd
+
 Follows: Dubey, Chakraborty, Roy, Mukherjee, Singh, Chaudhuri, "diffGrad: An Optimization Method for
     Convolutional Neural Networks", arXiv 1909.11015, equations 5 to 11, and the authors' code
     shivram1987/diffGrad. torch-optimizer agrees.
 Departs:
     - eps is Adam's "eps hat", as in the code; in the paper it is added to the corrected root.
     - weight_decay is the code's and coupled; not in the paper.
+    - rectify is pytorch_optimizer's, an optimizer of its own there at first (diffRGrad); of no paper.
     - pytorch_optimizer adds 1e-15 under the root.
 lr unit: parameter units per step, as Adam; a step is between half of Adam's and Adam's.
 """
@@ -22,7 +27,7 @@ from typing import Any
 
 from isostep import nm, parts
 from isostep.rule import Rule
-from isostep.rules import adam
+from isostep.rules import adam, radam
 
 
 def update(
@@ -38,15 +43,22 @@ def update(
     betas: tuple[Any, Any],
     eps: Any,
     weight_decay: Any,
+    rectify: bool,
+    degenerated_to_sgd: bool,
     denominator: Any = parts.same,
 ) -> tuple[Any, ...]:
     """See the module's equations."""
     g = parts.coupled(p, g, weight_decay)
     m, v = parts.moments(g, m, v, betas)
     friction = 1 / (1 + nm.exp(-nm.abs(g - before)))
-    how: dict[str, Any] = {"dialect": "keras", "denominator": denominator}
-    u, _ = adam.directed(friction * m, v, None, t, lr=lr, betas=betas, eps=eps, **how)
-    return u, m, v, g
+    how: dict[str, Any] = {"betas": betas, "eps": eps, "denominator": denominator}
+    if not rectify:
+        u, _ = adam.directed(friction * m, v, None, t, lr=lr, dialect="keras", **how)
+        return u, m, v, g
+    tractable, past = radam.scale(v, t, **how)
+    c1, _ = parts.corrections(betas, t)
+    before = 1.0 if degenerated_to_sgd else 0.0
+    return (-lr / c1) * m * nm.where(tractable, friction * past, before), m, v, g
 
 
 RULE = Rule(
@@ -55,9 +67,11 @@ RULE = Rule(
     state=("exp_avg", "exp_avg_sq", "previous_grad"),
     hyper={
         "lr": parts.lr(1e-3),
-        "betas": parts.betas(0.9, 0.999),
+        "betas": radam.betas(0.9),
         "eps": parts.eps(1e-8),
         "weight_decay": parts.weight_decay(doc=parts.COUPLED),
+        "rectify": radam.RECTIFY,
+        "degenerated_to_sgd": radam.DEGENERATED,
     },
     family="adam",
     year=2019,

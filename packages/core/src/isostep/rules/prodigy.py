@@ -179,7 +179,12 @@ RULE = Rule(
         ),
         "d_coef": Real(1.0, low=0, cases=(3.0,), doc="factor of the estimate"),
         "growth_rate": Real(
-            None, low=1, optional=True, cases=(1.5, 1.1, 1.1), doc="largest growth of d in one step"
+            None,
+            low=1,
+            optional=True,
+            none_is_infinite=True,
+            cases=(1.5, 1.1, 1.1),
+            doc="largest growth of d in one step",
         ),
     },
     family="parameter-free",

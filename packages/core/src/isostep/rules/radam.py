@@ -11,15 +11,19 @@
     optax   u = -lr / c1 * m * r / (sqrt(v / c2) + eps)         where q >= 5, else -lr / c1 * m
     paper   as optax                                            where q > 4, else -lr / c1 * m
 
+Without degenerated_to_sgd there is no step, and no decoupled decay, until q is past the bound.
+
 Follows: Liu, Jiang, He, Chen, Liu, Gao, Han, "On the Variance of the Adaptive Learning Rate and
     Beyond", arXiv 1908.03265, Algorithm 2 (paper); torch.optim.RAdam and pytorch_optimizer's RAdam
-    with degenerated_to_sgd (torch); optax.radam and optimi's RAdam (optax).
+    with degenerated_to_sgd (torch); optax.radam and optimi's RAdam (optax). Without
+    degenerated_to_sgd: the authors' code LiyuanLucasLiu/RAdam.
 Departs:
     - The bound is the paper's 4 only in the paper dialect; the authors' code and nearly all others
       have 5.
     - The paper has no eps.
     - weight_decay is not in the paper's Algorithm 2: coupled, or decoupled, as in torch.
-    - pytorch_optimizer's default makes no step at all until q reaches the bound.
+    - degenerated_to_sgd, an option of the authors' code, is on by default as in torch;
+      pytorch_optimizer's default is off, and its decay goes on while there is no step.
 lr unit: parameter units per step once q is past the bound; before, parameter units per gradient unit.
 """
 
@@ -32,6 +36,18 @@ from isostep.domains import Choice, Flag, Pair
 from isostep.rule import Rule
 
 DIALECTS = ("torch", "optax", "paper")
+#: Of the rules that take RAdam's factor as an option.
+RECTIFY = Flag(False, doc="divide only once the variance is tractable, and rectified, as RAdam")
+DEGENERATED = Flag(True, doc="step along the average alone, not at all if off, until the bound")
+
+
+def betas(first: float) -> Pair:
+    """The decay rates of both averages; cases reach the bound within their steps."""
+    return Pair(
+        parts.decay_rate(first),
+        parts.decay_rate(0.999, cases=(0.844,)),
+        doc="decay rates of the running averages of the gradient and of its square",
+    )
 
 
 def rectification(t: Any, b2: Any, dialect: str) -> tuple[Any, Any]:
@@ -49,6 +65,23 @@ def rectification(t: Any, b2: Any, dialect: str) -> tuple[Any, Any]:
     return tractable, nm.sqrt(reached) * nm.pow(limit, -0.5)
 
 
+def scale(
+    v: Any,
+    t: Any,
+    *,
+    betas: tuple[Any, Any],
+    eps: Any,
+    dialect: str = "torch",
+    denominator: Any = parts.same,
+) -> tuple[Any, Any]:
+    """Whether the variance is tractable at step t, and what the corrected average is multiplied by where it is."""
+    _, c2 = parts.corrections(betas, t)
+    tractable, r = rectification(t, betas[1], dialect)
+    if dialect == "torch":
+        return tractable, (r * nm.sqrt(c2)) / denominator(nm.sqrt(v) + eps)
+    return tractable, r / denominator(parts.root(v, c2) + eps)
+
+
 def update(
     p: Any,
     g: Any,
@@ -62,20 +95,19 @@ def update(
     eps: Any,
     weight_decay: Any,
     decoupled_weight_decay: bool,
+    degenerated_to_sgd: bool,
     dialect: str,
     denominator: Any = parts.same,
 ) -> tuple[Any, Any, Any]:
     """See the module's equations."""
     g = parts.coupled(p, g, weight_decay, when=not decoupled_weight_decay)
     m, v = parts.moments(g, m, v, betas)
-    c1, c2 = parts.corrections(betas, t)
-    tractable, r = rectification(t, betas[1], dialect)
-    if dialect == "torch":
-        scale = (r * nm.sqrt(c2)) / denominator(nm.sqrt(v) + eps)
-    else:
-        scale = r / denominator(parts.root(v, c2) + eps)
-    u = (-lr / c1) * m * nm.where(tractable, scale, 1.0)
-    return parts.decoupled(p, u, lr, weight_decay, when=decoupled_weight_decay), m, v
+    how: dict[str, Any] = {"dialect": dialect, "denominator": denominator}
+    tractable, past = scale(v, t, betas=betas, eps=eps, **how)
+    c1, _ = parts.corrections(betas, t)
+    u = (-lr / c1) * m * nm.where(tractable, past, 1.0 if degenerated_to_sgd else 0.0)
+    rate = lr if degenerated_to_sgd else nm.where(tractable, lr, 0.0)
+    return parts.decoupled(p, u, rate, weight_decay, when=decoupled_weight_decay), m, v
 
 
 RULE = Rule(
@@ -84,14 +116,11 @@ RULE = Rule(
     state=("exp_avg", "exp_avg_sq"),
     hyper={
         "lr": parts.lr(1e-3),
-        "betas": Pair(
-            parts.decay_rate(0.9),
-            parts.decay_rate(0.999, cases=(0.844,)),
-            doc="decay rates of the running averages of the gradient and of its square",
-        ),
+        "betas": betas(0.9),
         "eps": parts.eps(1e-8),
         "weight_decay": parts.weight_decay(doc="weight decay, coupled by default"),
         "decoupled_weight_decay": Flag(False, doc="weight decay past the averages, as in AdamW"),
+        "degenerated_to_sgd": DEGENERATED,
         "dialect": Choice("torch", options=DIALECTS, doc="place of eps and bound of the length"),
     },
     family="adam",

@@ -24,9 +24,9 @@ from __future__ import annotations
 from typing import Any
 
 from isostep import parts
-from isostep.domains import Flag, Integer, Pair, Real
+from isostep.domains import Flag, Integer, Real
 from isostep.pieces.centralize import before as centralized
-from isostep.pieces.lookahead import after as synchronized
+from isostep.pieces.lookahead import synchronized
 from isostep.rule import Rule
 from isostep.rules import radam
 
@@ -75,10 +75,12 @@ def update(
         eps=eps,
         weight_decay=weight_decay,
         decoupled_weight_decay=True,
+        degenerated_to_sgd=True,
         dialect="torch",
         denominator=denominator,
     )
-    u, slow = synchronized(p, g, u, slow, t, k=k, alpha=alpha, dialect="paper", phase=phase)
+    if phase:
+        u, slow = synchronized(p, u, slow, t, k=k, alpha=alpha)
     return u, m, v, slow
 
 
@@ -90,11 +92,7 @@ RULE = Rule(
     state=("exp_avg", "exp_avg_sq", "slow_buffer"),
     hyper={
         "lr": parts.lr(1e-3),
-        "betas": Pair(
-            parts.decay_rate(0.95),
-            parts.decay_rate(0.999, cases=(0.844,)),
-            doc="decay rates of the running averages of the gradient and of its square",
-        ),
+        "betas": radam.betas(0.95),
         "eps": parts.eps(1e-5),
         "weight_decay": parts.weight_decay(),
         "k": Integer(6, low=1, cases=(3,), doc="steps between Lookahead's synchronisations"),

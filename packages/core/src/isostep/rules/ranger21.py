@@ -49,7 +49,7 @@ from isostep import nm, parts
 from isostep.domains import Choice, Integer, Real
 from isostep.pieces.adaptive_clip import before as clipped
 from isostep.pieces.centralize import before as centralized
-from isostep.pieces.lookahead import after as synchronized
+from isostep.pieces.lookahead import synchronized
 from isostep.pieces.normalize_gradient import before as normalized
 from isostep.pieces.softplus import denominator as softplus
 from isostep.rule import Rule
@@ -147,7 +147,8 @@ def update(
         u = (-lr / c1) * d / (parts.amplitude(beta0) * parts.root(top, c2) + eps)
         mean = nm.sqrt(nm.sum(top) / nm.size(top)) / nm.sqrt(c2)
         u = u - (lr * weight_decay) * ((size - 1) / (size * mean + eps)) * p
-    u, slow = synchronized(p, g, u, slow, t, k=k, alpha=alpha, dialect="paper", phase=phase)
+    if phase:
+        u, slow = synchronized(p, u, slow, t, k=k, alpha=alpha)
     return u, new, m, v, *tops, slow
 
 
