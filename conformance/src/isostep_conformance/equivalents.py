@@ -124,7 +124,7 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
             "gt -> ge: (((div(...) - 1) - (mul(...) / *",
             "the length of the average is a fraction that only rounding can make equal to the bound",
         )
-        for rule in ("ranger", "schedule_free_radam")
+        for rule in ("ranger", "schedule_free_radam", "adabelief", "diffgrad")
     ),
     Equivalent(
         "ranger",
@@ -156,7 +156,19 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
             "always the first branch: where(((*) >*, ((sub(...) * sub(...)) * (*",
             "it keeps derivatives finite: where it matters the factor is not used",
         )
-        for rule in ("radam", "ranger")
+        for rule in ("radam", "ranger", "adabelief", "diffgrad")
+    ),
+    # Without degenerated_to_sgd; else the same number is also what the average is multiplied by before the bound.
+    *(Equivalent(rule, "x 1.01: 1.0", _MASKED) for rule in ("radam", "adabelief", "diffgrad")),
+    *(
+        Equivalent(
+            "adamw+lookahead", f"{mutant} [phase (1,)]", "the momentum is reset to zero in any case"
+        )
+        for mutant in (
+            "abs dropped: abs(p)",
+            "right operand dropped: (0.0 * abs(p))",
+            "always the second branch: where(isfinite(p), (0.0 * abs(p)), 0.0)",
+        )
     ),
     Equivalent("muon", "*: (lr * 1.0) [2-d]", "the shape's factor is one for a wide matrix"),
     Equivalent("adai", "x 1.01: 1.0", _MASKED),

@@ -286,14 +286,35 @@ def test_gradients_that_cannot_stand_for_parameters_are_one_line():
         tx = isostep_jax.adam(**{option: True})
         with pytest.raises(isostep.StepError, match="adam needs the parameters"):
             tx.update(params, tx.init(params))
+        with pytest.raises(isostep.StepError, match="adam needs the parameters"):
+            tx.update({"w": jnp.ones(3)}, tx.init(params))
     tx = isostep_jax.adam()
     for grads, text in (
-        ({"w": jnp.ones(3)}, r"got bfloat16 \(3,\); pass the parameters, or gradients like them$"),
+        ({"w": jnp.ones(2)}, r"got bfloat16 \(3,\); pass the parameters, or gradients like them$"),
         ({"w": jnp.arange(3)}, "adam: leaf 0 of grads must be one of float64"),
         ({"v": params["w"]}, "adam: state exp_avg must have the structure of grads"),
     ):
         with pytest.raises(isostep.StepError, match=text):
             tx.update(grads, tx.init(params))
+
+
+@pytest.mark.parametrize("dtypes", [("bfloat16", "float32"), ("float32", "bfloat16")])
+@pytest.mark.parametrize("options", [{}, {"grouped": True}, {"exact_updates": False}])
+def test_gradients_of_another_dtype_stand_for_parameters_of_the_state_s(dtypes, options):
+    own, given = dtypes
+    params, grads = tree(0, own), gradients(1, given)
+    for make in (isostep_jax.adam, isostep_jax.lion, isostep_jax.rmsprop, isostep_jax.sgd_hd):
+        tx = make(0.1, **options)
+        found, wanted = tx.update(grads, tx.init(params)), tx.update(grads, tx.init(params), params)
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
+        assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, wanted)
+    mixed, like = (
+        {"a": jnp.ones(3, own), "b": jnp.ones(3, given)},
+        {"a": jnp.ones(3), "b": jnp.ones(3)},
+    )
+    tx = isostep_jax.adam(grouped=True)
+    with pytest.raises(isostep.StepError, match="state exp_avg"):  # whose stacks are not theirs
+        tx.update(like, tx.init(mixed))
 
 
 def test_what_has_no_gradient_is_left_out_of_a_model_given_whole():
@@ -309,6 +330,9 @@ def test_what_has_no_gradient_is_left_out_of_a_model_given_whole():
     assert (after["v"].tolist(), after["w"].tolist()) == ([1.0] * 2, [0.5] * 3)
     tx, full = isostep_jax.adam(), {"v": jnp.ones(2), "w": jnp.ones(3)}
     with pytest.raises(isostep.StepError, match="state exp_avg must have the structure of grads"):
+        tx.update({"v": None, "w": full["w"]}, tx.init(full), full)
+    tx, full = isostep_jax.adam(grouped=True), {"v": jnp.ones(2), "w": jnp.ones(2)}
+    with pytest.raises(isostep.StepError, match="a leaf with state needs a gradient, zeros if it"):
         tx.update({"v": None, "w": full["w"]}, tx.init(full), full)
 
 

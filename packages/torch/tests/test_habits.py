@@ -514,6 +514,23 @@ def test_threads_that_step_one_optimizer_take_turns(monkeypatch):
     assert copy.deepcopy(optimizer).state_dict()["state"][0]["step"] == 3
 
 
+@pytest.mark.parametrize("name", ["DAdaptAdam", "DAdaptSGD", "Prodigy"])
+def test_a_growth_without_bound_is_infinite_as_in_the_authors_packages(name):
+    """Their own default, and what the groups of their state dicts hold."""
+    infinite, none = tensors(), tensors()
+    theirs = load_optimizer(name)(infinite, growth_rate=float("inf"))
+    ours = load_optimizer(name)(none)
+    for k in range(4):
+        for params, optimizer in ((infinite, theirs), (none, ours)):
+            fill(params, k)
+            optimizer.step()
+        assert all(map(torch.equal, infinite, none))
+        if k == 1:
+            ours.load_state_dict(theirs.state_dict())
+            theirs.load_state_dict(ours.state_dict())
+    assert {*theirs.state[infinite[0]]} == {*ours.state[none[0]]}
+
+
 def test_what_the_module_lists():
     assert "SparseAdam" in dir(isostep_torch)
     assert isostep_torch.list_optimizers("ad*") == [n for n in isostep.rules() if n[:2] == "ad"]

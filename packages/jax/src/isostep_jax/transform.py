@@ -43,8 +43,10 @@ from isostep_jax.trees import flattened, like, with_gradients
 
 #: What optax's protocol for extra arguments calls an input, where that is another name.
 OPTAX = {"loss": "value"}
-#: What helps if a state does not fit the gradients that stand for parameters.
+#: What helps if a state does not fit: the gradients that stand for parameters, those that are not None, the parameters.
 ABSENT = "pass the parameters, or gradients like them"
+LEFT_OUT = "a leaf with state needs a gradient, zeros if it has none"
+FITTING = "make a new state with tx.init(params)"
 
 
 class TransformState(NamedTuple):
@@ -196,6 +198,22 @@ class Init:
                 raise StepError(message)
             devices.check_like(self.rule.name, f"state {n} of leaf {which}", p, array)
 
+    def stand_ins(self, state: TransformState, tree: Any, grads: list[Any]) -> list[Any]:
+        """Gradients in the place of parameters, in the parameters' dtypes, which the state has unless told otherwise.
+
+        Where stacks of the state are not those of the gradients' dtypes, nothing tells whose they are.
+        """
+        runs = self.runs(grads)
+        first = state.arrays[self.rule.state_names[0]] if self.rule.state_names else None
+        if self.storage.state or jax.tree.structure(first) != self.structure(tree, runs):
+            return grads
+        found = list(grads)
+        for run, array in zip(runs, jax.tree.leaves(first), strict=True):
+            if str(getattr(array, "dtype", None)) in COMPUTE_DTYPE:
+                for i in run.leaves:
+                    found[i] = grads[i].astype(array.dtype)
+        return found
+
     def reads(self, leaves: list[Any]) -> bool:
         """Whether a step of leaves of these shapes and dtypes looks at the parameters' numbers."""
         halves = [self.storage.of(n) for p in leaves if (n := p.dtype.name) in HALVES]
@@ -288,10 +306,12 @@ def build(
         own = grads if absent else with_gradients(params, grads)
         what = "params" if own is params else "grads"
         leaves, tree = flattened(rule, own, what, together=init.together)
-        if absent and init.reads(leaves):
-            message = f"{rule.name} needs the parameters: update(grads, state, params)"
-            raise StepError(message)
         init.check(state)
+        if absent:
+            leaves = init.stand_ins(state, tree, leaves)
+            if init.reads(leaves):
+                message = f"{rule.name} needs the parameters: update(grads, state, params)"
+                raise StepError(message)
         counted = _count_dtype(state.count)
         state = init.numbers(state, leaves)
         # Inputs that the rule does not name are another transformation's.
@@ -310,13 +330,14 @@ def build(
         runs = init.runs(leaves)
         given = {n: like(rule, n, tree, leaves, v) for n, v in {"g": grads, **wanted}.items()}
         held = init.held(state, tree, leaves, what)
+        hint = ABSENT if absent else FITTING if own is params else LEFT_OUT
         stacked = [
             _Leaf(
                 {n: run.join(c) for n, c in {"p": leaves, **given}.items()} | held[k],
                 run,
                 segments[k] if segments else None,
                 numbers[k] if numbers else run.leaves,
-                ABSENT if absent else "make a new state with tx.init(params)",
+                hint,
             )
             for k, run in enumerate(runs)
         ]

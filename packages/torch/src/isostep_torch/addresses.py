@@ -5,7 +5,7 @@ tensor by tensor (``isostep_torch.asking``). It is compared with Python for ever
 expected, or llvmlite is not installed, tensors are asked one by one in Python.
 
 ``p.data = p.data.T`` lies where it lay, and memory that is freed is handed out again: so a place is an address and a
-number mixed from sizes and strides.
+number mixed from the dtype, the negative bit, sizes and strides.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def in_python(tensors: Sequence[torch.Tensor]) -> np.ndarray:
 
 def places_in_python(tensors: Sequence[torch.Tensor]) -> np.ndarray:
     """The addresses, and in a second row what tells how the elements lie there."""
-    how = (hash((tuple(t.shape), t.stride())) for t in tensors)
+    how = (hash((t.dtype, t.is_neg(), tuple(t.shape), t.stride())) for t in tensors)
     return np.stack([in_python(tensors), np.fromiter(how, np.int64, len(tensors))])
 
 
@@ -63,23 +63,24 @@ def _reader() -> Any:
     """The compiled loop (objects, where to write, how many); None where it cannot be."""
     if importlib.util.find_spec("llvmlite") is None:
         return None
-    from isostep_torch.asking import place_of, shim
+    from isostep_torch.asking import negative_bit, place_of, shim
 
     offset = place_of(attrgetter("_cdata"))
-    functions = shim("data_ptr", "dim", "sizes", "strides")
-    if offset is None or functions is None:
+    functions, negative = shim("data_ptr", "dtype", "dim", "sizes", "strides"), negative_bit()
+    if offset is None or functions is None or negative is None:
         return None
-    data, *shape = functions
-    return PYFUNCTYPE(None, *[c_int64] * 3)(_built(data, shape, offset))  # which keeps the GIL
+    made = _built(functions, negative, offset)
+    return PYFUNCTYPE(None, *[c_int64] * 3)(made)  # which keeps the GIL
 
 
-def _built(data: int, shape: list[int], offset: int) -> int:
+def _built(functions: list[int], negative: int, offset: int) -> int:
     """A loop (objects, where to write, how many) that asks these functions about every object's C++ tensor."""
     from llvmlite import ir
 
     from isostep_torch.asking import NONE, WIDTH, WORD, Loop
 
     loop = Loop("addresses", 3, ir.VoidType())
+    data, dtype, *shape = functions
     build, (objects, found, count) = loop.build, loop.function.args
     each, done, end = map(loop.block, ("each", "done", "end"))
     start, numbers = build.block, build.add(found, build.mul(count, WORD(WIDTH)))
@@ -90,8 +91,11 @@ def _built(data: int, shape: list[int], offset: int) -> int:
     loop.start_asking()
     tensor = build.add(loop.load(objects, build.mul(i, WORD(WIDTH))), WORD(offset))
     loop.store(loop.ask(data, tensor), found, i)
+    kind = build.shl(loop.ask(dtype, tensor, narrow=True), WORD(1))
+    kind = build.or_(kind, loop.negative(negative, tensor))
     failed = build.block
-    number = loop.shape(NONE, tensor, shape, done)
+    # Apart from the rank, which is mixed in next.
+    number = loop.shape(build.shl(kind, WORD(8 * WIDTH // 2)), tensor, shape, done)
     told = build.block
     build.branch(done)
 

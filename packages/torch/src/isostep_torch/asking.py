@@ -20,6 +20,8 @@ WIDTH = 8
 FACTOR, FOLD = 0x9E3779B97F4A7C15, 29
 WORD, HALF = ir.IntType(8 * WIDTH), ir.IntType(32)
 NONE = WORD(0)
+#: ``at::native::is_neg``, as compilers of Linux and macOS name it: elements whose sign is not that in memory.
+NEGATIVE = "_ZN2at6native6is_negERKNS_6TensorE"
 
 
 def shim(*names: str) -> list[int] | None:
@@ -30,6 +32,14 @@ def shim(*names: str) -> list[int] | None:
     except (AttributeError, OSError):
         return None
     return [cast(f, c_void_p).value or 0 for f in functions]
+
+
+def negative_bit() -> int | None:
+    """Where ``at::native::is_neg`` begins; None if torch does not show it."""
+    try:
+        return cast(getattr(CDLL(torch._C.__file__), NEGATIVE), c_void_p).value
+    except (AttributeError, OSError):
+        return None
 
 
 def place_of(word: Callable[[Any], int]) -> int | None:
@@ -85,6 +95,11 @@ class Loop:
         self.build.store(self.build.or_(self.build.load(self._errors), error), self._errors)
         said = self.build.load(result)
         return self.build.sext(said, WORD) if narrow else said
+
+    def negative(self, function: int, tensor: ir.Value) -> ir.Value:
+        """1 where a tensor's elements are the negatives of what lies in memory, else 0."""
+        said = self.call(function, ir.IntType(8), [tensor])
+        return self.build.and_(self.build.zext(said, WORD), WORD(1))
 
     def none_failed(self) -> ir.Value:
         """Whether all functions could answer."""

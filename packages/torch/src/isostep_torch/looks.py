@@ -21,8 +21,6 @@ from isostep.lower.plan import Looks
 
 #: What a look is mixed from beside the type, the sizes and the strides: C functions that give a 32-bit number.
 FACTS = ("layout", "dtype", "device_type", "device_index")
-#: ``at::native::is_neg``, as compilers of Linux and macOS name it: elements whose sign is not that in memory.
-NEGATIVE = "_ZN2at6native6is_negERKNS_6TensorE"
 
 
 def looks(tensors: list[Any]) -> Looks | None:
@@ -46,16 +44,15 @@ def _loop() -> Any:
     """The compiled loop (list, length, where looks go, where addresses go), which returns how many tensors it took."""
     if importlib.util.find_spec("llvmlite") is None:
         return None
-    from isostep_torch.asking import place_of, shim
+    from isostep_torch.asking import negative_bit, place_of, shim
 
     tensor, kind = place_of(attrgetter("_cdata")), place_of(lambda probe: id(type(probe)))
     functions = shim("data_ptr", "dim", "sizes", "strides", *FACTS)
-    library = CDLL(torch._C.__file__)
-    negative = getattr(library, NEGATIVE, None)
+    negative = negative_bit()
     if negative is None or tensor is None or kind is None or functions is None:
         return None
-    strided = library.aoti_torch_layout_strided()
-    item, negative = (cast(f, c_void_p).value or 0 for f in (pythonapi.PyList_GetItem, negative))
+    strided = CDLL(torch._C.__file__).aoti_torch_layout_strided()
+    item = cast(pythonapi.PyList_GetItem, c_void_p).value or 0
     made = _built(item, tensor, kind, strided, negative, functions)
     return PYFUNCTYPE(c_int64, py_object, *[c_int64] * 3)(made)  # which keeps the GIL
 
@@ -72,7 +69,7 @@ def _built(
     build, (tensors, count, numbers, addresses) = loop.build, loop.function.args
     each, plain, taken, end = map(loop.block, ("each", "plain", "taken", "end"))
     data, dim, sizes, strides, *facts = functions
-    start, byte = build.block, ir.IntType(8)
+    start = build.block
     ends = []  # (tensors done, from which block)
 
     def unless(good: ir.Value, done: ir.Value, on: ir.Block) -> None:
@@ -94,10 +91,10 @@ def _built(
     look = kind
     for fact in others:
         look = loop.mixed(look, fact)
-    sign = build.and_(loop.call(negative, byte, [tensor]), byte(1))
+    sign = loop.negative(negative, tensor)
     dense = build.icmp_signed("==", layout, WORD(strided))
     shape = loop.block("shape")
-    unless(build.and_(dense, build.icmp_signed("==", sign, byte(0))), i, shape)
+    unless(build.and_(dense, build.icmp_signed("==", sign, NONE)), i, shape)
 
     build.position_at_end(shape)
     ends.append((i, shape))

@@ -21,6 +21,7 @@ from isostep.state import State
 from isostep.storage import PLAIN
 from isostep_torch.addresses import finder
 from isostep_torch.looks import looks
+from isostep_torch.memory import all_have_memory
 from isostep_torch.stacks import Part, Stack, check_apart, part_of, run
 
 #: What is computed with as it is.
@@ -48,7 +49,9 @@ def remember(rule: BoundRule, params: Any, grads: Any, state: State) -> None:
     if given or rule.sequential or not {p.dtype for p in params} <= WHOLE:
         return
     arrays = [*params, *(a for own in state.arrays for a in own.values())]
-    look, find = looks(grads), finder(arrays)
+    look = looks(grads)
+    # Tensors that only stand for others (fakes) have no place, and torch warns of whoever asks for it.
+    find = finder(arrays) if look is not None and all_have_memory(arrays) else None
     if look is not None and find is not None:
         state.repeat = Repeat(list(params), rule.structure(), find, find(), look.numbers)
 

@@ -150,7 +150,7 @@ class Stacks(Interpreter):
             found["p"] = torch.add(p, found["p"], out=p)
         for n, v in found.items():
             if n != "p" or UPDATE not in outputs or task.count > 1:
-                torch._foreach_copy_(task.given[n], list(v.unbind()))
+                _copy(task.given[n], v.unbind())
         passed = {
             id(v): v for n, v in found.items() if n != "p" and program.outputs[n].op in WRITING
         }
@@ -363,6 +363,14 @@ def part_of(
     written = None if found is None or not found.fits else _in_reach(backend, found, rule, arrays)
     by = None if written is None else found
     return Part(program, by, written, arrays, backend.dtype(first))
+
+
+def _copy(targets: list[Any], values: Sequence[Any]) -> None:
+    if any(map(torch.Tensor.is_neg, targets)):  # of which foreach takes no list
+        for target, value in zip(targets, values, strict=True):
+            target.copy_(value)
+    else:
+        torch._foreach_copy_(targets, list(values))
 
 
 def run(

@@ -134,10 +134,13 @@ class Part:
                 return False
         elif known:
             return False
+        turned = (
+            known and slot.places is not None
+        )  # what lies there now lies otherwise, in another dtype it may be
         slot = self.slots[k] = Slot(self.in_memory(name, arrays, backend), backend)
         slot.places, slot.find = now, find
         own = backend.addresses(slot.used) if now is None or slot.strided else now[0]
-        return self._write(k, own)
+        return self._write(k, own) or turned
 
     def _write(self, k: int, addresses: np.ndarray) -> bool:
         moved = not equal(addresses, self.table[:, k])
