@@ -8,7 +8,7 @@ pytestmark = pytest.mark.whole  # conformance's settings of every rule and piece
 
 #: Two processes: an axis of 7 is cut into 4 and 3, and of an axis of 1 the second has nothing.
 SCRIPT = """
-import datetime, sys, traceback
+import datetime, sys, traceback, zlib
 import torch
 from torch import distributed, nn
 from torch.distributed.checkpoint import state_dict as checkpoints
@@ -104,9 +104,16 @@ def check(which, **how):
 wrong = []
 rules = {*isostep.rules()}
 some = {"lamb", "sgd_hd", "adafactor", "muon", "clip_by_global_norm+adamw"}
-check(lambda s: s.index == 0)
-check(lambda s: s.index == 0 and s.name in rules, foreach=False, fused=False)
-check(lambda s: s.index == 0 and s.name in rules, capturable=True)
+
+
+def drawn(subject, third):
+    "Of what takes minutes together a third, always the same; everything with --full."
+    return subject.index == 0 and (FULL or zlib.crc32(subject.id.encode()) % 3 == third)
+
+
+check(lambda s: s.index == 0 and s.name in rules or drawn(s, 0))
+check(lambda s: s.name in rules and drawn(s, 1), foreach=False, fused=False)
+check(lambda s: s.name in rules and drawn(s, 2), capturable=True)
 check(lambda s: s.name in some, observe=True)
 check(lambda s: s.name in some, mixed=True)
 check(lambda s: s.name in {"adammini", "lamb", "muon"} and s.index == 0, saved=True)
@@ -115,6 +122,6 @@ distributed.destroy_process_group()
 """
 
 
-def test_every_rule_steps_what_lies_on_several_processes(two_processes):
+def test_every_rule_steps_what_lies_on_several_processes(two_processes, request):
     """Three steps on shards and on whole parameters, with pieces and without, leave the same."""
-    two_processes(SCRIPT)
+    two_processes(f"FULL = {request.config.getoption('--full')}\n{SCRIPT}")

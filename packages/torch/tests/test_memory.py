@@ -50,15 +50,13 @@ def test_a_step_takes_less_than_a_hundredth_of_the_parameters(name, way):
     for p in params:
         p.grad = torch.ones_like(p)
     bytes_of_parameters = sum(p.nbytes for p in params)
-    fused, other = (
-        load_optimizer(name)(params, lr=1e-3, fused=on, foreach=not on, **way)
-        for on in (True, False)
-    )
-    for optimizer in (fused, other):
+    # The other path takes memory, so that we know that it is seen; of noise and the like it would take long.
+    for fused in (True, False) if dtype == torch.float32 else (True,):
+        optimizer = load_optimizer(name)(params, lr=1e-3, fused=fused, foreach=not fused, **way)
         optimizer.step()  # makes the state
         optimizer.step()  # knows the arrays
-    assert taken(fused.step) < bytes_of_parameters / 100
-    assert taken(other.step) > bytes_of_parameters / 2  # so such memory is seen
+        share = taken(optimizer.step) / bytes_of_parameters
+        assert share < 0.01 if fused else share > 0.5
 
 
 @pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}, {}], ids=str)
