@@ -147,8 +147,9 @@ def decaying() -> Iterator[Check]:
             partial(derivations.lars, **settings, trust_coefficient=0.1),
             ("momentum_buffer",),
         )
-    for corrected, axis in ((True, 0), (False, -1)):
+    for corrected, axis, constraints in ((True, 0, True), (False, -1, True), (True, -1, False)):
         settings = {"beta": 0.9, "bias_scale": 0.3, "bias_correction": corrected, "unit_axis": axis}
+        settings["constraints"] = constraints
         yield Check(
             isostep.rule("nero", **settings),
             "Liu et al., Algorithm 1",

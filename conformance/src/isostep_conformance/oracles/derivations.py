@@ -298,7 +298,13 @@ def _slot(x: Floats, slots: str, unit_axis: int) -> Floats:
 
 
 def nero(
-    problem: Problem, *, beta: float, bias_scale: float, bias_correction: bool, unit_axis: int
+    problem: Problem,
+    *,
+    beta: float,
+    bias_scale: float,
+    bias_correction: bool,
+    unit_axis: int,
+    constraints: bool = True,
 ) -> Record:
     """Liu et al., Algorithm 1, neuron by neuron."""
     points = [p.copy() for p in problem.start]
@@ -319,7 +325,7 @@ def nero(
                 squares[k, i] = beta * squares.get((k, i), 0.0) + (1 - beta) * _length(slope) ** 2
                 size = (squares[k, i] / (1 - beta**t if bias_correction else 1)) ** 0.5
                 row -= lr * scale / size * slope
-                if weights:
+                if weights and constraints:
                     row -= np.mean(row)
                     row /= _length(row)
         record.add(points)

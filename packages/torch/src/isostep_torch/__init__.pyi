@@ -2004,7 +2004,7 @@ class Nero(Optimizer):
         h  = sqrt(v / (1 - beta**t))                                sqrt(v) without bias_correction
         w  = p - lr * |p of the neuron| / h * g
         w <- w - mean of w over the neuron
-        p <- w / |w of the neuron|
+        p <- w / |w of the neuron|                                  p <- the first w without constraints
 
     Biases and gains, which have no neighbours (arrays of fewer than two axes, or one element a neuron), have v each:
 
@@ -2016,6 +2016,8 @@ class Nero(Optimizer):
         Algorithm 1, whose sigma_b is bias_scale. Its first half was read in the paper, the update and the projection in
         a description of it by others. The published code is under a non-commercial licence and was not opened.
     Departs:
+        - Without constraints the turn is that of the neuron's norm in this step; pytorch_optimizer keeps the mean norm
+          over all neurons of the array from before the first step.
         - The averages start at zero and are corrected as Adam's, which the paper was not seen to say;
           bias_correction=False leaves them as they are.
         - sigma_b is "the initialisation scale of the biases": it is given, and the same for the group.
@@ -2032,6 +2034,7 @@ class Nero(Optimizer):
         beta: Number = 0.999,
         bias_scale: Number = 0.01,
         bias_correction: bool = True,
+        constraints: bool = True,
         unit_axis: int = 0,
         *,
         maximize: bool = False,

@@ -4,7 +4,7 @@
     h  = sqrt(v / (1 - beta**t))                                sqrt(v) without bias_correction
     w  = p - lr * |p of the neuron| / h * g
     w <- w - mean of w over the neuron
-    p <- w / |w of the neuron|
+    p <- w / |w of the neuron|                                  p <- the first w without constraints
 
 Biases and gains, which have no neighbours (arrays of fewer than two axes, or one element a neuron), have v each:
 
@@ -16,6 +16,8 @@ Follows: Liu, Bernstein, Meister, Yue, "Learning by Turning: Neural Architecture
     Algorithm 1, whose sigma_b is bias_scale. Its first half was read in the paper, the update and the projection in
     a description of it by others. The published code is under a non-commercial licence and was not opened.
 Departs:
+    - Without constraints the turn is that of the neuron's norm in this step; pytorch_optimizer keeps the mean norm
+      over all neurons of the array from before the first step.
     - The averages start at zero and are corrected as Adam's, which the paper was not seen to say;
       bias_correction=False leaves them as they are.
     - sigma_b is "the initialisation scale of the biases": it is given, and the same for the group.
@@ -66,6 +68,7 @@ def update(
     beta: Any,
     bias_scale: Any,
     bias_correction: bool,
+    constraints: bool,
     unit_axis: int,
 ) -> tuple[Any, Any]:
     """See the module's equations."""
@@ -74,7 +77,10 @@ def update(
     h = parts.root(v, nm.one_minus_pow(beta, t)) if bias_correction else nm.sqrt(v)
     if not has_neurons(p, unit_axis):
         return (-lr * bias_scale) * (g / safe(h)), v
-    w = p - (lr * nm.sqrt(squared(p, unit_axis)) / safe(h)) * g
+    u = -(lr * nm.sqrt(squared(p, unit_axis)) / safe(h)) * g
+    if not constraints:
+        return u, v
+    w = p + u
     w = w - nm.sum_units(w, unit_axis) / nm.unit_size(w, unit_axis)
     return nm.overwrite(w / safe(nm.sqrt(squared(w, unit_axis)))), v
 
@@ -89,6 +95,7 @@ RULE = Rule(
         "beta": parts.decay_rate(0.999, "decay rate of the running average of squared norms"),
         "bias_scale": Real(0.01, low=0, cases=(0.4,), doc="initialisation scale of the biases"),
         "bias_correction": Flag(True, doc="Adam's correction of the running averages"),
+        "constraints": Flag(True, doc="keep every neuron on the sphere of norm 1 and mean 0"),
         "unit_axis": parts.unit_axis(of="neurons"),
     },
     family="sgd",
