@@ -1908,6 +1908,8 @@ class Muon(Optimizer):
     Departs:
         - The iteration runs in the compute dtype. torch and KellerJordan/Muon run it in bfloat16
           whatever the parameter's dtype: about 2e-2 of one step's size.
+          torch.set_float32_matmul_precision ("high": TF32, "medium": bfloat16) and
+          jax_default_matmul_precision hold for the iteration too, and make it that much faster.
         - torch's documentation writes b <- momentum * b + g; its code, KellerJordan's and this rule
           average. The direction differs only by a factor that the iteration divides out (but for eps).
         - The norm is clamped from below at eps, as in torch; KellerJordan adds 1e-7 to it.
