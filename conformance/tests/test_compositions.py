@@ -19,7 +19,7 @@ from isostep.lower import numba_source
 from isostep.lower.device import kernels
 from isostep.lower.layout import layout
 from isostep.program import trace
-from isostep.rule import BoundRule
+from isostep.rule import BoundRule, Piece
 from isostep_conformance import cases, hypers, runner
 from isostep_conformance.cases import Case
 
@@ -62,7 +62,11 @@ def compositions(draw: st.DrawFn) -> BoundRule:
     def pieces(most: int, *where: str) -> list[isostep.BoundPiece]:
         names = [n for n in PIECES.names() if any(getattr(PIECES[n], w) for w in where)]
         chosen = draw(st.lists(st.sampled_from(names), max_size=most, unique=True))
-        return [getattr(isostep.pieces, n)(**values_of(hypers.bound(PIECES[n], n))) for n in chosen]
+        return [getattr(isostep.pieces, n)(**values_of(fitting(PIECES[n]))) for n in chosen]
+
+    def fitting(piece: Piece) -> list[dict[str, Any]]:
+        every = hypers.bound(piece, piece.name)
+        return [v for v in every if rule.momentum is not None or not piece.needs_momentum(v)]
 
     name = draw(st.sampled_from(FUSED))
     rule = isostep.rule(name, **values_of(fused_settings(name)))

@@ -429,6 +429,7 @@ def _composed(bound: str, f: _Features, rng: np.random.Generator) -> str:
         for name in rng.permutation(names)[: int(rng.integers(most + 1))]:
             settings = hypers.bound(registry[name], name)
             plain = [v for v in settings if all(isinstance(x, _PLAIN) for x in v.values())]
+            plain = [v for v in plain if not registry[name].needs_momentum(v)]  # nobody knows which
             values = _pick(rng, plain) if plain else {}
             if "unit_axis" in values:
                 values = {**values, "unit_axis": int(f.axis)}

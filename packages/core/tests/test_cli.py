@@ -545,6 +545,7 @@ def test_names_of_settings(capsys):
     assert repr(isostep.rule("momentum", lr=0.25)) == repr(rule.replace(lr=0.25))
     assert isostep.rule("momentum", momentum=0.5).values["momentum"] == 0.5
     assert isostep.rule("nesterov").values["nesterov"] is True
+    assert isostep.rule("diffrgrad").values["rectify"] is True
     assert isostep.rule("amsbound").state_names[-1] == "max_exp_avg_sq"
     found = json.loads(printed(capsys, "diff", "sgd", "momentum", "--json"))
     assert (found["left"]["state"], found["right"]["state"]) == ([], ["momentum_buffer"])

@@ -64,6 +64,8 @@ def drawn_rule(rng):
         piece = isostep.pieces.registry[some(rng, *isostep.pieces.registry.names())]
         if piece.denominator is None or rule.rule.adaptive:
             bound = piece.bind(**values(rng, piece, piece.name))
+            if rule.momentum is None and piece.needs_momentum(bound.values):
+                continue
             rule = isostep.compose(*((bound, rule) if piece.after is None else (rule, bound)))
     return rule
 

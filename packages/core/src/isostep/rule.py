@@ -198,6 +198,12 @@ class Piece(Part):
     def functions(self) -> tuple[Callable[..., Any] | None, ...]:
         return (self.before, self.after, self.denominator, self.measure)
 
+    def needs_momentum(self, values: Mapping[str, Any]) -> bool:
+        """Whether, with these hyperparameters, it goes around no rule but one that has a momentum."""
+        return self.changes_momentum is not None and self.changes_momentum(
+            SimpleNamespace(**values)
+        )
+
     def bind(self, **hyper: Any) -> BoundPiece:
         """This piece with its hyperparameters, to be given to ``compose``."""
         return BoundPiece(self, self.bind_values(hyper))
@@ -327,13 +333,13 @@ class BoundRule:
         Raises:
             RuleError: the rule has no state array that is known to be its momentum.
         """
-        asks = getattr(component.part, "changes_momentum", None)
-        if asks is None or not asks(SimpleNamespace(**component.own(self.values))):
+        part = component.part
+        if isinstance(part, Rule) or not part.needs_momentum(component.own(self.values)):
             return ()
         if self._momentum is None:
             message = (
-                f"{component.part.name} changes the rule's momentum, and {self.rule.name} has none by the names of "
-                f"{', '.join(MOMENTA)}; choose a rule that has one, or another setting of {component.part.name}"
+                f"{part.name} changes the rule's momentum, and {self.rule.name} has none by the names of "
+                f"{', '.join(MOMENTA)}; choose a rule that has one, or another setting of {part.name}"
             )
             raise RuleError(message)
         return (self._momentum,)

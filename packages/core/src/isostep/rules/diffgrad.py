@@ -73,6 +73,7 @@ RULE = Rule(
         "rectify": radam.RECTIFY,
         "degenerated_to_sgd": radam.DEGENERATED,
     },
+    known_as={"diffrgrad": {"rectify": True}},
     family="adam",
     year=2019,
     paper="Dubey et al., diffGrad: An Optimization Method for Convolutional Neural Networks",
