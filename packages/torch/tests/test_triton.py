@@ -335,6 +335,7 @@ def test_kernels_that_guard_and_unscale_compile_and_stay_wide():
         check_width(stage, text, "float32")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("arch", [80, 90, 100])
 @pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
