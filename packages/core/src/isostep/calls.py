@@ -86,7 +86,7 @@ def check_calls(
     rule: Rule,
     state: tuple[str, ...],
     group: tuple[str, ...],
-    lent: tuple[str, ...] = (),
+    lent: tuple[str, ...],
 ) -> None:
     """That a part's functions take what they are called with, in front of a rule, behind it or as that rule.
 

@@ -183,6 +183,12 @@ def betas(
     return Pair(*parts, doc=doc)
 
 
+def growth_rate(*cases: float) -> Real:
+    """How much an estimated distance may grow in one step; without a bound by default, which is others' infinity."""
+    doc = "largest growth of d in one step"
+    return Real(None, low=1, optional=True, none_is_infinite=True, cases=cases, doc=doc)
+
+
 def eps(default: float, doc: str = "added to the denominator", **options: Any) -> Real:
     """A small number that keeps a division finite, large in conformance's cases."""
     return Real(default, low=0, doc=doc, **{"cases": (1e-3,), **options})

@@ -134,9 +134,8 @@ class Part:
                 return False
         elif known:
             return False
-        turned = (
-            known and slot.places is not None
-        )  # what lies there now lies otherwise, in another dtype it may be
+        # What lies there now lies otherwise than the last step's, if at the same address: in another dtype, it may be.
+        turned = known and slot.places is not None
         slot = self.slots[k] = Slot(self.in_memory(name, arrays, backend), backend)
         slot.places, slot.find = now, find
         own = backend.addresses(slot.used) if now is None or slot.strided else now[0]

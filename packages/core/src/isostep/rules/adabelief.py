@@ -53,14 +53,12 @@ def update(
     surprise = g - m
     s = parts.average(s, surprise * surprise, b2) + eps
     top = tops[0] if tops else None
-    how: dict[str, Any] = {"betas": betas, "eps": eps, "denominator": denominator}
+    how: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "denominator": denominator}
     if rectify:
         top = s if top is None else nm.maximum(top, s)
-        tractable, past = radam.scale(top, t, **how)
-        c1, _ = parts.corrections(betas, t)
-        u = (-lr / c1) * m * nm.where(tractable, past, 1.0 if degenerated_to_sgd else 0.0)
+        u, _ = radam.directed(m, top, t, degenerated_to_sgd=degenerated_to_sgd, **how)
     else:
-        u, top = adam.directed(m, s, top, t, lr=lr, **how)
+        u, top = adam.directed(m, s, top, t, **how)
     u = parts.decoupled(p, u, lr, weight_decay)
     return (u, m, s, top) if tops else (u, m, s)
 

@@ -119,14 +119,7 @@ def update(
 
 ESTIMATE = {
     "d0": Real(1e-6, low=0, low_open=True, cases=(0.01,), doc="first bound"),
-    "growth_rate": Real(
-        None,
-        low=1,
-        optional=True,
-        none_is_infinite=True,
-        cases=(1.5,),
-        doc="largest growth of d in one step",
-    ),
+    "growth_rate": parts.growth_rate(1.5),
 }
 
 RULE = Rule(

@@ -51,14 +51,13 @@ def update(
     g = parts.coupled(p, g, weight_decay)
     m, v = parts.moments(g, m, v, betas)
     friction = 1 / (1 + nm.exp(-nm.abs(g - before)))
-    how: dict[str, Any] = {"betas": betas, "eps": eps, "denominator": denominator}
-    if not rectify:
-        u, _ = adam.directed(friction * m, v, None, t, lr=lr, dialect="keras", **how)
-        return u, m, v, g
-    tractable, past = radam.scale(v, t, **how)
-    c1, _ = parts.corrections(betas, t)
-    before = 1.0 if degenerated_to_sgd else 0.0
-    return (-lr / c1) * m * nm.where(tractable, friction * past, before), m, v, g
+    how: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "denominator": denominator}
+    if rectify:
+        how |= {"degenerated_to_sgd": degenerated_to_sgd, "friction": friction}
+        u, _ = radam.directed(m, v, t, **how)
+    else:
+        u, _ = adam.directed(friction * m, v, None, t, dialect="keras", **how)
+    return u, m, v, g
 
 
 RULE = Rule(

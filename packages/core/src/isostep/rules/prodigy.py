@@ -178,14 +178,7 @@ RULE = Rule(
             1e-6, low=0, low_open=True, cases=(0.1, 0.2, 0.1, 0.2, 0.1, 3.0), doc="first estimate"
         ),
         "d_coef": Real(1.0, low=0, cases=(3.0,), doc="factor of the estimate"),
-        "growth_rate": Real(
-            None,
-            low=1,
-            optional=True,
-            none_is_infinite=True,
-            cases=(1.5, 1.1, 1.1),
-            doc="largest growth of d in one step",
-        ),
+        "growth_rate": parts.growth_rate(1.5, 1.1, 1.1),
     },
     family="parameter-free",
     year=2023,

@@ -65,21 +65,30 @@ def rectification(t: Any, b2: Any, dialect: str) -> tuple[Any, Any]:
     return tractable, nm.sqrt(reached) * nm.pow(limit, -0.5)
 
 
-def scale(
+def directed(
+    m: Any,
     v: Any,
     t: Any,
     *,
+    lr: Any,
     betas: tuple[Any, Any],
     eps: Any,
+    degenerated_to_sgd: bool,
     dialect: str = "torch",
+    friction: Any = None,
     denominator: Any = parts.same,
 ) -> tuple[Any, Any]:
-    """Whether the variance is tractable at step t, and what the corrected average is multiplied by where it is."""
-    _, c2 = parts.corrections(betas, t)
+    """The step along m, past the bound times ``friction``, and whether step t is past it."""
+    c1, c2 = parts.corrections(betas, t)
     tractable, r = rectification(t, betas[1], dialect)
     if dialect == "torch":
-        return tractable, (r * nm.sqrt(c2)) / denominator(nm.sqrt(v) + eps)
-    return tractable, r / denominator(parts.root(v, c2) + eps)
+        past = (r * nm.sqrt(c2)) / denominator(nm.sqrt(v) + eps)
+    else:
+        past = r / denominator(parts.root(v, c2) + eps)
+    if friction is not None:
+        past = friction * past
+    before = 1.0 if degenerated_to_sgd else 0.0
+    return (-lr / c1) * m * nm.where(tractable, past, before), tractable
 
 
 def update(
@@ -103,9 +112,8 @@ def update(
     g = parts.coupled(p, g, weight_decay, when=not decoupled_weight_decay)
     m, v = parts.moments(g, m, v, betas)
     how: dict[str, Any] = {"dialect": dialect, "denominator": denominator}
-    tractable, past = scale(v, t, betas=betas, eps=eps, **how)
-    c1, _ = parts.corrections(betas, t)
-    u = (-lr / c1) * m * nm.where(tractable, past, 1.0 if degenerated_to_sgd else 0.0)
+    how["degenerated_to_sgd"] = degenerated_to_sgd
+    u, tractable = directed(m, v, t, lr=lr, betas=betas, eps=eps, **how)
     rate = lr if degenerated_to_sgd else nm.where(tractable, lr, 0.0)
     return parts.decoupled(p, u, rate, weight_decay, when=decoupled_weight_decay), m, v
 
