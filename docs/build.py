@@ -220,10 +220,10 @@ def prose(doc: str) -> list[str]:
 
 LEGEND = """
 *fused*: kernels generated from the rule's program, one pass over all arrays per stage. *foreach*: the program as calls
-over lists of tensors. *stacked*: the program once for all tensors of a shape. *passes*: likewise, element by element in
-compiled loops. *jit*: the program under `jax.jit`. *generic*: the rule's own functions on that framework's arrays.
-*notimpl*, *notyet*, *never*: a gap that the backend declares. *not run here*: the path did not run on the machine that
-made this table.
+over lists of tensors. *stacked*: the program once for all tensors of a shape. *passes*: likewise, with generated
+kernels for what is done element by element. *jit*: the program under `jax.jit`. *generic*: the rule's own functions on
+that framework's arrays. *notimpl*, *notyet*, *never*: a gap that the backend declares. *not run here*: the path did not
+run on the machine that made this table.
 """
 
 

@@ -11,9 +11,10 @@ import sys
 import pytest
 
 import isostep
-from isostep import cli, commands
+from isostep import cli, commands, nm
 from isostep.backends.numpy import NumpyReference
 from isostep.commands import common, completion, doctor
+from isostep.rule import Rule
 
 
 def run(*words):
@@ -200,9 +201,22 @@ def test_source_of_a_kernel_is_python(capsys):
     passes = printed(capsys, "show", "adafactor", "--source", "numba", "--dtype", "bfloat16")
     assert '"""Pass 1 of 3: reduces to ' in passes
     compile(passes, "adafactor", "exec")
-    error = failed(capsys, "show", "muon", "--source", "cuda")
-    assert error == (
-        "isostep: muon has no fused kernel: it works on axes or matrices (matmul, transpose); see --source program"
+
+
+def test_a_rule_that_nothing_can_be_printed_of_says_why():
+    from isostep.commands import sources
+    from isostep.commands.common import UsageError
+
+    def update(p, g, r, t, /):
+        column = nm.sum_axis(g * g, axis=0)  # of the pass that stores p
+        return -0.1 * g, r + nm.matmul(p, nm.transpose(column))
+
+    first = {"state": ("r",), "init": lambda p, /: nm.sum_axis(p, axis=-1), "ndim": (2,)}
+    program = isostep.program(Rule(name="late", update=update, **first).bind())
+    with pytest.raises(UsageError) as error:
+        sources.text("numba", program, "float32")
+    assert str(error.value) == (
+        "late has no fused kernel: it works on axes or matrices (matmul, sum_axis, transpose); see --source program"
     )
 
 

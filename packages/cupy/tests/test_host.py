@@ -13,7 +13,7 @@ import isostep
 from isostep import BackendError, pieces
 from isostep.lower import device, executor
 from isostep.rule import compose
-from isostep_cupy import cuda_source, host
+from isostep_cupy import cuda_source, cuda_text, host
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 pytestmark = pytest.mark.whole  # needs ml_dtypes
@@ -259,7 +259,7 @@ def test_what_has_no_launches_cannot_be_prepared(raw, name, shape, text):
 
 def library(text, name, header=None):
     """A compiled text behind host.h, as a library."""
-    whole = cuda_source.header("host.h") + (header or cuda_source.header()) + text
+    whole = cuda_text.header("host.h") + (header or cuda_text.header()) + text
     return ctypes.CDLL(str(host.built(host.compiler(), name, whole)))
 
 
@@ -276,7 +276,7 @@ extern "C" void narrow_all(const float *from, stored *to, long n) {
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_halves_are_converted_to_the_bit(raw, name):
     types = f"#define STORED {name}\n#define REAL float\n#define GROUP_REAL float\n"
-    functions = library(CONVERT, f"convert_{name}", types + cuda_source.header())
+    functions = library(CONVERT, f"convert_{name}", types + cuda_text.header())
     every = np.arange(2**16, dtype=np.uint16)
     found = np.empty(2**16, np.float32)
     functions.widen_all(*(ctypes.c_void_p(host.address(a)) for a in (every, found)), 2**16)
@@ -307,7 +307,7 @@ def test_what_the_compiler_gets_is_the_text_that_nvrtc_gets(raw, monkeypatch):
     k = device.kernels(isostep.program(isostep.rule("lamb")), "float16")
     with pytest.raises(ZeroDivisionError):
         host.HostDevice().compile(k)
-    assert cuda_source.unit(cuda_source.source(k)) in seen[0]
+    assert cuda_text.unit(cuda_source.source(k)) in seen[0]
 
 
 SUMS = """
@@ -334,14 +334,12 @@ def block_sums(name, header, blocks=3, threads=32):
 
 @pytest.mark.parametrize("threads", [1, 2, 32, 256])
 def test_a_block_sums_over_its_threads(raw, threads):
-    np.testing.assert_allclose(
-        *block_sums("sums", cuda_source.header(), threads=threads), rtol=1e-12
-    )
+    np.testing.assert_allclose(*block_sums("sums", cuda_text.header(), threads=threads), rtol=1e-12)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_a_barrier_that_is_missing_shows(raw, which):
-    before, *parts = cuda_source.header().split("__syncthreads();")
+    before, *parts = cuda_text.header().split("__syncthreads();")
     barriers = ["__syncthreads();"] * len(parts)
     barriers[which] = ""
     text = before + "".join(b + p for b, p in zip(barriers, parts, strict=True))
@@ -355,7 +353,7 @@ from test_host import *
 text = SUMS.format("threadIdx.x < 5 ? sum_of_block(x[threadIdx.x]) : 0")
 x = np.ones(64)
 given = [ctypes.c_void_p(host.address(x))] * 2
-library(text, "diverged", TYPES + cuda_source.header()).run_sums(ctypes.c_int64(1), ctypes.c_int64(32), *given)
+library(text, "diverged", TYPES + cuda_text.header()).run_sums(ctypes.c_int64(1), ctypes.c_int64(32), *given)
 """
 
 

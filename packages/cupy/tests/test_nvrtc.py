@@ -13,10 +13,16 @@ from pathlib import Path
 import pytest
 
 import isostep
+from isostep import nm
+from isostep.lower.axes import axes
 from isostep.lower.device import kernels
 from isostep.lower.layout import layout
-from isostep.program import trace
-from isostep_cupy.cuda_source import source, unit
+from isostep.program import examples, shaped, trace
+from isostep.rule import Rule
+from isostep_cupy.axes_source import MOST
+from isostep_cupy.axes_source import source as passes_source
+from isostep_cupy.cuda_source import source
+from isostep_cupy.cuda_text import unit
 
 pytestmark = pytest.mark.whole  # the cases are those of the conformance suite
 
@@ -109,6 +115,46 @@ def test_another_dtype_of_every_rule_compiles_too(name):
     dtype, arch = OTHERS[draw % 3], ARCHITECTURES[draw // 3 % 3]
     for program in programs(subjects()[name])[:1]:
         assert compiled(unit(source(kernels(program, dtype))), arch)[0] == ""
+
+
+def in_passes(rule):
+    """The programs of a rule's steps for an example's shape; None if something else has to do them."""
+    shape = examples(rule)[0]
+    found = [axes(shaped(rule, kind, shape)) for kind in rule.kinds()]
+    return found if all(one.fits for one in found) else None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", names())
+def test_passes_over_axes_compile_without_a_warning(name, dtype, request):
+    """Of rules that have no kernels of the other kind; with ``--full`` of all, and for every architecture."""
+    rule, every = subjects()[name], request.config.getoption("--full", default=False)
+    draw = zlib.crc32(f"{name} {dtype}".encode()) % len(ARCHITECTURES)
+    if every or not programs(rule):
+        for found in in_passes(rule) or ():
+            for arch in ARCHITECTURES if every else ARCHITECTURES[draw:][:1]:
+                log, code = compiled(unit(passes_source(found, dtype)), arch)
+                assert log == ""
+                assert code[:4] == b"\x7fELF"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_as_much_as_a_pass_can_reduce_at_once_has_room(dtype):
+    """A block has 48 KiB that its threads share; and nothing that a thread holds lies in memory."""
+
+    def update(p, g, t, /):
+        found = [
+            f(x, axis=a) for a in (0, 1) for x in (g, p, g * p) for f in (nm.sum_axis, nm.max_axis)
+        ]
+        return sum(found[1:], found[0])
+
+    rule = Rule(name="made", update=update, ndim=(2,)).bind()
+    found = axes(shaped(rule, rule.phase(1), (40, 25)))
+    assert len(found.passes[0].reduced) > MOST
+    for arch in (*ARCHITECTURES, "compute_80"):
+        log, code = compiled(unit(passes_source(found, dtype)), arch)
+        assert log == ""
+    assert b".local" not in code
 
 
 def stage(text, name):

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 import isostep
+from isostep.lower.axes import axes
+from isostep.lower.axes_device import run
+from isostep.program import shaped
 from isostep_cupy import host
-from isostep_cupy.cuda_source import header
+from isostep_cupy.cuda_text import header
 
 REFERENCE = isostep.backend("numpy:reference")
 
@@ -177,6 +180,37 @@ def test_kernels_are_compiled_once_and_kept(raw, tmp_path, monkeypatch):
     again = type(raw)()
     again.step(rule, params, [raw.asarray(np.ones(3))], again.init(rule, params))
     assert params[0].tolist() == [0, 0, 0]
+
+
+def test_passes_over_axes_are_those_of_the_host(raw, tmp_path):
+    rule = isostep.rule("sm3")
+    found, other = (axes(shaped(rule, rule.phase(2), s)) for s in ((40, 70), (5, 3)))
+    assert raw.device.passes(found, "float64") is raw.device.passes(other, "float64")
+    (one,) = found.passes
+    results = []
+    for device in (raw.device, host.HostDevice()):
+        rng = np.random.default_rng(0)
+        arrays = [rng.uniform(0.1, 1, (2, 40, 70)) for _ in one.slots]
+        stacks = [rng.uniform(0.1, 1, (2, 70)) for _ in one.stacks]
+        table = np.array([[host.address(a[k]) for a in arrays] for k in range(2)])
+        reduced = run(
+            device,
+            found,
+            one,
+            "float64",
+            2,
+            table=table,
+            scalars=[0.5] * len(one.scalars),
+            columns=0,
+            at={n: host.address(b) for n, b in zip(one.stacks, stacks, strict=True)},
+        )
+        results.append([*arrays, *map(np.asarray, reduced.values())])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(
+            a, b
+        )  # a tile's order does not depend on how many threads do it
+    (file,) = tmp_path.rglob("*.cubin")
+    assert file.name.startswith("sm3_")
 
 
 def test_what_nvrtc_refuses_is_shown(raw, monkeypatch):

@@ -6,11 +6,14 @@ import sys
 
 import isostep
 from isostep import pieces
+from isostep.commands import sources as commands
 from isostep.lower.device import kernels
 from isostep.program import trace
 from isostep.rule import compose
 from isostep.storage import Storage
-from isostep_cupy.cuda_source import header, show, source, unit
+from isostep_cupy import axes_source
+from isostep_cupy.cuda_source import show, source
+from isostep_cupy.cuda_text import header, unit
 
 ADDSIGN = """
 // Pass 1 of 1: stores p, m.
@@ -119,3 +122,56 @@ def test_the_command_prints_it_without_cupy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout == show(isostep.program(isostep.rule("adamw")), "bfloat16")
+
+
+PASS = """
+// Pass 1 of 2: reduces to v14.
+extern "C" __global__ void pass0(const int64 *table) {
+    const int64 n0 = table[0], n1 = table[1];
+    const int log0 = (int)table[2], log1 = (int)table[3];
+    const int64 tiles0 = table[4], tiles1 = table[5];
+    const int64 left1 = blockIdx.x;
+    const int64 left0 = quotient(left1, tiles1), tile1 = left1 - left0 * tiles1;
+    const int64 array = quotient(left0, tiles0), tile0 = left0 - array * tiles0;
+    const int low0 = log1, places = 1 << (log0 + log1);
+    const real *__restrict__ const _slot_g = array_at<real>(table[8 + array * 1]);
+    double *__restrict__ const _block_v14 = array_at<double>(table[7]) + array * n0 * tiles1;
+    __shared__ double room0[1024];
+    for (int place = threadIdx.x; place < places; place += blockDim.x) {
+        const int64 i0 = index_of(tile0, log0, place >> low0);
+        const int64 i1 = index_of(tile1, log1, place);
+        if (i0 >= n0 || i1 >= n1) {
+            room0[place] = 0;
+            continue;
+        }
+        const int64 at = i0 * n1 + i1;
+        const real g = _slot_g[at];
+        const real x = g * g;
+        room0[place] = x;
+    }
+    {  // v14
+        const Run high = {0, log1}, low = {0, 0};
+        join<false>(room0, places, high, low);
+        for (int k = threadIdx.x; k < places >> (high.length + low.length); k += blockDim.x) {
+            const int place = place_of(k, high, low);
+            const int64 i0 = index_of(tile0, log0, place >> low0);
+            if (i0 < n0) _block_v14[i0 * tiles1 + tile1] = room0[place];
+        }
+    }
+}
+"""
+
+
+def test_a_pass_over_axes_reads_like_its_rule():
+    text = commands.text("cuda", isostep.program(isostep.rule("adammini")), "bfloat16")
+    assert text.startswith(
+        "// adammini, float32: 2 pass(es). Generated from the rule by isostep.\n"
+    )
+    assert PASS in text
+    assert "\n        _slot_p[at] = _slot_p[at] + u;\n" in text
+
+
+def test_headers_are_put_where_they_are_named():
+    text = axes_source.show(isostep.program(isostep.rule("adammini")), "float64")
+    assert all(header(name) in unit(text) for name in ("kernels.h", "tiles.h"))
+    assert "#include" not in unit(text)

@@ -1,4 +1,7 @@
-"""Rules with axes or matrices: on stacks of tensors of one shape, and by compiled passes, as tensor by tensor."""
+"""Rules with axes or matrices on stacks of tensors, and by compiled passes over these.
+
+That every path of stacks does as array by array is shown in the conformance suite's test_stacks.py.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,7 @@ import torch
 
 import isostep
 import isostep_torch
-from isostep import compose, nm, parts, pieces
-from isostep.domains import Flag
-from isostep.rule import Rule
-from isostep_torch import stacks
+from isostep import compose, pieces
 
 SHAPES = [
     (5,),
@@ -30,74 +30,9 @@ SHAPES = [
 ]
 
 
-def turned(p, g, a, b, r, c, s, t, /, *, lr, small):
-    """State that changes places, rows and columns, a maximum, a sum of sums, a choice for each row, a product."""
-    rank = len(p.shape)
-    row = nm.sum_axis(g * g, axis=-1) if rank else g * g
-    column = nm.max_axis(a * g, axis=tuple(range(0, rank, 2))) if rank > 1 else nm.sum(a * g)
-    level = nm.sum(row) / nm.maximum(nm.size(p), 1)
-    u = nm.where(row > level, g - p, g + a) / (1 + nm.abs(column))
-    if rank == 2:
-        whole = nm.transpose(nm.matmul(nm.transpose(u), 0.1 * nm.matmul(u, nm.transpose(u))))
-        u = nm.where(small, u, 0.01 * whole + u)
-    u = u - nm.sum(u * u) / (1 + nm.sum(p * p))
-    return -lr * u, u + 0.5 * b, a, 0.9 * c + 0.1 * level, r, 0.5 * s + nm.sum(u)
-
-
-def turned_first(p, /):
-    zeros = parts.zeros(p)
-    none = nm.sum(zeros)
-    return zeros, zeros, none, none, none
-
-
-def viewed(p, g, r, c, t, /):
-    """A view that is still needed where what it is a view of is used for the last time; state that looks at old p."""
-    square = g * g
-    view = nm.transpose(square)
-    u = nm.matmul(g, nm.matmul(view, square + 1))
-    return -0.01 * u, r + nm.matmul(p, nm.transpose(c)), 0.5 * c + nm.sum_axis(g, axis=0)
-
-
-def partly(p, g, t, /, *, norm):
-    """Only matrices use what all parameters are measured for."""
-    return -0.1 * g / (1 + norm) if len(p.shape) == 2 else -0.1 * g
-
-
 RULES = {
-    "turned": Rule(
-        name="turned",
-        update=turned,
-        init=turned_first,
-        state=("a", "b", "r", "c", "s"),
-        hyper={"lr": parts.lr(0.1), "small": Flag(False, doc="whether there is no product")},
-    ).bind(),
     "clipped": compose(pieces.clip_by_global_norm(0.5), isostep.rule("adafactor", lr=0.1)),
-    "two axes": compose(
-        pieces.centralize(0),
-        pieces.adaptive_clip(unit_axis=-1),
-        isostep.rule("sgd", lr=0.1, momentum=0.9),
-    ),
     "sm3": isostep.rule("sm3", lr=0.1, momentum=0.9),
-    "viewed": Rule(
-        name="viewed",
-        update=viewed,
-        state=("r", "c"),
-        init=lambda p, /: (nm.sum_axis(p, axis=-1), nm.sum_axis(p, axis=-2)),
-        ndim=(2,),
-    ).bind(),
-    "partly": Rule(
-        name="partly", update=partly, measure=lambda p, g, t, /: {"norm": nm.sum(p * p)}
-    ).bind(),
-    "late": Rule(
-        name="late",
-        update=lambda p, g, r, t, /: (
-            -0.1 * g,
-            r + nm.matmul(p, nm.transpose(nm.sum_axis(g * g, axis=0))),
-        ),
-        state=("r",),
-        init=lambda p, /: nm.sum_axis(p, axis=-1),
-        ndim=(2,),
-    ).bind(),
 }
 
 
@@ -117,11 +52,6 @@ def lives(path, rule, dtype, steps=4, change=lambda k, grads: grads):
     return {(i, n): a for i, p in enumerate(params) for n, a in {"p": p, **state.arrays[i]}.items()}
 
 
-def some_without(k, grads):
-    """In one step, and then others, some parameters have no gradient: counts of steps part."""
-    return [None if k == 1 and i in (1, 5) else g for i, g in enumerate(grads)]
-
-
 def agree(found, wanted, rtol):
     for key, value in wanted.items():
         torch.testing.assert_close(
@@ -134,27 +64,17 @@ def agree(found, wanted, rtol):
         )
 
 
-@pytest.mark.parametrize("path", ["torch:foreach", "torch:fused"])
-@pytest.mark.parametrize("name", RULES)
-def test_as_tensor_by_tensor(name, path):
-    if path == "torch:fused":
-        pytest.importorskip("numba", reason="of the extra `fused`")
-    for dtype, rtol in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
-        wanted = lives("torch:loop", RULES[name], dtype, change=some_without)
-        agree(lives(path, RULES[name], dtype, change=some_without), wanted, rtol)
-
-
 def test_passes_are_taken_once_for_all_of_a_shape(monkeypatch):
     pytest.importorskip("numba", reason="of the extra `fused`")
     from isostep_torch.fused_cpu import TorchFused
 
     taken, run = [], TorchFused.passes
 
-    def counted(axes, one, dtype, count, **more):
+    def counted(self, axes, one, dtype, like, count, **more):
         taken.append((axes.shape, one.index, count))
-        return run(axes, one, dtype, count, **more)
+        return run(self, axes, one, dtype, like, count, **more)
 
-    monkeypatch.setattr(TorchFused, "passes", staticmethod(counted))
+    monkeypatch.setattr(TorchFused, "passes", counted)
     lives("torch:fused", isostep.rule("adafactor"), torch.float32, steps=1)
     assert [x for x in taken if x[0] == (6, 4)] == [((6, 4), k, 3) for k in range(3)]
     assert {shape for shape, *_ in taken} == {s for s in SHAPES if s not in ((), (1,), (3, 0))}
@@ -205,13 +125,6 @@ def test_tensors_that_are_not_contiguous_are_stepped_where_they_lie():
         kept += [p.detach().clone() for p in params]
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-
-
-def test_a_stack_of_many_is_cut_and_an_order_of_memory_is_not_lost(monkeypatch):
-    """A room of a few elements: every shape has stacks of one and of several."""
-    monkeypatch.setattr(stacks, "ROOM", 50)
-    wanted = lives("torch:loop", RULES["turned"], torch.float64)
-    agree(lives("torch:foreach", RULES["turned"], torch.float64), wanted, 1e-12)
 
 
 @pytest.mark.parametrize(

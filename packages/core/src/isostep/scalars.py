@@ -59,6 +59,22 @@ def _nodes(program: Program, scope: str, upto: Domain) -> tuple[Value, ...]:
     return tuple(n for n in program.live if n.domain <= upto and n.scope in (None, scope))
 
 
+def of_group(
+    programs: Iterable[Program],
+    hyper: Mapping[str, Any],
+    t: Any,
+    *,
+    call: Callable[..., Any] = on_host,
+) -> dict[Value, Any]:
+    """The scalars of the group's own t and hyperparameters, of all programs of a step."""
+    found: dict[Value, Any] = {}
+    for program in {id(p): p for p in programs}.values():
+        if program.group_inputs:
+            own = evaluate(program, hyper, t, scope="group", call=call)
+            found |= {n: v for n, v in own.items() if n.scope == "group"}
+    return found
+
+
 def used_outside(program: Program, scalars: Iterable[Value]) -> list[Value]:
     """Those of the scalars that other nodes or outputs read, constants excepted: a lowering's arguments."""
     inside = set(scalars)

@@ -1,15 +1,11 @@
 """Programs as CUDA C: one ``__global__`` function per stage, over all arrays of a list.
 
-``lower.device`` says what a kernel is; here it becomes text. What the text is built from is ``kernels.h``, which
-``unit`` puts in its place. Nothing here needs CuPy or a device: the same text is compiled by NVRTC and, for tests,
-by a C++ compiler (``isostep_cupy.host``).
+``lower.device`` says what a kernel is; here it becomes text. What the text is built from is ``kernels.h``.
 """
 
 from __future__ import annotations
 
 import textwrap
-from functools import cache
-from importlib.resources import files
 
 import numpy as np
 
@@ -25,51 +21,21 @@ from isostep.lower.device import (
 )
 from isostep.program import Program
 from isostep.sums import factors
-from isostep.values import FACTS, MAPS, Value, is_bool
-
-#: The types of arrays' elements and of arithmetic.
-TYPES = {"float64": "double", "float32": "float", "float16": "float16", "bfloat16": "bfloat16"}
-#: Where C's text differs from the listing's.
-TEXT = {
-    "where": "({} ? {} : {})",
-    "and": "({} && {})",
-    "or": "({} || {})",
-    "not": "(!{})",
-    "abs": "fabs({})",
-    "pow": "power({}, {})",
-    "isfinite": "is_finite({})",
-    "isnan": "is_nan({})",
-    "stored": "held({})",
-}
-INCLUDE = '#include "kernels.h"'
-_WORDS = """
-    alignas asm auto bool break case catch char class const constexpr continue default delete do double else enum
-    explicit export extern false float for friend goto if inline int long mutable namespace new operator private
-    protected public register return short signed sizeof static struct switch template this throw true try typedef
-    typename union unsigned using virtual void volatile while and or not xor bitand bitor compl
-    int64 real group_real stored float16 bfloat16 widen narrow infinity not_a_number is_nan is_finite sign maximum
-    minimum sqrt cbrt exp expm1 log log1p sin cos tanh floor fabs pow power atan2 LANES Pack Share load store quotient
-    unit_of element_of array_at lanes_left sum_of_block sum_of_lanes share_units reduce commit to_bits from_bits asm
-    host held Word mix key_of hash_of noise_of rounded_bfloat16 rounded_float16 key hashed
-    threadIdx blockIdx blockDim gridDim row array start stop kind wide i n lane first share unit length r
-    size ndim inner units base gamma j0 j1 jn y0 y1 yn
-""".split()
+from isostep.values import FACTS, Value, is_bool
+from isostep_cupy.cuda_text import (
+    TYPES,
+    WORDS,
+    applied,
+    indent,
+    literal,
+    preamble,
+    word,
+)
 
 
 def source(kernels: Kernels) -> str:
     """The text of all kernels of a program; ``kernels.h`` is named, not contained."""
     return _Writer(kernels).text()
-
-
-@cache
-def header(name: str = "kernels.h") -> str:
-    """The text of a header of this package."""
-    return files("isostep_cupy").joinpath(name).read_text(encoding="utf-8")
-
-
-def unit(text: str) -> str:
-    """A source with its header in place: what compilers are given."""
-    return text.replace(INCLUDE, header())
 
 
 def show(program: Program, dtype: str) -> str:
@@ -84,10 +50,12 @@ class _Writer:
         self.kernels, self.program = kernels, kernels.program
         self.mixed = kernels.group_dtype != kernels.compute
         self.layout = kernels.layout
-        slots = [f"{n}{_id(s)}{m}" for s in kernels.slots for n, m in (("at_", ""), ("", "_lanes"))]
+        slots = [
+            f"{n}{word(s)}{m}" for s in kernels.slots for n, m in (("at_", ""), ("", "_lanes"))
+        ]
         slots += [f"noise_{k}" for k in self.layout.pairs]
         self.names = identifiers(
-            self.program, (*_WORDS, *DTYPES, *slots, "count", "arrays", "width", "lead")
+            self.program, (*WORDS, *DTYPES, *slots, "count", "arrays", "width", "lead")
         )
 
     def text(self) -> str:
@@ -96,28 +64,13 @@ class _Writer:
         head = [
             f"// {self.program.name}, {k.dtype}: {count} kernel{'s' if count > 1 else ''}. "
             "Generated from the rule by isostep.",
-            f"#define STORED {TYPES[k.dtype]}",
-            f"#define REAL {TYPES[k.compute]}",
-            f"#define GROUP_REAL {TYPES[k.group_dtype]}",
-            INCLUDE,
+            *preamble(k.dtype, k.compute, k.group_dtype),
         ]
         for stage in k.stages:
             head += ["", *(self._units(stage) if stage.grid == "units" else self._chunks(stage))]
         return "\n".join(head) + "\n"
 
     # Values
-
-    def _literal(self, number: float | bool, dtype: str) -> str:
-        if isinstance(number, bool):
-            return "true" if number else "false"
-        with np.errstate(over="ignore"):
-            x = np.dtype(dtype).type(number)
-        if np.isnan(x):
-            return "not_a_number()"
-        if np.isinf(x):
-            return "infinity()" if x > 0 else "(-infinity())"
-        text = str(x) + ("f" if dtype == "float32" else "")
-        return f"({text})" if np.signbit(x) else text
 
     def _dtype_of(self, node: Value) -> str:
         return self.kernels.group_dtype if of_group(node) else self.kernels.compute
@@ -129,23 +82,22 @@ class _Writer:
         """A node's text where ``user`` reads it (None: an output), in the user's dtype."""
         dtype = self.kernels.compute if user is None else self._dtype_of(user)
         if node.op == "const":
-            return self._literal(node.attrs[0], dtype)
+            return literal(node.attrs[0], dtype)
         if self.mixed and of_group(node) and dtype == self.kernels.compute and not is_bool(node):
             return f"real({text})"
         return text
 
     def _render(self, node: Value, text: dict[Value, str]) -> str:
         if node.op == "const":
-            return self._literal(node.attrs[0], self.kernels.compute)
+            return literal(node.attrs[0], self.kernels.compute)
         if node.op in FACTS:
             return self._fact(node)
         operands = [self._operand(a, node, text[a]) for a in node.args]
-        form = TEXT[node.op] if node.op in TEXT else MAPS[node.op].text
-        return form.format(*operands)
+        return applied(node, operands)
 
     def _fact(self, node: Value) -> str:
         if node.op == "eps":
-            return self._literal(float(np.finfo(self.kernels.compute).eps), self.kernels.compute)
+            return literal(float(np.finfo(self.kernels.compute).eps), self.kernels.compute)
         if node.op == "unit_size":
             return f"(real){_fact('size')} / (real)({_fact('count')} > 0 ? {_fact('count')} : 1)"
         return f"(real){_fact(node.op)}"
@@ -216,9 +168,7 @@ class _Writer:
             out.append("if (lead && blockIdx.x == 0 && threadIdx.x == 0) {")
             for k, node in enumerate(kernel.group_outputs):
                 const = (
-                    self._literal(node.attrs[0], self.kernels.group_dtype)
-                    if node.op == "const"
-                    else ""
+                    literal(node.attrs[0], self.kernels.group_dtype) if node.op == "const" else ""
                 )
                 out.append(f"    group_new[{k}] = {const or self.names[node]};")
             out.append("}")
@@ -231,7 +181,7 @@ class _Writer:
             "const int64 array = chunks[4 * row], start = chunks[4 * row + 1], stop = chunks[4 * row + 2];",
             *(["const int64 kind = chunks[4 * row + 3];"] if "scalars" in kernel.arguments else []),
             *(
-                f"{self._kept(s)} *const at_{_id(s)} = array_at{self._other(s)}(table[array * {stride} + {k}]);"
+                f"{self._kept(s)} *const at_{word(s)} = array_at{self._other(s)}(table[array * {stride} + {k}]);"
                 for k, s in enumerate(slots)
                 if s in touched
             ),
@@ -269,9 +219,9 @@ class _Writer:
         """A kernel around the body of its loop over rows."""
         return [
             *self._head(kernel),
-            *_indent(self._of_block(kernel)),
+            *indent(self._of_block(kernel)),
             "    for (int64 row = blockIdx.x; row < count; row += gridDim.x) {",
-            *_indent(body, 2),
+            *indent(body, 2),
             "    }",
             "}",
         ]
@@ -297,7 +247,7 @@ class _Writer:
         stored = self._stored(kernel)
         inside = [
             *(
-                f"const real {self._element(s, n)} = {_id(s)}_lanes[lane];"
+                f"const real {self._element(s, n)} = {word(s)}_lanes[lane];"
                 for s, n in kernel.inputs.items()
             )
         ]
@@ -312,7 +262,7 @@ class _Writer:
         ]
         inside += self._noise(kernel)
         inside += [
-            f"{_id(s)}_lanes[lane] = {self._rounded(s, self._text(v))};"
+            f"{word(s)}_lanes[lane] = {self._rounded(s, self._text(v))};"
             for s, v in kernel.stores.items()
         ]
         if kernel.update is not None:
@@ -322,13 +272,13 @@ class _Writer:
         both = [s for s in self.kernels.slots if s in {*kernel.inputs, *stored}]
         loop = [
             "const int n = lanes_left(stop - i);",
-            f"real {', '.join(f'{_id(s)}_lanes[LANES]' for s in both)};" if both else "",
-            *(f"load({_id(s)}_lanes, at_{_id(s)} + i, n, wide);" for s in kernel.inputs),
+            f"real {', '.join(f'{word(s)}_lanes[LANES]' for s in both)};" if both else "",
+            *(f"load({word(s)}_lanes, at_{word(s)} + i, n, wide);" for s in kernel.inputs),
             "#pragma unroll",
             "for (int lane = 0; lane < LANES; ++lane) {",
-            *_indent(inside),
+            *indent(inside),
             "}",
-            *(f"store(at_{_id(s)} + i, {_id(s)}_lanes, n, wide);" for s in both if s in stored),
+            *(f"store(at_{word(s)} + i, {word(s)}_lanes, n, wide);" for s in both if s in stored),
         ]
         return self._rows(
             kernel,
@@ -339,7 +289,7 @@ class _Writer:
                 *(f"double {self._sum(r)} = 0;" for r in kernel.sums),
                 *(f"real _seen_{k} = 0;" for k, _ in enumerate(kernel.figures)),
                 "for (int64 i = start + LANES * threadIdx.x; i < stop; i += LANES * blockDim.x) {",
-                *_indent([x for x in loop if x]),
+                *indent([x for x in loop if x]),
                 "}",
                 *self._partials(kernel),
             ],
@@ -362,14 +312,14 @@ class _Writer:
         return f"rounded_{self.layout.dtype_of(slot)}({text}, {half})"
 
     def _element(self, slot: str, node: Value | None) -> str:
-        return self.names[node] if node is not None else _id(slot)
+        return self.names[node] if node is not None else word(slot)
 
     def _units(self, kernel: Kernel) -> list[str]:
         """A kernel over whole units, several at a time."""
         inside = [
             "const int64 i = element_of(r, first + share.slot, inner, units);",
             *(
-                f"const real {self._element(s, n)} = widen(at_{_id(s)}[i]);"
+                f"const real {self._element(s, n)} = widen(at_{word(s)}[i]);"
                 for s, n in kernel.inputs.items()
             ),
             *self._declare(kernel.element),
@@ -382,9 +332,9 @@ class _Writer:
             "const int64 unit = base + first + share.slot;",
             *(f"double {self._sum(r)} = 0;" for r in kernel.unit_sums),
             "if (first + share.slot < stop) {",
-            *_indent([*self._given(kernel, "unit_sums"), *self._declare(kernel.unit)]),
+            *indent([*self._given(kernel, "unit_sums"), *self._declare(kernel.unit)]),
             "    for (int64 r = share.lane; r < length; r += share.lanes) {",
-            *_indent(inside, 2),
+            *indent(inside, 2),
             "    }",
             "}",
         ]
@@ -404,7 +354,7 @@ class _Writer:
                 "const Share share = share_units(inner, units, length);",
                 *(f"double {self._sum(r)} = 0;" for r in kernel.sums),
                 "for (int64 first = start; first < stop; first += share.slots) {",
-                *_indent(tile),
+                *indent(tile),
                 "}",
                 *self._partials(kernel),
             ],
@@ -419,11 +369,3 @@ def _wrapped(parameters: list[str]) -> list[str]:
 
 def _fact(name: str) -> str:
     return f"facts[array * {len(FACT_COLUMNS)} + {FACT_COLUMNS.index(name)}]"
-
-
-def _id(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name)
-
-
-def _indent(block: list[str], levels: int = 1) -> list[str]:
-    return [line if line.startswith("#") else "    " * levels + line for line in block]

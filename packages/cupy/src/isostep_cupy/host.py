@@ -21,10 +21,14 @@ import numpy as np
 
 from isostep import Unavailable
 from isostep.backends.numpy import NumpyReference
+from isostep.lower.axes import Axes
+from isostep.lower.axes_device import PassLaunch
 from isostep.lower.cache import kept
 from isostep.lower.device import COMMIT, DTYPES, REDUCE, Kernels
 from isostep.lower.executor import Device, DeviceBackend, Launch
-from isostep_cupy.cuda_source import header, source, unit
+from isostep_cupy import axes_source
+from isostep_cupy.cuda_source import source
+from isostep_cupy.cuda_text import header, unit
 
 #: Threads of a block: few, because each has a stack of its own, yet enough to halve five times.
 THREADS = 32
@@ -56,6 +60,7 @@ class HostDevice(Device):
     def __init__(self) -> None:
         self.compiler = compiler()
         self._compiled: dict[Kernels, Mapping[str, Launch]] = {}
+        self._passes: dict[str, list[PassLaunch]] = {}
 
     def __str__(self) -> str:
         return f"cpu ({Path(self.compiler).name}, {THREADS} threads to a block)"
@@ -74,16 +79,31 @@ class HostDevice(Device):
 
     def _load(self, kernels: Kernels) -> Mapping[str, Launch]:
         arguments = {k.name: k.arguments for k in kernels.stages}
-        barriers = {k.name: bool(k.sums or k.unit_sums or k.figures) for k in kernels.stages}
         every = arguments | {"reduce": REDUCE, "commit": COMMIT}
-        text = "\n".join(
-            [header("host.h"), unit(source(kernels)), *(_entry(n, a) for n, a in every.items())]
-        )
-        library = ctypes.CDLL(str(built(self.compiler, kernels.program.name, text)))
-        return {
-            name: _launcher(getattr(library, f"run_{name}"), barriers.get(name, name == "reduce"))
-            for name in every
-        }
+        barriers = {k.name for k in kernels.stages if k.sums or k.unit_sums or k.figures}
+        return self._launches(kernels.program.name, source(kernels), every, {*barriers, "reduce"})
+
+    def address(self, buffer: np.ndarray) -> int:
+        return address(buffer)
+
+    def passes(self, axes: Axes, dtype: str) -> Sequence[PassLaunch]:
+        text = axes_source.source(axes, dtype)
+        found = self._passes.get(text)
+        if found is None:
+            every = {f"pass{one.index}": ("table",) for one in axes.passes}
+            barriers = {f"pass{one.index}" for one in axes.passes if one.reduced}
+            launches = self._launches(axes.program.name, text, every, barriers)
+            found = self._passes[text] = [axes_source.launcher(launches[name]) for name in every]
+        return found
+
+    def _launches(
+        self, name: str, text: str, every: Mapping[str, Sequence[str]], barriers: set[str]
+    ) -> dict[str, Launch]:
+        """The kernels of a text by name, of which these have ``barriers``; ``every``: their arguments."""
+        entries = (_entry(n, a) for n, a in every.items())
+        whole = "\n".join([header("host.h"), unit(text), *entries])
+        library = ctypes.CDLL(str(built(self.compiler, name, whole)))
+        return {n: _launcher(getattr(library, f"run_{n}"), n in barriers) for n in every}
 
 
 def built(compiler: str, name: str, text: str) -> Path:

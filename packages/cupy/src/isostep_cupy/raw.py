@@ -17,13 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from isostep.lower.axes import Axes
+from isostep.lower.axes_device import PassLaunch
 from isostep.lower.cache import kept
 from isostep.lower.device import Kernels
 from isostep.lower.executor import Device, DeviceBackend, Launch
 from isostep.lower.plan import Plan
 from isostep.state import StepError
+from isostep_cupy import axes_source
 from isostep_cupy.backend import CupyGeneric
-from isostep_cupy.cuda_source import source, unit
+from isostep_cupy.cuda_source import source
+from isostep_cupy.cuda_text import unit
 
 #: Threads of a block. There is a block for each row of chunks: of fewer, with several rows each, some would be at their
 #: last rows while multiprocessors already stand idle.
@@ -37,6 +41,7 @@ class CupyDevice(Device):
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
         self._compiled: dict[tuple[int, Kernels], Mapping[str, Launch]] = {}
+        self._passes: dict[tuple[int, str], list[PassLaunch]] = {}
         self._staging: dict[tuple[int, int], deque[tuple[Any, Any]]] = {}
 
     def __str__(self) -> str:
@@ -66,19 +71,35 @@ class CupyDevice(Device):
         key = self._cupy.cuda.Device().id, kernels
         found = self._compiled.get(key)
         if found is None:
-            module = self._cupy.RawModule(path=str(self._built(kernels)))
             names = [*(k.name for k in kernels.stages), "reduce", "commit"]
-            found = self._compiled[key] = {n: _launcher(module.get_function(n)) for n in names}
+            launches = self._launches(kernels.program.name, source(kernels), names)
+            found = self._compiled[key] = launches
         return found
 
-    def _built(self, kernels: Kernels) -> Path:
+    def address(self, buffer: Any) -> int:
+        return int(buffer.data.ptr)
+
+    def passes(self, axes: Axes, dtype: str) -> Sequence[PassLaunch]:
+        key = self._cupy.cuda.Device().id, axes_source.source(axes, dtype)
+        found = self._passes.get(key)
+        if found is None:
+            names = [f"pass{one.index}" for one in axes.passes]
+            launches = self._launches(axes.program.name, key[1], names)
+            found = self._passes[key] = [axes_source.launcher(launches[name]) for name in names]
+        return found
+
+    def _launches(self, name: str, text: str, every: Sequence[str]) -> dict[str, Launch]:
+        """The kernels of a text, by name."""
+        module = self._cupy.RawModule(path=str(self._built(name, unit(text))))
+        return {n: _launcher(module.get_function(n)) for n in every}
+
+    def _built(self, name: str, text: str) -> Path:
         """The machine code for this device, from the cache folder if it is there."""
         nvrtc = self._cupy.cuda.nvrtc
-        text = unit(source(kernels))
         options = (*OPTIONS, f"--gpu-architecture=sm_{self._cupy.cuda.Device().compute_capability}")
         key = f"{nvrtc.getVersion()} {options} {text}"
         digest = hashlib.sha256(key.encode()).hexdigest()[:20]
-        stem = "".join(c if c.isalnum() else "_" for c in kernels.program.name)[:60]
+        stem = "".join(c if c.isalnum() else "_" for c in name)[:60]
         return kept(
             "cuda",
             f"{stem}_{digest}.cubin",
@@ -139,7 +160,11 @@ class CupyRaw(DeviceBackend, CupyGeneric):
         return True
 
     def launch(self, plan: Plan, *given: Any) -> dict[str, Any]:
-        here, place = self._cupy.cuda.Device().id, plan.params[0].device.id  # type: ignore[attr-defined]
+        self.device_of(plan.params[0])
+        return super().launch(plan, *given)
+
+    def device_of(self, array: Any) -> Device:
+        here, place = self._cupy.cuda.Device().id, array.device.id
         if here != place:
             message = f"the parameters are on device {place}, the current one is {here}; use cupy.cuda.Device({place})"
             raise StepError(message)
@@ -149,7 +174,7 @@ class CupyRaw(DeviceBackend, CupyGeneric):
                 "and capture what that returns"
             )
             raise StepError(message)
-        return super().launch(plan, *given)
+        return self.device
 
     def reachable(self, array: Any) -> bool:
         here = self._cupy.cuda.Device().id

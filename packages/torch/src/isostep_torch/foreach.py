@@ -15,13 +15,15 @@ import torch
 from isostep import nm, scalars
 from isostep.interpret import Interpreter, Task
 from isostep.lower.layout import obstacle
+from isostep.lower.stacked import stepped
 from isostep.program import UPDATE, Program, trace, uniform
 from isostep.rule import BoundRule
 from isostep.state import State
 from isostep.values import MAPS, REDUCTIONS, Domain, Value
-from isostep_torch import repeats, sharded, stacks
+from isostep_torch import repeats, sharded
 from isostep_torch.calls import call, double, number
 from isostep_torch.loop import TorchLoop
+from isostep_torch.stacks import StackedTensors
 from isostep_torch.traced import TracedLoop, group_scalars, values_at
 
 _BIG = {torch.float64: 2.0**1023, torch.float32: 2.0**127}
@@ -168,12 +170,10 @@ class _Lists(Interpreter):
         return self.sums[name]
 
 
-class TorchForeach(TorchLoop):
+class TorchForeach(StackedTensors, TorchLoop):
     """Elementwise rules by foreach calls; rules with axes or matrices on stacks of tensors, as ``path`` says."""
 
     name = "torch:foreach"
-    #: what does passes over the elements of stacks, where anything does (``isostep.lower.axes_run.run``)
-    passes: Callable[..., Any] | None = None
     #: whether a step on stacks may be taken for one like the last
     repeats = True
 
@@ -205,8 +205,8 @@ class TorchForeach(TorchLoop):
         self, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any
     ) -> dict[str, Any]:
         if any(sharded.distributed(item.p) for item in items):
-            return super()._run(rule, items, group, t)
-        return stacks.stepped(self, rule, items, group, t)
+            return TorchLoop._run(self, rule, items, group, t)
+        return stepped(self, rule, items, group, t)
 
     def _by_lists(
         self, rule: BoundRule, items: list[Any], params: list[Any], group: dict[str, Any], t: Any

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import CDLL
-from functools import partial
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
 
-from isostep.lower.axes import in_passes
-from isostep.lower.axes_run import run
 from isostep.lower.cpu import FusedCPU
 from isostep.lower.openmp import OpenMP
 from isostep.lower.threads import POOL, Team
-from isostep.rule import BoundRule
 from isostep_torch.foreach import TorchForeach
 from isostep_torch.memory import Memory, all_have_memory, has_memory
 
@@ -35,10 +32,9 @@ class TorchFused(Memory, FusedCPU, TorchForeach):
 
     name = "torch:fused"
     team = team()
-    passes = partial(run, team)
 
-    def way(self, rule: BoundRule) -> str:
-        return "passes" if in_passes(rule) else "stacked"
+    def of_host(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array)
 
     def reachable(self, array: Any) -> bool:
         here = array.device.type == "cpu" and array.layout is torch.strided

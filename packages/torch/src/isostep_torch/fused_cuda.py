@@ -7,6 +7,7 @@ proved where there is no GPU.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,10 +18,11 @@ import numpy as np
 import torch
 import triton.language as tl
 
+from isostep.lower.axes import Axes
+from isostep.lower.axes_device import PassLaunch
 from isostep.lower.device import Kernel, Kernels
 from isostep.lower.executor import Device, DeviceBackend, Launch
 from isostep.lower.plan import Plan
-from isostep.rule import BoundRule
 from isostep.state import StepError
 from isostep_torch import triton_modules
 from isostep_torch.foreach import TorchForeach
@@ -32,6 +34,8 @@ OPTIONS: dict[str, Any] = {"num_warps": THREADS // 32, "enable_fp_fusion": False
 #: Rows of partial sums that a block of ``reduce`` holds at a time: one block adds up the whole group's, 25,600 of 100M
 #: elements, and waits for memory once for so many.
 ROWS = 2048
+#: Places of a pass' tile for each thread, if there are so many.
+EACH = 8
 
 
 class TritonDevice(Device):
@@ -69,6 +73,13 @@ class TritonDevice(Device):
             "commit": partial(launch, common.commit, group),
         }
 
+    def address(self, buffer: torch.Tensor) -> int:
+        return buffer.data_ptr()
+
+    def passes(self, axes: Axes, dtype: str) -> Sequence[PassLaunch]:
+        own = triton_modules.passes(axes, dtype, interpreted=self.interpreted)
+        return [partial(tiled, getattr(own, f"pass{k}")) for k in range(axes.count)]
+
 
 def stage(
     function: Any, kernel: Kernel, size: int, blocks: int, arguments: Sequence[Any], *more: Any
@@ -85,6 +96,17 @@ def launch(
     function[(blocks,)](*arguments, *more, **given, **OPTIONS)
 
 
+def tiled(function: Any, blocks: int, table: torch.Tensor, lengths: tuple[int, ...]) -> None:
+    """A block for each tile of a pass."""
+    named = {f"B{k}": n for k, n in enumerate(lengths)}
+    function[(blocks,)](table, **named, **OPTIONS | {"num_warps": warps(lengths)})
+
+
+def warps(lengths: tuple[int, ...]) -> int:
+    """Few enough that no two have the same places of a tile: one might store before the other has loaded."""
+    return min(max(math.prod(lengths) // (32 * EACH), 1), THREADS // 32)
+
+
 class TorchTriton(Memory, DeviceBackend, TorchForeach):
     """One launch per stage over all tensors of a device and dtype, one more where the stage sums."""
 
@@ -93,9 +115,6 @@ class TorchTriton(Memory, DeviceBackend, TorchForeach):
 
     def __init__(self) -> None:
         self._devices: dict[torch.device, TritonDevice] = {}
-
-    def way(self, rule: BoundRule) -> str:
-        return "stacked"
 
     def asarray(self, array: np.ndarray) -> torch.Tensor:
         return super().asarray(array).to(self.kind)
@@ -118,15 +137,18 @@ class TorchTriton(Memory, DeviceBackend, TorchForeach):
         group_hyper: tuple[int, Mapping[str, Any]],
         group: dict[str, Any],
     ) -> dict[str, Any]:
-        place: Any = plan.params[0].device
+        self.device = self.device_of(plan.params[0])
+        with self.device.here():
+            return super().launch(plan, hypers, group_hyper, group)
+
+    def device_of(self, array: Any) -> TritonDevice:
+        place = array.device
         if capturing(place):
             message = (
                 "a graph that captures this step would repeat its step count; use capturable=True"
             )
             raise StepError(message)
-        self.device = self._devices.setdefault(place, TritonDevice(place))
-        with on(place):
-            return super().launch(plan, hypers, group_hyper, group)
+        return self._devices.setdefault(place, TritonDevice(place))
 
 
 class TorchInterpreter(TorchTriton):

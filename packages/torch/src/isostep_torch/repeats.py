@@ -16,13 +16,14 @@ import torch
 
 from isostep import scalars
 from isostep.lower.plan import equal, same
+from isostep.lower.stacked import Part, check_apart, part_of, run
+from isostep.lower.stacks import Stack
 from isostep.rule import BoundRule
 from isostep.state import State
 from isostep.storage import PLAIN
 from isostep_torch.addresses import finder
 from isostep_torch.looks import looks
 from isostep_torch.memory import all_have_memory
-from isostep_torch.stacks import Part, Stack, check_apart, part_of, run
 
 #: What is computed with as it is.
 WHOLE = {torch.float32, torch.float64}

@@ -58,12 +58,7 @@ def group_scalars(
     programs: Iterable[Program], hyper: Mapping[str, Any], t: Any
 ) -> dict[Value, Any]:
     """The scalars of the group's own t and hyperparameters."""
-    shared: dict[Value, Any] = {}
-    for program in {id(p): p for p in programs}.values():
-        if program.group_inputs:
-            found = scalars.evaluate(program, hyper, double(t), scope="group", call=call)
-            shared |= {n: v for n, v in found.items() if n.scope == "group"}
-    return shared
+    return scalars.of_group(programs, hyper, double(t), call=call)
 
 
 class _Tensors(Interpreter):

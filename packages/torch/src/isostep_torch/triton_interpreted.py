@@ -1,9 +1,9 @@
 """``triton_support`` for Triton's interpreter: the same names, so that the same kernels run on the CPU.
 
 What Triton's language can say is the very same function. What the interpreter has not, or has wrong, is NumPy's or
-torch's here: the elementary functions of libdevice, sums along an axis (its own loop is slow), the logic of
-comparisons of scalars, and bfloat16, which it truncates where a device rounds. Its scalars are arrays of one
-element, which NumPy does not take for integers, so ``range`` is one that does.
+torch's here: the elementary functions of libdevice, sums and maxima along an axis (its own loop is slow), the
+logic of comparisons of scalars, and bfloat16, which it truncates where a device rounds. Its scalars are arrays of
+one element, which NumPy does not take for integers, so ``range`` is one that does.
 """
 
 from __future__ import annotations
@@ -91,15 +91,18 @@ def _integer(x: Any) -> int:
     return int(x.handle.data.reshape(())) if isinstance(x, tl.tensor) else int(x)
 
 
-def total(x: Any, axis: int) -> Any:
-    """The sum along an axis."""
-    found = np.sum(x.handle.data, axis=axis)
-    return _like(np.atleast_1d(found), x.dtype, scalar=np.ndim(found) == 0)
+def _along(name: str, *, kept: bool) -> Callable[..., Any]:
+    function = getattr(np, name)
+
+    def call(x: Any, axis: int) -> Any:
+        found = function(x.handle.data, axis=axis, keepdims=kept)
+        return _like(np.atleast_1d(found), x.dtype, scalar=np.ndim(found) == 0)
+
+    return call
 
 
-def kept_total(x: Any, axis: int) -> Any:
-    """The same, the axis kept."""
-    return _like(np.sum(x.handle.data, axis=axis, keepdims=True), x.dtype)
+total, kept_total = _along("sum", kept=False), _along("sum", kept=True)
+largest, kept_largest = _along("max", kept=False), _along("max", kept=True)
 
 
 def widen(x: Any) -> Any:

@@ -9,7 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from isostep.lower import cache
+from isostep.lower.axes import Axes
 from isostep.lower.device import Kernels
+from isostep_torch import triton_axes
 from isostep_torch.triton_source import source
 
 _HERE = Path(__file__).parent
@@ -28,6 +30,14 @@ def module(kernels: Kernels, *, interpreted: bool = False, traced: bool = False)
             text = source(kernels, traced=traced)
             _LOADED[key] = (kernels, _load(kernels.program.name, text, interpreted))
         return _LOADED[key][1]
+
+
+@functools.cache
+def passes(axes: Axes, dtype: str, *, interpreted: bool = False) -> ModuleType:
+    """The passes of a program with axes: ``pass0``, ``pass1``, ...; one module for all programs of the same text."""
+    text = triton_axes.source(axes, dtype)
+    with _LOCK:
+        return _load(axes.program.name, text, interpreted)
 
 
 @functools.cache

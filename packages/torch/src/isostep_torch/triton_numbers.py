@@ -5,7 +5,7 @@ from __future__ import annotations
 from isostep.program import Program, ancestors
 from isostep.storage import SEED
 from isostep.values import Domain, Value, is_bool
-from isostep_torch.triton_words import Words, indent
+from isostep_torch.triton_words import KernelWords, indent
 
 
 def hyper_names(program: Program) -> list[str]:
@@ -17,7 +17,7 @@ def hyper_names(program: Program) -> list[str]:
     return sorted({str(n.attrs[0]) for n in inputs} - {"t"}, key=lambda n: (n == SEED, n))
 
 
-class Numbers(Words):
+class Numbers(KernelWords):
     """The scalars of a step on the device: from counts and hyperparameters, in float64 as the host would."""
 
     def dtype_of(self, node: Value) -> str:

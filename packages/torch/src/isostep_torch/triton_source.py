@@ -14,7 +14,7 @@ from isostep.storage import HALVES
 from isostep.sums import factors
 from isostep.values import Value, is_bool
 from isostep_torch.triton_numbers import Numbers
-from isostep_torch.triton_words import CALLS, FACT_NAMES, HELPERS, Words, identifier, indent
+from isostep_torch.triton_words import CALLS, FACT_NAMES, HELPERS, KernelWords, identifier, indent
 
 #: Threads of a block.
 THREADS = 128
@@ -35,7 +35,7 @@ def source(kernels: Kernels, *, traced: bool = False) -> str:
     ``traced``: each stage has one more argument, ``amp``: what to multiply gradients by, and whether to leave
     everything as it is; and there are ``numbers`` and ``shared_numbers``, which compute the scalars of a step.
     """
-    words = Words(kernels)
+    words = KernelWords(kernels)
     body: list[str] = []
     for kernel in kernels.stages:
         body += ["", "", *_Pass(words, kernel, traced).text()]
@@ -63,7 +63,7 @@ def show(program: Program, dtype: str) -> str:
 class _Pass:
     """One stage: the function with its lines, and the kernel that calls it in the form that fits."""
 
-    def __init__(self, words: Words, kernel: Kernel, traced: bool) -> None:
+    def __init__(self, words: KernelWords, kernel: Kernel, traced: bool) -> None:
         self.words, self.kernel, self.traced = words, kernel, traced
         self.kernels, self.names = words.kernels, words.names
         self.arguments = arguments(kernel, traced=traced)

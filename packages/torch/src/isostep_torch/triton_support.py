@@ -42,6 +42,22 @@ def pointer(table, index, dtype: tl.constexpr, WHOLE: tl.constexpr):
 
 
 @device
+def real(table, index):
+    """A number of float64 whose bits a table of int64 holds."""
+    return tl.load(table + index).to(tl.float64, bitcast=True)
+
+
+@device
+def below(i, n, WHOLE: tl.constexpr):
+    """Whether indices are below a length; with WHOLE it is known that all are."""
+    if WHOLE:
+        found = tl.full(i.shape, True, tl.int1)
+    else:
+        found = i < n
+    return found
+
+
+@device
 def widen(x):
     """Half precision as float32, exactly."""
     return x.to(tl.float32)
@@ -119,6 +135,18 @@ def total(x, axis: tl.constexpr):
 def kept_total(x, axis: tl.constexpr):
     """The same, the axis kept."""
     return tl.reduce(x, axis, _add, keep_dims=True)
+
+
+@device
+def largest(x, axis: tl.constexpr):
+    """The largest along an axis; NaN if any is."""
+    return tl.reduce(x, axis, maximum)
+
+
+@device
+def kept_largest(x, axis: tl.constexpr):
+    """The same, the axis kept."""
+    return tl.reduce(x, axis, maximum, keep_dims=True)
 
 
 @device

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from isostep.listing import identifiers, lines
 from isostep.lower.device import ARGUMENTS, FACT_COLUMNS, Kernels, of_group
+from isostep.program import Program
 from isostep.values import FACTS, MAPS, Value, is_bool
 
 TEXT = {
@@ -37,21 +40,27 @@ RESERVED = (*HELPERS, *CALLS, *"""
 
 
 class Words:
-    """Names and expressions of one program's kernels."""
+    """Names and expressions of a program's values, all of one dtype."""
 
-    def __init__(self, kernels: Kernels) -> None:
-        self.kernels = kernels
-        touch = [f"{identifier(n)}_at" for n in kernels.slots]
-        touch += [f"noise_{k}" for k in kernels.layout.pairs]
-        self.names = identifiers(kernels.program, (*RESERVED, *touch))
+    def __init__(self, program: Program, compute: str, reserved: Iterable[str]) -> None:
+        self.program, self.compute = program, compute
+        self.names = identifiers(program, reserved)
 
-    def lines(self, nodes: list[Value]) -> list[str]:
+    def lines(self, nodes: Iterable[Value]) -> list[str]:
         """These nodes, one line for each that has a name or is used twice."""
-        return lines(self.kernels.program, nodes, self.names, self.render)
+        return lines(self.program, nodes, self.names, self.render)
 
     def dtype_of(self, node: Value) -> str:
         """The dtype in which a value is computed."""
-        return self.kernels.group_dtype if of_group(node) else self.kernels.compute
+        return self.compute
+
+    def dtype_among(self, node: Value) -> str:
+        """The type of the numbers that an operation works on: a comparison has none, its operands do."""
+        return self.dtype_of(node)
+
+    def in_text(self, node: Value) -> bool:
+        """Whether a value is a number that stands in the text; its users write it, each in a type of its own."""
+        return node.op == "const"
 
     def constant(self, node: Value, dtype: str) -> str:
         """A number where Triton would not see of which type it is to be."""
@@ -63,15 +72,11 @@ class Words:
     def render(self, node: Value, text: dict[Value, str]) -> str:
         """One node as Triton source."""
         if node.op == "const":
-            return ""  # its users write it, each in a type of its own
-        if node.op in FACTS:
-            return self._fact(node)
-        if node.op == "stored":  # the number that the parameter's dtype has for it
-            return f"widen(narrow({self.value(node.args[0], node, text)}, tl.{self.kernels.dtype}))"
-        literal = node.op in INFIX and any(a.op != "const" for a in node.args)
+            return "" if self.in_text(node) else self.names[node]
+        literal = node.op in INFIX and not all(map(self.in_text, node.args))
         words = [
             number(a.attrs[0])
-            if a.op == "const" and literal and self._as_written(a.attrs[0], node)
+            if literal and self.in_text(a) and self._as_written(a.attrs[0], node)
             else self.value(a, node, text)
             for a in node.args
         ]
@@ -86,27 +91,45 @@ class Words:
 
     def value(self, node: Value, user: Value | None, text: dict[Value, str] | None = None) -> str:
         """A value as ``user`` takes it (None: the loop over elements), in the user's dtype."""
-        dtype = self.kernels.compute if user is None else self.dtype_among(user)
-        if node.op == "const":
+        dtype = self.compute if user is None else self.dtype_among(user)
+        if self.in_text(node):
             return self.constant(node, dtype)
         own = (text or self.names)[node]
         return own if is_bool(node) or self.dtype_of(node) == dtype else f"{own}.to(tl.{dtype})"
 
+
+class KernelWords(Words):
+    """Those of one program's kernels, in which the group's values have a dtype of their own."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        self.kernels = kernels
+        touch = [f"{identifier(n)}_at" for n in kernels.slots]
+        touch += [f"noise_{k}" for k in kernels.layout.pairs]
+        super().__init__(kernels.program, kernels.compute, (*RESERVED, *touch))
+
+    def dtype_of(self, node: Value) -> str:
+        return self.kernels.group_dtype if of_group(node) else self.compute
+
     def dtype_among(self, node: Value) -> str:
-        """The type of the numbers that an operation works on: a comparison has none, its operands do."""
         if is_bool(node) and not of_group(node):
             numbers = [a for a in node.args if a.op != "const" and not is_bool(a)]
             if numbers and all(map(of_group, numbers)):
                 return self.kernels.group_dtype
         return self.dtype_of(node)
 
+    def render(self, node: Value, text: dict[Value, str]) -> str:
+        if node.op in FACTS:
+            return self._fact(node)
+        if node.op == "stored":  # the number that the parameter's dtype has for it
+            return f"widen(narrow({self.value(node.args[0], node, text)}, tl.{self.kernels.dtype}))"
+        return super().render(node, text)
+
     def _fact(self, node: Value) -> str:
-        compute = self.kernels.compute
         if node.op == "eps":
-            return f"tl.full((), {float(np.finfo(compute).eps)!r}, tl.{compute})"
+            return f"tl.full((), {float(np.finfo(self.compute).eps)!r}, tl.{self.compute})"
         if node.op == "unit_size":
-            return f"(size // tl.maximum(units, 1)).to(tl.{compute})"
-        return f"{node.op}.to(tl.{compute})"
+            return f"(size // tl.maximum(units, 1)).to(tl.{self.compute})"
+        return f"{node.op}.to(tl.{self.compute})"
 
 
 def number(value: float | int | bool) -> str:

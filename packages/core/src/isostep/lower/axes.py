@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from isostep.program import PARAMETER, UPDATE, Program, ancestors, examples, shaped
+from isostep.program import PARAMETER, UPDATE, Program, ancestors, examples, shaped, trace
 from isostep.rule import BoundRule
 from isostep.shapes import shape_of
 from isostep.values import FACTS, MAPS, Domain, Value, is_bool
@@ -34,7 +34,7 @@ Bits = tuple[bool, ...]
 class Pass:
     """One pass: what it reads, computes, reduces and stores.
 
-    scalars, columns: numbers of the step, and numbers of each array.
+    scalars, columns: numbers of the step; numbers of the group and of each array.
     slots: the arrays with all elements that it loads (``inputs``) or stores, by name.
     stacks: other values, that are read from one block for all arrays.
     nodes: what it computes for every element, in order.
@@ -52,6 +52,11 @@ class Pass:
     nodes: tuple[Value, ...]
     reduced: tuple[Value, ...]
     kept: tuple[Value, ...]
+
+    @property
+    def blocks(self) -> tuple[Value, ...]:
+        """The values that lie in blocks, one for all arrays: in the order in which their addresses are handed in."""
+        return (*self.stacks, *self.kept, *self.reduced)
 
 
 class Axes:
@@ -183,12 +188,12 @@ class Axes:
         read = [n for n in self._in_order(needed.difference(nodes)) if not in_text(n)]
         inputs = [n for n in read if n.op == "input" and n in self.full]
         slots = dict.fromkeys([*(n.attrs[0] for n in inputs), *(self.stores if last else ())])
-        own = [n for n in read if n.domain > Domain.GROUP and n not in set(inputs)]
+        own = [n for n in read if n.domain > Domain.STEP and n not in set(inputs)]
         columns = [n for n in own if not any(self.bits(n))]
         return Pass(
             index=index,
             last=last,
-            scalars=tuple(n for n in read if n.domain <= Domain.GROUP),
+            scalars=tuple(n for n in read if n.domain <= Domain.STEP),
             columns=tuple(columns),
             slots=tuple(slots),
             inputs=tuple(inputs),
@@ -216,5 +221,5 @@ def axes(program: Program) -> Axes:
 
 def in_passes(rule: BoundRule) -> bool:
     """Whether passes can do a rule's steps of every kind; shown on arrays of an example's shape."""
-    shape = examples(rule)[0]
-    return all(axes(shaped(rule, kind, shape)).fits for kind in rule.kinds())
+    shapes = ((kind, trace(rule, kind).shape or examples(rule)[0]) for kind in rule.kinds())
+    return all(axes(shaped(rule, kind, shape)).fits for kind, shape in shapes)

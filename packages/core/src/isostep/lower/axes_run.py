@@ -11,7 +11,7 @@ import numpy as np
 
 from isostep.lower.addresses import addresses
 from isostep.lower.axes import Axes, Pass
-from isostep.lower.axes_source import ARGUMENTS, blocks, source
+from isostep.lower.axes_source import ARGUMENTS, source
 from isostep.lower.bins import CHUNK
 from isostep.lower.cache import module
 from isostep.lower.kernels import SUPPORT
@@ -62,7 +62,7 @@ def run(
     chunks, firsts = _chunks(axes, one, count)
     sums: dict[Value, np.ndarray] = {}
     facts = list(axes.sizes)
-    for n in blocks(one):
+    for n in one.blocks:
         size = math.prod(axes.shape_of(n))
         if n in at:
             facts += [at[n], size]

@@ -29,11 +29,6 @@ def show(program: Program, dtype: str) -> str | None:
     return source(found, COMPUTE_DTYPE[dtype]) if found.fits else None
 
 
-def blocks(one: Pass) -> tuple[Value, ...]:
-    """The values that lie in blocks, in the order of ``facts``: after the axes' lengths, an address and a size each."""
-    return (*one.stacks, *one.kept, *one.reduced)
-
-
 class _Writer:
     """Writes a module. No value of the rule's has a name that begins with ``_``: here those of arrays do."""
 
@@ -157,7 +152,7 @@ class _Text:
     def _blocks(self) -> list[str]:
         """Where each block's part of this array begins, or of this chunk, if chunks add to the same sums."""
         out, reduced = [], {*self.one.reduced}
-        for k, n in enumerate(blocks(self.one)):
+        for k, n in enumerate(self.one.blocks):
             address, size = (f"word(facts, {self.last + 1 + 2 * k + j})" for j in range(2))
             wide = 8 if n in reduced or self.writer.dtype == "float64" else 4
             row = "array" if n not in reduced or self.axes.bits(n)[0] else "chunk"
@@ -168,7 +163,7 @@ class _Text:
         """Loops over the axes, in which each array is gone through along those that it has."""
         last = self.last
         full: Bits = (True,) * (last + 1)
-        patterns = sorted({full, *map(self.axes.bits, blocks(self.one))})
+        patterns = sorted({full, *map(self.axes.bits, self.one.blocks)})
         body: list[str] = []
         at = dict.fromkeys(patterns, "")  # how far each kind of array is, in the loops so far
         for depth in range(last):

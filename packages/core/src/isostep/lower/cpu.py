@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from isostep.lower.axes import Axes, Pass
+from isostep.lower.axes_run import run
 from isostep.lower.bins import Bin
 from isostep.lower.fused import FusedBackend
 from isostep.lower.plan import Plan
 from isostep.lower.run import Step
 from isostep.lower.threads import POOL, Team
+from isostep.values import Value
 
 
 class FusedCPU(FusedBackend):
@@ -23,6 +26,17 @@ class FusedCPU(FusedBackend):
 
     #: who runs them
     team: Team = POOL
+
+    def passes(
+        self, axes: Axes, one: Pass, dtype: str, like: Any, count: int, **given: Any
+    ) -> dict[Value, Any]:
+        return {
+            n: self.of_host(x) for n, x in run(self.team, axes, one, dtype, count, **given).items()
+        }
+
+    def of_host(self, array: np.ndarray) -> Any:
+        """A NumPy array as one of the framework's, over the same memory."""
+        return array
 
     def launch(
         self,

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from isostep import scalars
+from isostep import nm, scalars
 from isostep.lower import device
+from isostep.lower.axes import Axes, Pass
+from isostep.lower.axes_device import PassLaunch, run
 from isostep.lower.bins import Bin
 from isostep.lower.device import Kernel, Kernels, kernels
 from isostep.lower.fused import FusedBackend
@@ -25,6 +27,7 @@ from isostep.lower.layout import obstacle
 from isostep.lower.plan import Part, Plan
 from isostep.rule import BoundRule
 from isostep.state import State, StepError, as_list
+from isostep.values import Value
 
 #: A compiled kernel: ``launch(blocks, arguments)``, arguments being buffers and integers in the kernel's order.
 Launch = Callable[[int, Sequence[Any]], None]
@@ -57,12 +60,52 @@ class Device(ABC):
         one block per array and one more, ``commit`` one.
         """
 
+    @abstractmethod
+    def address(self, buffer: Any) -> int:
+        """Where a buffer lies."""
+
+    @abstractmethod
+    def passes(self, axes: Axes, dtype: str) -> Sequence[PassLaunch]:
+        """The compiled passes (``lower.axes_device``), in order. Programs that differ in lengths share them."""
+
 
 class DeviceBackend(FusedBackend):
     """A backend whose fused passes are a device's kernels."""
 
     device: Device
     _held: list[Callable[[], None]] | None = None
+
+    def device_of(self, array: Any) -> Device:
+        """The device on which an array lies; checked to be one on which work can be asked for now."""
+        return self.device
+
+    def passes(
+        self,
+        axes: Axes,
+        one: Pass,
+        dtype: str,
+        like: Any,
+        count: int,
+        *,
+        columns: Any,
+        **given: Any,
+    ) -> dict[Value, Any]:
+        device = self.device_of(like)
+        with device.here():
+            return run(device, axes, one, dtype, count, columns=device.address(columns), **given)
+
+    def columns(self, values: Sequence[Any], count: int, like: Any) -> Any:
+        device = self.device_of(like)
+        numbers = [v if isinstance(v, int | float) else 0.0 for v in values]
+        with device.here():
+            found = device.buffer(count * len(values), "float64")
+            if values:
+                device.upload(found, np.tile(np.array(numbers, np.float64), count))
+                rows = found.reshape(count, len(values))
+                for k, value in enumerate(values):
+                    if not isinstance(value, int | float):
+                        rows[:, k] = nm.reshape(value, (-1,))
+        return found
 
     def prepared(
         self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any

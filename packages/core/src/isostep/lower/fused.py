@@ -17,10 +17,10 @@ from weakref import ref
 import numpy as np
 
 from isostep import telemetry
-from isostep.execute import ArrayBackend
 from isostep.lower.bins import Bin
 from isostep.lower.layout import obstacle
 from isostep.lower.plan import Looks, Part, Plan, Plans, Slot, at, same
+from isostep.lower.stacked import Stacked
 from isostep.program import trace
 from isostep.rule import BoundRule
 from isostep.state import (
@@ -56,8 +56,8 @@ def _kind(rule: BoundRule, state: State) -> Any:
     return rule.structure(), rule.phase(state.t[0] + 1), state.storage
 
 
-class FusedBackend(ArrayBackend):
-    """Fused passes where the program allows it, the generic path where it does not; ``path`` says which and why."""
+class FusedBackend(Stacked):
+    """Fused kernels where the program allows it, passes or the generic path where it does not; ``path`` says why."""
 
     #: the exact type of ordinary arrays, for a quick look at gradients
     array_type: type = np.ndarray
@@ -127,10 +127,6 @@ class FusedBackend(ArrayBackend):
     def path(self, rule: BoundRule) -> str:
         why = obstacle(rule)
         return f"{self.way(rule)}: {why}" if why else "fused"
-
-    def way(self, rule: BoundRule) -> str:
-        """A word for how a rule is run that has no kernels."""
-        return "generic"
 
     def step(
         self, rule: BoundRule, params: Any, grads: Any, state: State, **inputs: Any

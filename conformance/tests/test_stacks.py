@@ -1,0 +1,150 @@
+"""Rules with axes or matrices: on stacks of arrays of one shape, and by compiled passes, as array by array."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import isostep
+from isostep import compose, nm, parts, pieces
+from isostep.domains import Flag
+from isostep.lower import stacked
+from isostep.lower.stacked import Stacked
+from isostep.rule import Rule
+from isostep_conformance import paths
+
+SHAPES = [
+    (5,),
+    (6, 4),
+    (6, 4),
+    (),
+    (1,),
+    (7,),
+    (1, 5),
+    (5, 1),
+    (2, 3, 4),
+    (3, 0),
+    (6, 4),
+    (7,),
+    (2, 3, 2, 3, 2),
+]
+LARGE = [(70, 90)]  # several tiles along each axis
+PATHS = [p.name for p in paths.installed() if not p.missing and isinstance(p.backend, Stacked)]
+
+
+def turned(p, g, a, b, r, c, s, t, /, *, lr, small):
+    """State that changes places, rows and columns, a maximum, a sum of sums, a choice for each row, a product."""
+    rank = len(p.shape)
+    row = nm.sum_axis(g * g, axis=-1) if rank else g * g
+    column = nm.max_axis(a * g, axis=tuple(range(0, rank, 2))) if rank > 1 else nm.sum(a * g)
+    level = nm.sum(row) / nm.maximum(nm.size(p), 1)
+    u = nm.where(row > level, g - p, g + a) / (1 + nm.abs(column))
+    if rank == 2:
+        whole = nm.transpose(nm.matmul(nm.transpose(u), 0.1 * nm.matmul(u, nm.transpose(u))))
+        u = nm.where(small, u, 0.01 * whole + u)
+    u = u - nm.sum(u * u) / (1 + nm.sum(p * p))
+    return -lr * u, u + 0.5 * b, a, 0.9 * c + 0.1 * level, r, 0.5 * s + nm.sum(u)
+
+
+def turned_first(p, /):
+    zeros = parts.zeros(p)
+    none = nm.sum(zeros)
+    return zeros, zeros, none, none, none
+
+
+def viewed(p, g, r, c, t, /):
+    """A view that is still needed where what it is a view of is used for the last time; state that looks at old p."""
+    square = g * g
+    view = nm.transpose(square)
+    u = nm.matmul(g, nm.matmul(view, square + 1))
+    return -0.01 * u, r + nm.matmul(p, nm.transpose(c)), 0.5 * c + nm.sum_axis(g, axis=0)
+
+
+def partly(p, g, t, /, *, norm):
+    """Only matrices use what all parameters are measured for."""
+    return -0.1 * g / (1 + norm) if len(p.shape) == 2 else -0.1 * g
+
+
+RULES = {
+    "turned": Rule(
+        name="turned",
+        update=turned,
+        init=turned_first,
+        state=("a", "b", "r", "c", "s"),
+        hyper={"lr": parts.lr(0.1), "small": Flag(False, doc="whether there is no product")},
+    ).bind(),
+    "clipped": compose(pieces.clip_by_global_norm(0.5), isostep.rule("adafactor", lr=0.1)),
+    "two axes": compose(
+        pieces.centralize(0),
+        pieces.adaptive_clip(unit_axis=-1),
+        isostep.rule("sgd", lr=0.1, momentum=0.9),
+    ),
+    "sm3": isostep.rule("sm3", lr=0.1, momentum=0.9),
+    "viewed": Rule(
+        name="viewed",
+        update=viewed,
+        state=("r", "c"),
+        init=lambda p, /: (nm.sum_axis(p, axis=-1), nm.sum_axis(p, axis=-2)),
+        ndim=(2,),
+    ).bind(),
+    "partly": Rule(
+        name="partly", update=partly, measure=lambda p, g, t, /: {"norm": nm.sum(p * p)}
+    ).bind(),
+    "late": Rule(
+        name="late",
+        update=lambda p, g, r, t, /: (
+            -0.1 * g,
+            r + nm.matmul(p, nm.transpose(nm.sum_axis(g * g, axis=0))),
+        ),
+        state=("r",),
+        init=lambda p, /: nm.sum_axis(p, axis=-1),
+        ndim=(2,),
+    ).bind(),
+}
+
+
+def lives(path, rule, dtype, steps=4, shapes=SHAPES):
+    """The parameters and state after some steps; in one of them some parameters have no gradient."""
+    backend = isostep.backend(path)
+    ranks = rule.rule.ndim or range(6)
+    rng = np.random.default_rng(5)
+
+    def some():
+        drawn = [rng.normal(size=s).astype(dtype) for s in shapes]
+        return [backend.asarray(a) for a in drawn if a.ndim in ranks]
+
+    params = some()
+    state = backend.init(rule, params)
+    for k in range(steps):
+        grads = [None if k == 1 and i in (1, 5) else g for i, g in enumerate(some())]
+        backend.step(rule, params, grads, state)
+    every = ({"p": p, **own} for p, own in zip(params, state.arrays, strict=True))
+    return {
+        (i, n): backend.to_numpy(a) for i, all_of in enumerate(every) for n, a in all_of.items()
+    }
+
+
+def agree(found, wanted, rtol):
+    for key, value in wanted.items():
+        np.testing.assert_allclose(found[key], value, rtol=rtol, atol=rtol, err_msg=str(key))
+
+
+def test_all_paths_of_stacks_are_looked_at():
+    assert {"numpy:fused", "torch:foreach", "torch:fused"} <= {*PATHS}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", RULES)
+def test_as_array_by_array(name, path):
+    shapes = SHAPES if "interpreter" in path else SHAPES + LARGE
+    for dtype, rtol in (("float64", 1e-12), ("float32", 2e-5)):
+        wanted = lives("numpy:reference", RULES[name], dtype, shapes=shapes)
+        agree(lives(path, RULES[name], dtype, shapes=shapes), wanted, rtol)
+
+
+@pytest.mark.parametrize("path", ["numpy:fused", "torch:foreach"])
+def test_a_stack_of_many_is_cut_and_an_order_of_memory_is_not_lost(path, monkeypatch):
+    """A room of a few elements: every shape has stacks of one and of several."""
+    monkeypatch.setattr(stacked, "ROOM", 50)
+    wanted = lives("numpy:reference", RULES["turned"], "float64")
+    agree(lives(path, RULES["turned"], "float64"), wanted, 1e-12)

@@ -1,0 +1,222 @@
+"""Backends that take rules with axes or matrices by stacks of arrays: what is stacked with what, and a step of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from isostep import nm, scalars
+from isostep.execute import ArrayBackend
+from isostep.flow import Item
+from isostep.lower.axes import Axes, axes, in_passes
+from isostep.lower.layout import obstacle
+from isostep.lower.overlap import Written
+from isostep.lower.stacks import Arrays, Stack, Stacks
+from isostep.program import UPDATE, Program, shaped
+from isostep.rule import BoundRule
+from isostep.state import StepError
+from isostep.values import Domain, Value
+
+#: Elements of a stack of several arrays: it fits into a cache. An array that is larger is a stack of its own, without
+#: a copy.
+ROOM = 1 << 18
+
+
+class Stacked(ArrayBackend):
+    """A backend with ``passes`` does rules with axes or matrices on stacks, and what passes can do in passes."""
+
+    #: the interpreter of this framework's stacks
+    stacks: type[Stacks] = Stacks
+    #: ``passes(axes, one, dtype, like, count, table=, scalars=, columns=, at=)`` does one pass over ``count`` arrays on
+    #: the device of ``like``: its sums and maxima in float64, a row an array (``lower.axes_run``, ``axes_device``)
+    passes: Callable[..., dict[Value, Any]] | None = None
+    #: where arrays lie, as int64; of a backend that has ``passes``
+    addresses: Callable[[Sequence[Any]], np.ndarray]
+
+    def way(self, rule: BoundRule) -> str:
+        """A word for how a rule is run that has no kernels of its own."""
+        return "passes" if self.passes is not None and in_passes(rule) else "stacked"
+
+    def all_reachable(self, arrays: Sequence[Any]) -> bool:
+        """Whether all arrays lie where compiled code can read them."""
+        return True
+
+    def flat(self, array: Any) -> Any:
+        """The array itself if its elements lie in memory as they are, one after another; else a copy."""
+        return array if array.flags.c_contiguous else array.copy()
+
+    def copy_all(self, targets: Sequence[Any], values: Sequence[Any]) -> None:
+        """Write values of their own dtype and shape to arrays."""
+        for target, value in zip(targets, values, strict=True):
+            target[...] = value
+
+    def columns(self, values: Sequence[Any], count: int, like: Any) -> Any:
+        """Numbers and arrays, of one element or one for each of ``count``, as passes take them: a row an array."""
+        found = np.zeros((count, len(values)))
+        for k, value in enumerate(values):
+            found[:, k] = np.reshape(np.asarray(value), -1)
+        return found
+
+    def _run(self, rule: BoundRule, items: list[Item], group: dict[str, Any], t: int) -> Any:
+        if obstacle(rule) is None or self.passes is None:
+            return super()._run(rule, items, group, t)
+        return stepped(self, rule, items, group, t)
+
+
+@dataclass(eq=False)
+class Part:
+    """Arrays of one shape that take the same step: what is known of them whatever their numbers are.
+
+    Stacks of them are small, but where nothing but passes meets all elements of an array: then there is a single one.
+    """
+
+    backend: Stacked
+    program: Program
+    axes: Axes | None
+    written: Written | None  # where arrays lie that passes write
+    arrays: dict[str, list[Any]]
+    dtype: str
+
+    @property
+    def step(self) -> int:
+        """How many arrays a stack has."""
+        p = self.arrays["p"]
+        alone = self.axes is not None and self.axes.alone
+        return len(p) if alone else max(1, ROOM // max(nm.size(p[0]), 1))
+
+    def stacks(
+        self, known: Mapping[Value, Any], more: Mapping[str, list[Any]] | None = None
+    ) -> Iterator[Stack]:
+        """The tasks of a step whose scalars are known; ``more`` arrays are the step's own."""
+        count, step, flat = len(self.arrays["p"]), self.step, self.backend.flat
+        given = self.arrays | dict(more or {})
+        arrays = (
+            given if self.axes is None else {n: list(map(flat, some)) for n, some in given.items()}
+        )
+        for k in range(0, count, step):
+            own = Arrays({n: every[k : k + step] for n, every in arrays.items()})
+            size = min(step, count - k)
+            to = {n: every[k : k + step] for n, every in given.items()}
+            yield Stack(
+                self.program, own, dict(known), self.dtype, count=size, axes=self.axes, given=to
+            )
+
+
+def part_of(
+    backend: Stacked, rule: BoundRule, phase: tuple[int, ...], arrays: dict[str, list[Any]]
+) -> Part:
+    """The part of arrays of one shape, by name.
+
+    Raises:
+        StepError: state of another shape, or memory that arrays share.
+    """
+    first = arrays["p"][0]
+    program = shaped(rule, phase, tuple(first.shape))
+    _check_states(rule, program, arrays)
+    found = axes(program) if backend.passes is not None else None
+    written = None if found is None or not found.fits else _in_reach(backend, found, rule, arrays)
+    by = None if written is None else found
+    return Part(backend, program, by, written, arrays, backend.dtype(first))
+
+
+def run(
+    backend: Stacked,
+    rule: BoundRule,
+    tasks: Sequence[Stack],
+    group: dict[str, Any],
+    t: Any,
+    see: Callable[[int, Mapping[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Do a step's arithmetic and write parameters and state; the group's new state.
+
+    ``see(k, outputs)`` is called for each task before anything of it is written.
+    """
+    shared = scalars.of_group((k.program for k in tasks), backend._at(rule, t)[0], t)
+    dtype = backend._dtype_of_group(group, [p for k in tasks for p in k.own("p")])
+    stacks = backend.stacks(tasks, backend, group, shared, dtype)
+    new = stacks.group_outputs()
+    stacks.total_all()
+    for k, task in enumerate(tasks):
+        if see is not None:
+            see(k, stacks.raw_outputs(task))
+        stacks.write(task)
+    return new
+
+
+def stepped(
+    backend: Stacked, rule: BoundRule, items: list[Any], group: dict[str, Any], t: Any
+) -> dict[str, Any]:
+    """``run`` over items: sets every one's ``u``."""
+    bins: dict[Any, list[Any]] = defaultdict(list)
+    for item in items:
+        key = (item.t, item.phase, item.p.dtype, nm.device(item.p), tuple(item.p.shape))
+        bins[key].append(item)
+    tasks: list[Stack] = []
+    members: list[list[Any]] = []
+    for same in bins.values():
+        first = same[0]
+        arrays = {"p": [item.p for item in same], "g": [item.g for item in same]}
+        arrays |= {n: [item.inputs[n] for item in same] for n in rule.input_names}
+        arrays |= {n: [item.state[n] for item in same] for n in rule.state_names}
+        part = part_of(backend, rule, first.phase, arrays)
+        tasks += part.stacks(scalars.evaluate(part.program, first.hyper, first.t))
+        members += [same[k : k + part.step] for k in range(0, len(same), part.step)]
+
+    def see(k: int, found: Mapping[str, Any]) -> None:
+        for i, item in enumerate(members[k]):
+            u = found[UPDATE][i] if UPDATE in found else nm.overwrite(found["p"][i])
+            backend._see(rule, item, item.g, u, {n: found[n][i] for n in rule.state_names})
+
+    new = run(backend, rule, tasks, group, t, see if rule.observed else None)
+    for item in items:
+        item.u, item.written = nm.overwrite(item.p), True
+    return new
+
+
+def _in_reach(
+    backend: Stacked, found: Axes, rule: BoundRule, arrays: Mapping[str, list[Any]]
+) -> Written | None:
+    """Where arrays lie that passes write; None if some that they go over do not lie where these can do that.
+
+    Raises:
+        StepError: one that is written shares memory with another.
+    """
+    read = {n for one in found.passes for n in one.slots} - {*found.stores}
+    each = [[a for n in names for a in arrays[n]] for names in (found.stores, read)]
+    every = [*each[0], *each[1]]
+    if not backend.all_reachable(every):
+        return None
+    # Others are copied, so that a step gives the same bits however its arrays lie.
+    each = [[a for a in some if backend.flat(a) is a] for some in each]
+    at = [np.asarray(backend.addresses(some), np.int64) for some in each]
+    size = [np.full(len(some), some[0].nbytes if some else 0, np.int64) for some in each]
+    written = Written(at[0], size[0])
+    check_apart(rule, written, at[1], size[1])
+    return written
+
+
+def check_apart(rule: BoundRule, written: Written, read: np.ndarray, sizes: np.ndarray) -> None:
+    """Nothing that is written shares memory with anything else."""
+    if written.overlap or written.meets(read, sizes):
+        message = (
+            f"{rule.name}: a parameter or state array shares memory with another array; pass copies"
+        )
+        raise StepError(message)
+
+
+def _check_states(rule: BoundRule, program: Program, arrays: Mapping[str, list[Any]]) -> None:
+    """State arrays have the shapes that the program was made for."""
+    inputs, shape = program.inputs(), tuple(arrays["p"][0].shape)
+    for n in rule.state_names:
+        wanted = shape if inputs[n].domain is Domain.ELEMENT else tuple(inputs[n].shape)
+        wrong = next((a for a in arrays[n] if tuple(a.shape) != wanted), None)
+        if wrong is not None:
+            message = (
+                f"{rule.name}: state {n} of a parameter of shape {shape} must have shape {wanted}, "
+                f"got {tuple(wrong.shape)}; make a new state"
+            )
+            raise StepError(message)
