@@ -6,7 +6,8 @@
 
 Bandwidth: the bytes that a step must move, as its program tells, over its time, as a share of what a copy between
 two tensors reaches. Times of long steps are the device's (events); of lists of small tensors, and of JAX, the
-clock's, host included. Kinds of rows: copy, large, captured, small and low, which are torch's, then JAX's and CuPy's.
+clock's, host included. Kinds of rows: copy, large, captured, matrices (of rules that are done in passes), small and
+low, which are torch's, then JAX's and CuPy's.
 At the end stands which figures reach what is asked of them (``targets.py``).
 A measurement that fails is written down as failed, and the others go on: in a new process, ``--go-on``, where it has
 left the device unusable, as a wrong address does.
@@ -26,7 +27,7 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
-from gpu_rows import KINDS, fused, plan
+from gpu_rows import KINDS, known, plan
 from targets import verdicts
 
 
@@ -93,7 +94,7 @@ def unusable(torch: Any) -> bool:
     return False
 
 
-def known(out: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def kept(out: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """These rows as far as a file has them, and what it lacks."""
     found = json.loads(out.read_text())["rows"] if out.exists() else []
     same = all(old.get(k) == v for old, row in zip(found, rows) for k, v in row.items())
@@ -106,7 +107,7 @@ def run(torch: Any, rows: list[dict[str, Any]], out: Path | None, go_on: bool = 
     device = "".join(c if c.isalnum() else "-" for c in result["machine"]["device"]).lower()
     out = out or Path(__file__).resolve().parent / "results" / f"{device}.json"
     if go_on:
-        rows = result["rows"] = known(out, rows)
+        rows = result["rows"] = kept(out, rows)
     bandwidth, ours = 0.0, {}
     for row in rows:
         new = not row.keys() & {"seconds", "same_bits", "error"}
@@ -139,8 +140,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = fused()
-    parser.add_argument("--rules", nargs="+", default=known, choices=known, metavar="RULE")
+    every = known()
+    parser.add_argument("--rules", nargs="+", default=every, choices=every, metavar="RULE")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, metavar="KIND")
     parser.add_argument("--out", type=Path, help="where to write (benchmarks/results/DEVICE.json)")
     parser.add_argument("--go-on", action="store_true", help="measure what that file lacks")

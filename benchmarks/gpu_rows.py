@@ -8,14 +8,16 @@ from ways import WAYS
 
 import isostep
 from isostep.domains import REQUIRED
+from isostep.lower.axes import Axes, axes, in_passes
 from isostep.lower.device import kernels
-from isostep.lower.layout import layout
-from isostep.lower.traffic import bytes_moved
-from isostep.program import trace
+from isostep.lower.layout import layout, obstacle
+from isostep.lower.traffic import bytes_in_passes, bytes_moved
+from isostep.program import shaped, trace
 from isostep.storage import PLAIN, Storage
 
 LARGE = (4, 26_214_400)  # 104,857,600 elements
 SMALL = (1000, 1000)
+MATRICES = (24, 2048)  # squares, 100,663,296 elements
 STEPS, ROUNDS = 10, 7
 #: Rules whose captured step must equal the eager one: elementwise, with sums, with state of the group.
 CAPTURED = ("adamw", "lamb", "sgd_hd")
@@ -29,6 +31,7 @@ KINDS = {
     "copy": ("gpu_torch", "copy"),
     "large": ("gpu_torch", "steps"),
     "captured": ("gpu_torch", "captured"),
+    "matrices": ("gpu_torch", "steps"),
     "small": ("gpu_torch", "steps"),
     "low": ("gpu_torch", "low"),
     "jax": ("gpu_jax", "steps"),
@@ -53,11 +56,31 @@ def fused() -> list[str]:
     ]
 
 
+def in_passes_alone() -> list[str]:
+    """The rules that passes do but for what has fewer elements: no products of matrices."""
+    every = {n: bound(n) for n in isostep.rules()}
+    return [n for n, r in every.items() if obstacle(r) and in_passes(r) and _of_a_matrix(r).alone]
+
+
+def _of_a_matrix(rule: isostep.BoundRule) -> Axes:
+    return axes(shaped(rule, rule.phase(2), (MATRICES[1],) * 2))
+
+
+def known() -> list[str]:
+    """The rules that can be measured."""
+    return sorted([*fused(), *in_passes_alone()])
+
+
 def plan(rules: list[str], kinds: list[str]) -> list[dict[str, Any]]:
     """What is measured, in order: whole kinds of rows, framework by framework."""
     every: dict[str, list[dict[str, Any]]] = {"copy": [{"what": "copy"}]}
+    passes, own = set(in_passes_alone()), rules
+    rules = [n for n in own if n not in passes]
     for what in ("large", "cupy"):
         every[what] = [{"what": what, "rule": n} | moved(n) for n in rules]
+    every["matrices"] = [
+        {"what": "matrices", "rule": n} | moved_in_passes(n) for n in own if n in passes
+    ]
     every["small"] = [{"what": "small", "rule": n} for n in rules]
     every["low"] = [
         {"what": "low", "rule": n, "way": w} | moved(n, "bfloat16", storage)
@@ -69,6 +92,13 @@ def plan(rules: list[str], kinds: list[str]) -> list[dict[str, Any]]:
     every["jax"] = [{"what": "jax", "rule": n} for n in JAX if n in rules]
     every["jax small"] = [{"what": "jax small", "rule": n} for n in JAX_SMALL if n in rules]
     return [row for kind in KINDS if kind in kinds for row in every[kind]]
+
+
+def moved_in_passes(name: str) -> dict[str, int]:
+    """How often a step on matrices goes over the elements, and the bytes that it must move."""
+    found = _of_a_matrix(bound(name))
+    count, side = MATRICES
+    return {"stages": found.count, "bytes": bytes_in_passes(found) * count * side * side}
 
 
 def moved(name: str, dtype: str = "float32", storage: Storage = PLAIN) -> dict[str, int]:

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from gpu_rows import LARGE, ROUNDS, SMALL, STEPS, bound
+from gpu_rows import LARGE, MATRICES, ROUNDS, SMALL, STEPS, bound
 from ways import options_of
 
 
-def tensors(count: int, size: int, dtype: torch.dtype = torch.float32) -> list[Any]:
+def tensors(
+    count: int, size: int | tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> list[Any]:
     """Parameters with gradients, small enough that no rule runs off."""
     kind = {"device": "cuda", "dtype": dtype}
     made = [torch.nn.Parameter(torch.randn(size, **kind)) for _ in range(count)]
@@ -89,14 +91,17 @@ def copy(row: dict[str, Any]) -> dict[str, Any]:
 
 def steps(row: dict[str, Any]) -> dict[str, Any]:
     """Ours and torch's on the same sizes."""
-    count, size = LARGE if row["what"] == "large" else SMALL
-    measure = device_seconds if row["what"] == "large" else clock_seconds
+    large = row["what"] != "small"
+    count, size = {"large": LARGE, "matrices": (MATRICES[0], (MATRICES[1],) * 2)}.get(
+        row["what"], SMALL
+    )
+    measure = device_seconds if large else clock_seconds
     params = tensors(count, size)
     optimizer, step = ours(row["rule"], params)
     found = {"path": optimizer.path, "seconds": {"isostep": measure(step)}}
     del optimizer, step
     others = peers(row["rule"], params)
-    if not others and row["what"] == "large":
+    if not others and large:
         others["isostep foreach"] = ours(row["rule"], params, fused=None, foreach=True)[1]
     for name in list(others):
         found["seconds"][name] = measure(others.pop(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from isostep.lower.axes import Axes
 from isostep.lower.bins import WIDTH
 from isostep.lower.layout import layout
 from isostep.program import UPDATE, Program
@@ -20,3 +21,16 @@ def bytes_moved(program: Program, dtype: str = "float32", storage: Storage = PLA
         loads[-1].add("p")
     touched = [slot for some in (*loads, found.written) for slot in some]
     return sum(WIDTH.get(found.dtype_of(slot), 2) for slot in touched)
+
+
+def bytes_in_passes(axes: Axes, dtype: str = "float32") -> int:
+    """Bytes per element that passes load and store; without what has fewer elements, or is done between passes."""
+    touched = 0
+    for one in axes.passes:
+        read = {n.attrs[0] for n in one.inputs}
+        if one.last:
+            read |= {"p"} if UPDATE in axes.program.outputs else set()
+            touched += len(axes.stores)
+        blocks = sum(all(axes.bits(n)) for n in (*one.stacks, *one.kept))
+        touched += len(read) + blocks
+    return touched * WIDTH[dtype]
