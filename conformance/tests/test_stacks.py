@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -148,3 +150,101 @@ def test_a_stack_of_many_is_cut_and_an_order_of_memory_is_not_lost(path, monkeyp
     monkeypatch.setattr(stacked, "ROOM", 50)
     wanted = lives("numpy:reference", RULES["turned"], "float64")
     agree(lives(path, RULES["turned"], "float64"), wanted, 1e-12)
+
+
+VIEWS = {"reshape": lambda a: nm.reshape(a, (-1,)), "transpose": nm.transpose}
+
+
+@pytest.mark.parametrize("path", ["numpy:reference", "torch:loop", *PATHS])
+@pytest.mark.parametrize("turn", VIEWS)
+def test_a_view_of_what_is_written_over_is_read_before(path, turn):
+    """Whether arrays are stacked, which makes copies, or not."""
+    turned = VIEWS[turn]
+
+    def update(p, g, a, b, t, /):
+        return -0.1 * g / (1 + nm.sum_axis(g * g, axis=0)), 0.5 * a + g, turned(a)
+
+    def first(p, /):
+        zeros = parts.zeros(p)
+        return zeros, turned(zeros)
+
+    rule = Rule(name="view", update=update, state=("a", "b"), init=first, ndim=(2,)).bind()
+    backend = isostep.backend(path)
+    for count in (1, 2):
+        ones = [backend.asarray(np.ones((4, 4))) for _ in range(2 * count)]
+        params, grads = ones[:count], ones[count:]
+        state = backend.init(rule, params)
+        for _ in range(3):
+            backend.step(rule, params, grads, state)
+        found = [backend.to_numpy(own["b"]) for own in state.arrays]
+        assert all((b == 1.5).all() for b in found)  # what a was after two steps
+
+
+def two(backend, rule):
+    """Parameters of two shapes, and their state."""
+    params = [backend.asarray(np.arange(size * 4.0).reshape(size, 4)) for size in (6, 3)]
+    return params, backend.init(rule, params)
+
+
+def assert_untouched(backend, params, state):
+    for p in params:
+        found = backend.to_numpy(p)
+        np.testing.assert_array_equal(found, np.arange(float(found.size)).reshape(found.shape))
+    assert state.t == [0, 0]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_memory_that_arrays_of_different_shapes_share_is_refused(path):
+    backend, rule = isostep.backend(path), isostep.rule("adafactor")
+    params, state = two(backend, rule)
+    with pytest.raises(ValueError, match="shares memory with another array; pass copies"):
+        backend.step(rule, params, [backend.asarray(np.ones((6, 4))), params[0][:3]], state)
+    assert_untouched(backend, params, state)
+
+
+@pytest.mark.parametrize("path", [n for n in PATHS if isostep.backend(n).passes is not None])
+def test_what_cannot_be_compiled_leaves_all_as_it_was(path, monkeypatch):
+    backend, rule, ready = isostep.backend(path), isostep.rule("adafactor"), []
+
+    def fails(axes, dtype, like):
+        ready.append(axes)
+        if len(ready) == 2:
+            raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(backend, "made_ready", fails)
+    params, state = two(backend, rule)
+    grads = [backend.asarray(np.ones((size, 4))) for size in (6, 3)]
+    with pytest.raises(RuntimeError, match="no compiler"):
+        backend.step(rule, params, grads, state)
+    assert_untouched(backend, params, state)
+
+
+@pytest.mark.parametrize("path", ["numpy:reference", "numpy:fused", "cupy:raw(host)"])
+@pytest.mark.parametrize("name", ["row_var", "moments", "exp_avg"])
+def test_state_that_is_read_only_is_refused(name, path):
+    if path not in {*PATHS, "numpy:reference"}:
+        pytest.skip(f"{path} is not installed")
+    rules = {"row_var": "adafactor", "moments": "novograd", "exp_avg": "adammini"}
+    backend, rule = isostep.backend(path), isostep.rule(rules[name])
+    params, state = two(backend, rule)
+    state.arrays[1][name].flags.writeable = False
+    with pytest.raises(ValueError, match=rf"state {name} of params\[1\] is read-only; pass a writ"):
+        backend.step(rule, params, [np.ones((6, 4)), np.ones((3, 4))], state)
+    assert_untouched(backend, params, state)
+
+
+def test_memory_does_not_grow_with_the_number_of_arrays():
+    """Values are let go of at their last use; the reference holds a result of every array until all are written."""
+    backend, rule, peaks = isostep.backend("numpy:fused"), isostep.rule("muon"), []
+    size = 600  # more than a stack has room for
+    for count in (1, 6):
+        params = [np.ones((size, size)) for _ in range(count)]
+        grads = [np.ones((size, size)) for _ in range(count)]
+        state = backend.init(rule, params)
+        backend.step(rule, params, grads, state)
+        tracemalloc.start()
+        backend.step(rule, params, grads, state)
+        peaks.append(tracemalloc.get_traced_memory()[1] / params[0].nbytes)
+        tracemalloc.stop()
+    assert peaks[0] < 5  # two states of the iteration, a product and a stack
+    assert peaks[1] < peaks[0] + 1

@@ -139,6 +139,7 @@ def raw(monkeypatch, tmp_path):
         array=as_array,
         asarray=as_array,
         asnumpy=lambda a: np.array(a),
+        may_share_memory=np.may_share_memory,
     )
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: object())

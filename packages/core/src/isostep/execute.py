@@ -98,6 +98,10 @@ class ArrayBackend(ABC):
         """Whether elements of it share memory, so that none can be written alone."""
         return False
 
+    def views(self, value: Any, array: Any) -> bool:
+        """Whether a value that a rule returned is an array, or a view of it, which changes with the array."""
+        return value is array
+
     def quiet(self) -> AbstractContextManager[Any]:
         """A context in which NaN and infinity pass without warnings: they are values here."""
         return nullcontext()
@@ -344,6 +348,11 @@ class ArrayBackend(ABC):
                         f"{tuple(p.shape)}, got {dtype} {shape}; make a new state"
                     )
                     raise StepError(message)
+                if self.in_place and not self.writable(a):
+                    message = (
+                        f"{rule.name}: state {n} of params[{i}] is read-only; pass a writable copy"
+                    )
+                    raise StepError(message)
 
     def _check_beside(
         self, rule: BoundRule, i: int, p: Any, own: Mapping[str, Any], storage: Storage
@@ -424,8 +433,8 @@ class ArrayBackend(ABC):
             p = item.u.value if isinstance(item.u, nm.Overwrite) else item.p + item.u
             new = {"p": p, **item.state}
             for n, v in new.items():
-                # An array that came in and goes out under another name is read before it is written.
-                if self.in_place and any(v is a and n != m for m, a in old.items()):
+                # What came in and goes out under another name is read before it is written.
+                if self.in_place and any(n != m and self.views(v, a) for m, a in old.items()):
                     new[n] = self.write(self.zeros_like(v), v)
             noise = (state.handling.seed, item.t, state.handling.places[i]) if noisy else None
             store = partial(self._store, noise=noise, written=item.written)

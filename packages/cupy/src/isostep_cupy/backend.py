@@ -58,6 +58,10 @@ class CupyGeneric(ArrayBackend):
     def scalar(self, number: float, dtype: str, like: Any) -> Any:
         return self._cupy.array(number, dtype=dtype)
 
+    def views(self, value: Any, array: Any) -> bool:
+        known = isinstance(value, self._cupy.ndarray)
+        return known and bool(self._cupy.may_share_memory(value, array))
+
     def folded(self, array: Any) -> bool:
         return folded(array.shape, array.strides, array.itemsize)
 

@@ -35,6 +35,9 @@ WORDS = """
     explicit export extern false float for friend goto if inline int long mutable namespace new operator private
     protected public register return short signed sizeof static struct switch template this throw true try typedef
     typename union unsigned using virtual void volatile while and or not xor bitand bitor compl
+    alignof and_eq char8_t char16_t char32_t concept consteval constinit const_cast co_await co_return co_yield decltype
+    dynamic_cast noexcept not_eq nullptr or_eq reinterpret_cast requires static_assert static_cast thread_local typeid
+    wchar_t xor_eq
     int64 real group_real stored float16 bfloat16 widen narrow infinity not_a_number is_nan is_finite sign maximum
     minimum sqrt cbrt exp expm1 log log1p sin cos tanh floor fabs pow power atan2 LANES Pack Share load store quotient
     unit_of element_of array_at lanes_left sum_of_block sum_of_lanes share_units reduce commit to_bits from_bits asm

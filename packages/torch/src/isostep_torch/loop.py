@@ -67,6 +67,11 @@ class TorchLoop(ArrayBackend):
     def folded(self, array: torch.Tensor) -> bool:
         return not array.is_contiguous() and folded(array.shape, array.stride())
 
+    def views(self, value: Any, array: torch.Tensor) -> bool:
+        if value is array or not isinstance(value, torch.Tensor) or torch.compiler.is_compiling():
+            return value is array
+        return bool(torch._C._is_alias_of(value, array))  # type: ignore[attr-defined]
+
     def scaled(self, gradient: torch.Tensor, factor: Any) -> torch.Tensor:
         here = factor.to(gradient.device) if isinstance(factor, torch.Tensor) else factor
         return gradient * here

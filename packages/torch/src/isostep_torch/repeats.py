@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from isostep import scalars
+from isostep.lower.overlap import Written
 from isostep.lower.plan import equal, same
-from isostep.lower.stacked import Part, check_apart, part_of, run
-from isostep.lower.stacks import Stack
+from isostep.lower.stacked import Part, check_apart, part_of, run, written_by
 from isostep.rule import BoundRule
 from isostep.state import State
 from isostep.storage import PLAIN
@@ -31,14 +31,24 @@ WHOLE = {torch.float32, torch.float64}
 
 @dataclass(eq=False)
 class Repeat:
-    """What a step has found that the next one may find again; ``parts`` by phase, with their places in the list."""
+    """What a step has found that the next one may find again; ``ways`` by phase."""
 
     params: list[Any]
     structure: Any
     find: Callable[[], np.ndarray]
     places: np.ndarray
     looks: np.ndarray
-    parts: dict[Any, list[tuple[Part, list[int]]]] = field(default_factory=dict)
+    ways: dict[Any, Way] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Way:
+    """Parts, with their places in the list; what they write; which gradients lie as they are, with their bytes."""
+
+    parts: list[tuple[Part, list[int]]]
+    written: Written
+    flat: list[int]
+    sizes: np.ndarray
 
 
 def remember(rule: BoundRule, params: Any, grads: Any, state: State) -> None:
@@ -76,14 +86,11 @@ def again(backend: Any, rule: BoundRule, params: Any, grads: Any, state: Any) ->
         return False
     hyper, phase = backend._at(rule, t + 1)
     with backend.quiet():
-        if phase not in known.parts:
-            known.parts[phase] = list(_parts(backend, rule, phase, params, grads, state))
-        tasks: list[Stack] = []
-        for part, members in known.parts[phase]:
-            if part.written is not None:
-                flat = [i for i in members if grads[i].is_contiguous()]
-                own = look.addresses[flat]
-                check_apart(rule, part.written, own, np.full(len(own), grads[members[0]].nbytes))
+        if phase not in known.ways:
+            known.ways[phase] = _way(backend, rule, phase, params, grads, state)
+        way, tasks = known.ways[phase], []
+        check_apart(rule, way.written, look.addresses[way.flat], way.sizes)
+        for part, members in way.parts:
             more = {"g": [grads[i] for i in members]}
             tasks += part.stacks(scalars.evaluate(part.program, hyper, t + 1), more)
         group = run(backend, rule, tasks, dict(state.group), state.group_t + 1)
@@ -92,9 +99,9 @@ def again(backend: Any, rule: BoundRule, params: Any, grads: Any, state: Any) ->
     return True
 
 
-def _parts(
+def _way(
     backend: Any, rule: BoundRule, phase: Any, params: list[Any], grads: list[Any], state: State
-) -> list[tuple[Part, list[int]]]:
+) -> Way:
     bins: dict[Any, list[int]] = defaultdict(list)
     for i, p in enumerate(params):
         bins[p.dtype, p.device, p.shape].append(i)
@@ -102,7 +109,9 @@ def _parts(
     for members in bins.values():
         arrays = {"p": [params[i] for i in members], "g": [grads[i] for i in members]}
         arrays |= {n: [state.arrays[i][n] for i in members] for n in rule.state_names}
-        part = part_of(backend, rule, phase, arrays)
+        found.append((part_of(backend, rule, phase, arrays), members))
+    written = written_by(rule, [part for part, _ in found])
+    for part, _ in found:
         del part.arrays["g"]  # it is freed when its owner wants it to be
-        found.append((part, members))
-    return found
+    flat = [i for i, g in enumerate(grads) if g.is_contiguous()]
+    return Way(found, written, flat, np.array([grads[i].nbytes for i in flat], np.int64))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from isostep import nm
@@ -15,7 +16,9 @@ from isostep.lower.stacked import Stacked
 from isostep.lower.stacks import Stack, Stacks, of_one_rank
 from isostep.program import Program
 from isostep.values import MAPS, REDUCTIONS, Domain, Value
+from isostep_torch.addresses import in_python
 from isostep_torch.calls import call, number
+from isostep_torch.memory import all_have_memory
 
 #: What writes its result into a tensor that it is given.
 WRITING: dict[str, Callable[..., torch.Tensor]] = {
@@ -65,13 +68,16 @@ class TorchStacks(Stacks):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.scratch = Scratch()
+        self.rooms: dict[int, list[torch.Tensor]] = defaultdict(list)
 
-    def room(self, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-        return self.scratch.take(torch.Size(shape), like)
+    def room(self, task: Stack, shape: tuple[int, ...]) -> torch.Tensor:
+        made = self.scratch.take(torch.Size(shape), task.like)
+        self.rooms[id(task)].append(made)
+        return made
 
     def ended(self, task: Stack, found: Mapping[str, torch.Tensor]) -> None:
         made = {id(v): v for n, v in found.items() if task.program.outputs[n].op in WRITING}
-        for v in (*made.values(), *task.kept):
+        for v in (*made.values(), *self.rooms.pop(id(task), ())):
             self.scratch.give(v)
 
     def _added(self, p: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
@@ -145,6 +151,13 @@ class StackedTensors(Stacked):
     """What core's stacks ask of tensors."""
 
     stacks = TorchStacks
+
+    def all_reachable(self, arrays: Sequence[torch.Tensor]) -> bool:
+        places = {a.layout is torch.strided and a.device.type != "meta" for a in arrays}
+        return places <= {True} and all_have_memory(arrays)
+
+    def addresses(self, arrays: Sequence[torch.Tensor]) -> np.ndarray:
+        return in_python(arrays)
 
     def flat(self, array: torch.Tensor) -> torch.Tensor:
         if array.is_contiguous() and not array.is_neg():

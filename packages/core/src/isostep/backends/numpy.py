@@ -39,6 +39,9 @@ class NumpyReference(ArrayBackend):
     def folded(self, array: Any) -> bool:
         return folded(array.shape, array.strides, array.itemsize)
 
+    def views(self, value: Any, array: Any) -> bool:
+        return bool(np.may_share_memory(value, array))
+
     def quiet(self) -> AbstractContextManager[Any]:
         return np.errstate(all="ignore")
 

@@ -21,6 +21,8 @@ from isostep.values import FACTS, MAPS, Domain, Value, is_bool
 
 #: What a pass reduces to fewer elements.
 REDUCED = ("sum", "sum_units", "sum_group", "sum_axis", "max_axis")
+#: What may be a view of an operand, or the operand itself.
+VIEWS = frozenset(("input", "reshape", "transpose", "where"))
 #: Loops in each other; more axes than that are left to the framework.
 MOST_AXES = 4
 #: Numbers that stand in the text. Others are handed in: some follow from the shape.
@@ -105,9 +107,19 @@ class Axes:
             return False
         # What is computed after the last pass must not look at what that has written over.
         late = (a for n in self.others if self.level[n] >= self.count for a in n.args)
-        return not any(a.op == "input" and a in self.full for a in late) and not any(
-            map(is_bool, self.kept)
-        )
+        return not any(map(self._looks_at_all, late)) and not any(map(is_bool, self.kept))
+
+    def _looks_at_all(self, node: Value) -> bool:
+        """Whether it may be a view of an array with all elements, which the last pass may write over."""
+        if node.op == "input" or node.op not in VIEWS:
+            return node.op == "input" and node in self.full
+        return any(map(self._looks_at_all, node.args))
+
+    @cached_property
+    def views(self) -> list[str]:
+        """The state that is not stored by passes, and that may be a view of what the last one writes over."""
+        found = {n: v for n, v in self.program.stored.items() if n not in self.stores}
+        return [n for n, v in found.items() if v not in self.inside and self._looks_at_all(v)]
 
     def shape_of(self, node: Value) -> tuple[int, ...]:
         """The shape of a value per array."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from isostep.lower.axes import Axes, Pass
-from isostep.lower.axes_run import run
+from isostep.lower.axes_run import kernels, run
 from isostep.lower.bins import Bin
 from isostep.lower.fused import FusedBackend
 from isostep.lower.plan import Plan
@@ -33,6 +33,9 @@ class FusedCPU(FusedBackend):
         return {
             n: self.of_host(x) for n, x in run(self.team, axes, one, dtype, count, **given).items()
         }
+
+    def made_ready(self, axes: Axes, dtype: str, like: Any) -> None:
+        kernels(axes, dtype)
 
     def of_host(self, array: np.ndarray) -> Any:
         """A NumPy array as one of the framework's, over the same memory."""

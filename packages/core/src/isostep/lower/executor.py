@@ -94,6 +94,11 @@ class DeviceBackend(FusedBackend):
         with device.here():
             return run(device, axes, one, dtype, count, columns=device.address(columns), **given)
 
+    def made_ready(self, axes: Axes, dtype: str, like: Any) -> None:
+        device = self.device_of(like)
+        with device.here():
+            device.passes(axes, dtype)
+
     def columns(self, values: Sequence[Any], count: int, like: Any) -> Any:
         device = self.device_of(like)
         numbers = [v if isinstance(v, int | float) else 0.0 for v in values]

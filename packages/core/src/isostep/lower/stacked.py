@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class Stacked(ArrayBackend):
     #: ``passes(axes, one, dtype, like, count, table=, scalars=, columns=, at=)`` does one pass over ``count`` arrays on
     #: the device of ``like``: its sums and maxima in float64, a row an array (``lower.axes_run``, ``axes_device``)
     passes: Callable[..., dict[Value, Any]] | None = None
-    #: where arrays lie, as int64; of a backend that has ``passes``
+    #: where arrays lie, as int64; of a backend to which some are reachable
     addresses: Callable[[Sequence[Any]], np.ndarray]
 
     def way(self, rule: BoundRule) -> str:
@@ -42,8 +42,11 @@ class Stacked(ArrayBackend):
         return "passes" if self.passes is not None and in_passes(rule) else "stacked"
 
     def all_reachable(self, arrays: Sequence[Any]) -> bool:
-        """Whether all arrays lie where compiled code can read them."""
-        return True
+        """Whether all arrays lie where compiled code can read them, or at least at known ``addresses``."""
+        return False
+
+    def made_ready(self, axes: Axes, dtype: str, like: Any) -> None:
+        """Compile passes, for arrays on the device of ``like``."""
 
     def flat(self, array: Any) -> Any:
         """The array itself if its elements lie in memory as they are, one after another; else a copy."""
@@ -67,6 +70,26 @@ class Stacked(ArrayBackend):
         return stepped(self, rule, items, group, t)
 
 
+@dataclass
+class Places:
+    """Where contiguous arrays lie: those that a step writes, and those that it only reads, with their bytes."""
+
+    at: list[np.ndarray] = field(default_factory=list)
+    size: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, addresses: np.ndarray, size: int) -> None:
+        """Arrays of one size."""
+        self.at.append(np.asarray(addresses, np.int64))
+        self.size.append(np.full(len(addresses), size, np.int64))
+
+
+def _together(every: Iterable[Places]) -> tuple[np.ndarray, np.ndarray]:
+    """All addresses and sizes."""
+    none, some = np.zeros(0, np.int64), list(every)
+    at, size = ([x for places in some for x in getattr(places, n)] for n in ("at", "size"))
+    return np.concatenate([none, *at]), np.concatenate([none, *size])
+
+
 @dataclass(eq=False)
 class Part:
     """Arrays of one shape that take the same step: what is known of them whatever their numbers are.
@@ -77,7 +100,8 @@ class Part:
     backend: Stacked
     program: Program
     axes: Axes | None
-    written: Written | None  # where arrays lie that passes write
+    written: Places
+    read: Places
     arrays: dict[str, list[Any]]
     dtype: str
 
@@ -109,18 +133,38 @@ class Part:
 def part_of(
     backend: Stacked, rule: BoundRule, phase: tuple[int, ...], arrays: dict[str, list[Any]]
 ) -> Part:
-    """The part of arrays of one shape, by name.
+    """The part of arrays of one shape, by name. Its passes are compiled: nothing has been written yet.
 
     Raises:
-        StepError: state of another shape, or memory that arrays share.
+        StepError: state of another shape, or that cannot be written.
     """
     first = arrays["p"][0]
     program = shaped(rule, phase, tuple(first.shape))
     _check_states(rule, program, arrays)
-    found = axes(program) if backend.passes is not None else None
-    written = None if found is None or not found.fits else _in_reach(backend, found, rule, arrays)
-    by = None if written is None else found
-    return Part(backend, program, by, written, arrays, backend.dtype(first))
+    dtype, by = backend.dtype(first), None
+    written, read = Places(), Places()
+    if all(map(backend.all_reachable, arrays.values())):
+        stored = {"p", *program.stored}
+        for n, some in arrays.items():
+            # Of others a copy is made first, so that a step gives the same bits however its arrays lie.
+            own = [a for a in some if backend.flat(a) is a]
+            if own:
+                (written if n in stored else read).add(backend.addresses(own), own[0].nbytes)
+        by = axes(program) if backend.passes is not None and axes(program).fits else None
+    if by is not None:
+        backend.made_ready(by, dtype, first)
+    return Part(backend, program, by, written, read, arrays, dtype)
+
+
+def written_by(rule: BoundRule, parts: Sequence[Part]) -> Written:
+    """Where arrays lie that a step writes.
+
+    Raises:
+        StepError: one shares memory with another.
+    """
+    written = Written(*_together(part.written for part in parts))
+    check_apart(rule, written, *_together(part.read for part in parts))
+    return written
 
 
 def run(
@@ -155,15 +199,18 @@ def stepped(
     for item in items:
         key = (item.t, item.phase, item.p.dtype, nm.device(item.p), tuple(item.p.shape))
         bins[key].append(item)
-    tasks: list[Stack] = []
-    members: list[list[Any]] = []
+    parts: list[Part] = []
     for same in bins.values():
         first = same[0]
         arrays = {"p": [item.p for item in same], "g": [item.g for item in same]}
         arrays |= {n: [item.inputs[n] for item in same] for n in rule.input_names}
         arrays |= {n: [item.state[n] for item in same] for n in rule.state_names}
-        part = part_of(backend, rule, first.phase, arrays)
-        tasks += part.stacks(scalars.evaluate(part.program, first.hyper, first.t))
+        parts.append(part_of(backend, rule, first.phase, arrays))
+    written_by(rule, parts)
+    tasks: list[Stack] = []
+    members: list[list[Any]] = []
+    for part, same in zip(parts, bins.values(), strict=True):
+        tasks += part.stacks(scalars.evaluate(part.program, same[0].hyper, same[0].t))
         members += [same[k : k + part.step] for k in range(0, len(same), part.step)]
 
     def see(k: int, found: Mapping[str, Any]) -> None:
@@ -175,28 +222,6 @@ def stepped(
     for item in items:
         item.u, item.written = nm.overwrite(item.p), True
     return new
-
-
-def _in_reach(
-    backend: Stacked, found: Axes, rule: BoundRule, arrays: Mapping[str, list[Any]]
-) -> Written | None:
-    """Where arrays lie that passes write; None if some that they go over do not lie where these can do that.
-
-    Raises:
-        StepError: one that is written shares memory with another.
-    """
-    read = {n for one in found.passes for n in one.slots} - {*found.stores}
-    each = [[a for n in names for a in arrays[n]] for names in (found.stores, read)]
-    every = [*each[0], *each[1]]
-    if not backend.all_reachable(every):
-        return None
-    # Others are copied, so that a step gives the same bits however its arrays lie.
-    each = [[a for a in some if backend.flat(a) is a] for some in each]
-    at = [np.asarray(backend.addresses(some), np.int64) for some in each]
-    size = [np.full(len(some), some[0].nbytes if some else 0, np.int64) for some in each]
-    written = Written(at[0], size[0])
-    check_apart(rule, written, at[1], size[1])
-    return written
 
 
 def check_apart(rule: BoundRule, written: Written, read: np.ndarray, sizes: np.ndarray) -> None:

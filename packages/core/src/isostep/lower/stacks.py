@@ -18,15 +18,13 @@ import numpy as np
 
 from isostep import nm
 from isostep.interpret import Interpreter, Task
-from isostep.lower.axes import Axes
+from isostep.lower.axes import VIEWS, Axes
 from isostep.program import UPDATE
 from isostep.values import FACTS, MAPS, Domain, Value
 
 if TYPE_CHECKING:
     from isostep.lower.stacked import Stacked
 
-#: What may be a view of its operand, or the operand itself.
-VIEWS = frozenset(("input", "reshape", "transpose", "where"))
 #: What takes stacks as it takes arrays.
 ALONG = {"sum_axis": nm.sum_axis, "max_axis": nm.max_axis}
 
@@ -51,17 +49,16 @@ class Stack(Task):
     ``given``: where results go, by name; ``own`` arrays may be contiguous copies of these.
     """
 
+    arrays: Arrays
     count: int = 1
     axes: Axes | None = None
     given: Mapping[str, list[Any]] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
     computed: set[Value] = field(default_factory=set)
-    kept: list[Any] = field(default_factory=list)
     group_parts: dict[Value, Any] = field(default_factory=dict)
 
     def own(self, name: str) -> list[Any]:
         """The arrays of one name, as they are."""
-        assert isinstance(self.arrays, Arrays)
         return self.arrays.own[name]
 
     @property
@@ -85,15 +82,13 @@ class Stacks(Interpreter):
     ) -> None:
         super().__init__(tasks, group, group_scalars, group_dtype, backend.cast)
         self.backend = backend
-        self.left = {
-            id(t): Counter(a for n in t.program.live for a in n.args) + Counter(t.program.roots)
-            for t in tasks
-        }
+        self.left = {id(t): _uses(t) for t in tasks}
 
     # What a framework may do better.
 
-    def room(self, shape: tuple[int, ...], like: Any) -> Any:
-        """An array of any contents."""
+    def room(self, task: Stack, shape: tuple[int, ...]) -> Any:
+        """An array of any contents, for what a pass keeps."""
+        like = task.like
         return nm.namespace(like).empty(shape, dtype=like.dtype, device=nm.device(like))
 
     def ended(self, task: Stack, found: Mapping[str, Any]) -> None:
@@ -101,11 +96,16 @@ class Stacks(Interpreter):
 
     def let_go(self, node: Value, operands: list[Any], task: Stack) -> list[tuple[Value, Any]]:
         """Forget operands that nothing uses any more; those that were forgotten."""
-        left, over = self.left[id(task)], []
-        for a, x in zip(node.args, operands, strict=True):
+        over = self._release(task, node.args)
+        return [(a, x) for a, x in zip(node.args, operands, strict=True) if a in over]
+
+    def _release(self, task: Stack, values: Sequence[Value]) -> set[Value]:
+        """A use less of each of these values; those that were forgotten."""
+        left, over = self.left[id(task)], set()
+        for a in values:
             left[a] -= 1
             if not left[a] and task.values.pop(a, None) is not None:
-                over.append((a, x))
+                over.add(a)
         return over
 
     # A step.
@@ -118,10 +118,13 @@ class Stacks(Interpreter):
     def write(self, task: Stack) -> None:
         """Compute what a step makes of a stack, and put it into the arrays."""
         program, written = task.program, ("p", *task.program.stored)
+        early: dict[str, Any] = {}
         if task.axes is not None:
             for node in task.axes.between:
                 if node not in task.computed:  # else it may have been let go of
                     self._value(node, task)
+            for n in task.axes.views:
+                early[n] = self._copied(self._as_array(program.outputs[n], task))
             self._pass(task, task.axes, task.axes.count - 1)
             for n in task.axes.stores:
                 moved = [k for k, a in enumerate(task.own(n)) if a is not task.given[n][k]]
@@ -130,17 +133,25 @@ class Stacks(Interpreter):
                 self.backend.copy_all(given, own)
             written = tuple(n for n in written if n not in task.axes.stores)
         outputs = {UPDATE if n not in program.outputs else n: n for n in written}
-        found = {n: self._as_array(program.outputs[name], task) for name, n in outputs.items()}
+        found = {
+            n: early[n] if n in early else self._as_array(program.outputs[name], task)
+            for name, n in outputs.items()
+        }
         for name, n in outputs.items():
-            if program.outputs[name].op in VIEWS and n != "p":  # of what is about to be written
-                found[n] = nm.namespace(found[n]).asarray(found[n], copy=True)
+            if program.outputs[name].op in VIEWS and n != "p" and n not in early:
+                found[n] = self._copied(found[n])  # it may be of what is about to be written
         if UPDATE in outputs:
             found["p"] = self._added(task.arrays["p"], found["p"])
         for n, v in found.items():
             if n != "p" or UPDATE not in outputs or task.count > 1:
                 self.backend.copy_all(task.given[n], list(v))
         task.values.clear()
+        task.arrays.clear()
         self.ended(task, {name: found[n] for name, n in outputs.items() if n != "p"})
+
+    @staticmethod
+    def _copied(array: Any) -> Any:
+        return nm.namespace(array).asarray(array, copy=True)
 
     def _added(self, p: Any, update: Any) -> Any:
         p += update  # where the parameter lies, if it is alone
@@ -192,8 +203,7 @@ class Stacks(Interpreter):
             stacked[n] = backend.flat(whole)
         task.computed.update((*one.kept, *one.reduced))
         for n in one.kept:
-            stacked[n] = task.values[n] = self.room((count, *axes.shape), task.like)
-            task.kept.append(stacked[n])
+            stacked[n] = task.values[n] = self.room(task, (count, *axes.shape))
         # All that a pass is told the place of has a name here until it is done.
         table = np.array([backend.addresses(task.own(n)) for n in one.slots], np.int64).T
         places = backend.addresses(list(stacked.values())).tolist()
@@ -208,6 +218,7 @@ class Stacks(Interpreter):
             columns=columns,
             at=dict(zip(stacked, places, strict=True)),
         )
+        self._release(task, one.stacks)
         for n, found in sums.items():
             value = backend.cast(found, task.dtype).reshape((count, *axes.shape_of(n)))
             (task.group_parts if n.op == "sum_group" else task.values)[n] = value
@@ -249,6 +260,18 @@ class Stacks(Interpreter):
         if len(found) == 1:
             return xp.broadcast_to(found[0][None], (task.count, *found[0].shape))
         return xp.stack(found)
+
+
+def _uses(task: Stack) -> Counter[Value]:
+    """How often each value is asked for: by operations of the framework, by passes, as an output."""
+    if task.axes is None:
+        return Counter(a for n in task.program.live for a in n.args) + Counter(task.program.roots)
+    own = Counter(a for n in task.axes.others for a in n.args)
+    return (
+        own
+        + Counter(n for one in task.axes.passes for n in one.stacks)
+        + Counter(task.program.roots)
+    )
 
 
 def of_one_rank(operands: Sequence[Any]) -> list[Any]:
