@@ -108,21 +108,11 @@ class _Text:
             for k, node in enumerate(reduced):
                 body += self._reduce(node, f"room{k}")
         return [
-            f"// {self._summary()}",
+            f"// {self.axes.summary(self.one, self.names)}",
             f'extern "C" __global__ void pass{one.index}(const int64 *table) {{',
             *indent(body),
             "}",
         ]
-
-    def _summary(self) -> str:
-        one = self.one
-        words = [f"reduces to {self._listed(one.reduced)}"] if one.reduced else []
-        words += [f"keeps {self._listed(one.kept)}"] if one.kept else []
-        words += [f"stores {', '.join(self.axes.stores)}"] if one.last else []
-        return f"Pass {one.index + 1} of {self.axes.count}: {'; '.join(words)}."
-
-    def _listed(self, nodes: Sequence[Value]) -> str:
-        return ", ".join(self.names[n] for n in nodes)
 
     # Before the loop
 

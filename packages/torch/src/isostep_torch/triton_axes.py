@@ -80,7 +80,7 @@ class _Text:
         return [
             "@device",
             f"def tile{one.index}({', '.join([*given, *forms])}):",
-            f'    """{self._summary()}"""',
+            f'    """{self.axes.summary(self.one, self.names)}"""',
             *indent([*self._indices(), *self._numbers(), *self._pointers(), *self._loads()]),
             *indent(self.words.lines(one.nodes)),
             *indent([*self._kept(), *self._reduced(), *self._stores()]),
@@ -98,16 +98,6 @@ class _Text:
     def _each(self, form: str) -> list[str]:
         """Something for every axis."""
         return [form.format(k) for k in range(self.rank)]
-
-    def _summary(self) -> str:
-        one = self.one
-        words = [f"reduces to {self._named(one.reduced)}"] if one.reduced else []
-        words += [f"keeps {self._named(one.kept)}"] if one.kept else []
-        words += [f"stores {', '.join(self.axes.stores)}"] if one.last else []
-        return f"Pass {one.index + 1} of {self.axes.count}: {'; '.join(words)}."
-
-    def _named(self, nodes: tuple[Value, ...]) -> str:
-        return ", ".join(self.names[n] for n in nodes)
 
     # Which tile of which array.
 

@@ -10,7 +10,7 @@ axes its arrays have, not on how long they are: it is compiled once for many sha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -214,6 +214,14 @@ class Axes:
             reduced=tuple(reduced),
             kept=tuple(kept),
         )
+
+    def summary(self, one: Pass, names: Mapping[Value, str]) -> str:
+        """What a pass is for, by the names that its text has."""
+        reduced, kept = (", ".join(names[n] for n in some) for some in (one.reduced, one.kept))
+        words = [f"reduces to {reduced}"] if reduced else []
+        words += [f"keeps {kept}"] if kept else []
+        words += [f"stores {', '.join(self.stores)}"] if one.last else []
+        return f"Pass {one.index + 1} of {self.count}: {'; '.join(words)}."
 
     def _in_order(self, nodes: Iterable[Value]) -> list[Value]:
         wanted = set(nodes)

@@ -87,7 +87,7 @@ class _Text:
             "",
             "@njit(SIGNATURE, **KERNEL)",
             f"def pass{one.index}({', '.join(ARGUMENTS)}):",
-            f'    """{self._summary()}"""',
+            f'    """{self.axes.summary(self.one, self.names)}"""',
             "    one = dtype(1)",
             *(f"    n{k} = word(facts, {k})" for k in range(self.last + 1)),
             *(f"    {self._scalar(n, f'scalars, {k}')}" for k, n in enumerate(one.scalars)),
@@ -137,13 +137,6 @@ class _Text:
 
     def _named(self, nodes: tuple[Value, ...]) -> list[str]:
         return [self.names[n] for n in nodes]
-
-    def _summary(self) -> str:
-        one = self.one
-        words = [f"reduces to {', '.join(self._named(one.reduced))}"] if one.reduced else []
-        words += [f"keeps {', '.join(self._named(one.kept))}"] if one.kept else []
-        words += [f"stores {', '.join(self.axes.stores)}"] if one.last else []
-        return f"Pass {one.index + 1} of {self.axes.count}: {'; '.join(words)}."
 
     def _scalar(self, node: Value, place: str) -> str:
         name, found = self.names[node], f"number({place})"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,9 @@ from isostep.values import FACTS, MAPS, Domain, Value
 if TYPE_CHECKING:
     from isostep.lower.stacked import Stacked
 
-#: What takes stacks as it takes arrays.
-ALONG = {"sum_axis": nm.sum_axis, "max_axis": nm.max_axis}
+#: What takes stacks as it takes arrays: with axes that are counted from another one, and as they are.
+ALONG: dict[str, Callable[..., Any]] = {"sum_axis": nm.sum_axis, "max_axis": nm.max_axis}
+WHOLE: dict[str, Callable[..., Any]] = {"matmul": nm.matmul, "transpose": nm.transpose}
 
 
 class Arrays(dict[str, Any]):
@@ -246,8 +247,8 @@ class Stacks(Interpreter):
         if node.op in ALONG and stacked[0]:
             axes = tuple(a % rank + 1 for a in node.attrs[0])
             return ALONG[node.op](operands[0], axis=axes)
-        if node.op == "transpose" and stacked[0]:
-            return nm.transpose(operands[0])
+        if node.op in WHOLE and all(stacked):
+            return WHOLE[node.op](*operands)
         found = [
             super(Stacks, self)._apply(
                 node, [x[k] if s else x for x, s in zip(operands, stacked, strict=True)], task
