@@ -197,3 +197,19 @@ def test_state_of_another_shape_is_refused(path):
             "make a new state"
         )
         assert all(torch.equal(p, torch.ones_like(p)) for p in params)
+
+
+@pytest.mark.parametrize("path", ["fused", "foreach"])
+def test_a_gradient_that_is_a_view_of_another_parameter_is_seen_in_the_short_look(path):
+    if path == "fused":
+        pytest.importorskip("numba", reason="of the extra `fused`")
+    p, q = (torch.nn.Parameter(torch.ones(size, 4)) for size in (6, 3))
+    optimizer = isostep_torch.Adafactor([p, q], **{path: True})
+    for _ in range(3):
+        p.grad, q.grad = torch.ones(6, 4), torch.ones(3, 4)
+        optimizer.step()
+    p.grad, q.grad = torch.ones(6, 4), p.detach()[:3]
+    before = [x.detach().clone() for x in (p, q)]
+    with pytest.raises(ValueError, match="shares memory with another array; pass copies"):
+        optimizer.step()
+    assert all(torch.equal(x, y) for x, y in zip((p, q), before, strict=True))

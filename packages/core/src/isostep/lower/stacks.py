@@ -247,7 +247,7 @@ class Stacks(Interpreter):
         if node.op in ALONG and stacked[0]:
             axes = tuple(a % rank + 1 for a in node.attrs[0])
             return ALONG[node.op](operands[0], axis=axes)
-        if node.op in WHOLE and all(stacked):
+        if node.op in WHOLE:  # of matrices, and what is one belongs to an array
             return WHOLE[node.op](*operands)
         found = [
             super(Stacks, self)._apply(
