@@ -62,6 +62,14 @@ def viewed(p, g, r, c, t, /):
     return -0.01 * u, r + nm.matmul(p, nm.transpose(c)), 0.5 * c + nm.sum_axis(g, axis=0)
 
 
+def twice(p, g, t, /):
+    """A sum and rows' sums that the framework uses, and then two passes."""
+    row, whole = nm.sum_axis(g * g, axis=-1), nm.sum(g * p)
+    level = nm.sqrt(nm.abs(whole)) + nm.sum(row)
+    u = g * whole / (1 + row + level)
+    return -0.1 * u * nm.sqrt(1 + row) * whole / (1 + level + nm.sum(u * u))
+
+
 def partly(p, g, t, /, *, norm):
     """Only matrices use what all parameters are measured for."""
     return -0.1 * g / (1 + norm) if len(p.shape) == 2 else -0.1 * g
@@ -89,6 +97,7 @@ RULES = {
         init=lambda p, /: (nm.sum_axis(p, axis=-1), nm.sum_axis(p, axis=-2)),
         ndim=(2,),
     ).bind(),
+    "twice": Rule(name="twice", update=twice, ndim=(1, 2, 3)).bind(),
     "partly": Rule(
         name="partly", update=partly, measure=lambda p, g, t, /: {"norm": nm.sum(p * p)}
     ).bind(),

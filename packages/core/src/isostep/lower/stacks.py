@@ -219,7 +219,7 @@ class Stacks(Interpreter):
             columns=columns,
             at=dict(zip(stacked, places, strict=True)),
         )
-        self._release(task, one.stacks)
+        self._release(task, (*one.stacks, *one.columns))
         for n, found in sums.items():
             value = backend.cast(found, task.dtype).reshape((count, *axes.shape_of(n)))
             (task.group_parts if n.op == "sum_group" else task.values)[n] = value
@@ -270,7 +270,7 @@ def _uses(task: Stack) -> Counter[Value]:
     own = Counter(a for n in task.axes.others for a in n.args)
     return (
         own
-        + Counter(n for one in task.axes.passes for n in one.stacks)
+        + Counter(n for one in task.axes.passes for n in (*one.stacks, *one.columns))
         + Counter(task.program.roots)
     )
 
