@@ -75,7 +75,31 @@ def partly(p, g, t, /, *, norm):
     return -0.1 * g / (1 + norm) if len(p.shape) == 2 else -0.1 * g
 
 
+def counted(p, g, t, /, *, lr, many, sizes, rate, level):
+    """Sums over the group of what is a number, of the step, of a shape or of the group; a sum of such a number."""
+    scaled = nm.sum(nm.size(p) * level)
+    return (
+        -0.01
+        * (lr / rate + many / 100 + sizes / 1000 + scaled)
+        * g
+        / (1 + nm.sum_axis(g * g, axis=-1))
+    )
+
+
+def numbers(p, g, t, /, *, lr, level):
+    return {"many": 1.0, "sizes": nm.size(p), "rate": lr / (1 + t), "levels": level}
+
+
 RULES = {
+    "counted": Rule(
+        name="counted",
+        update=counted,
+        measure=numbers,
+        advance=lambda sums, group, t, /: {"level": 0.3 + sums["levels"] / 100 + sums["rate"]},
+        group={"level": lambda hyper: 0.1},
+        hyper={"lr": parts.lr(0.3)},
+        ndim=(1, 2, 3),
+    ).bind(),
     "turned": Rule(
         name="turned",
         update=turned,

@@ -100,9 +100,12 @@ def _joinable(rule: BoundRule, items: list[Before], arith: Plain, tracer: Tracer
 
 
 def elementwise(program: Program) -> bool:
-    """Whether it knows no arrays: no value of it belongs to one array, unit or matrix."""
+    """Whether it knows no arrays: no value of it belongs to one array, unit or matrix, or is added once for each."""
     own = {*REDUCTIONS, *FACTS, *TENSOR_OPS} - {"sum_group"}
-    return program.shape is None and not any(n.op in own for n in program.live)
+    sums = (n.args[0] for n in program.live if n.op == "sum_group")
+    if program.shape is not None or any(n.domain is not Domain.ELEMENT for n in sums):
+        return False
+    return not any(n.op in own for n in program.live)
 
 
 def _shape(x: Any, arith: Plain) -> tuple[int, ...]:

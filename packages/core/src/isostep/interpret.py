@@ -143,10 +143,18 @@ class Interpreter:
             total = None
             for task in self.tasks:
                 operand = task.program.group_sums[name].args[0]
-                part = self.cast(self._sum(operand, task), self.group_dtype)
+                part = self._of_group(self._sum(operand, task))
                 total = part if total is None else total + part
             self.sums[name] = total
         return self.sums[name]
+
+    def _of_group(self, value: Any) -> Any:
+        """A value in the group's dtype; a plain number where the arrays lie."""
+        if not isinstance(value, bool | int | float):
+            return self.cast(value, self.group_dtype)
+        like = self._widest
+        xp = nm.namespace(like)
+        return xp.full((), value, dtype=getattr(xp, self.group_dtype), device=nm.device(like))
 
     def _sum(self, node: Value, task: Task) -> Any:
         """The sum of a value over all elements of the task's arrays."""

@@ -124,10 +124,7 @@ class TorchStacks(Stacks):
     def each(self, node: Value, operands: list[Any], task: Stack) -> Any:
         """What has axes of its own, of every tensor of the stacks."""
         count = task.count
-        stacked = [
-            isinstance(x, torch.Tensor) and a.domain > Domain.GROUP
-            for x, a in zip(operands, node.args, strict=True)
-        ]
+        stacked = list(map(self.is_stack, operands, node.args))
 
         def one(*own: Any) -> Any:
             return Interpreter._apply(self, node, list(own), task)

@@ -186,7 +186,14 @@ class Stacks(Interpreter):
             if by is not None and n.op == "sum_group" and n.args[0] is node:
                 self._pass(task, by, by.made[n])
                 return nm.sum(task.group_parts[n])
-        return super()._sum(node, task)
+        value = self._value(node, task)
+        # What is no stack is the same for each of the arrays.
+        return nm.sum(value) * (1 if self.is_stack(value, node) else task.count)
+
+    @staticmethod
+    def is_stack(value: Any, node: Value) -> bool:
+        """Whether a value has the axis along the arrays, or is a number: of the step, the group or a shape."""
+        return node.domain > Domain.GROUP and bool(getattr(value, "ndim", 0))
 
     def _pass(self, task: Stack, axes: Axes, number: int) -> None:
         """One compiled pass over a stack, if it has not been done."""
@@ -236,10 +243,7 @@ class Stacks(Interpreter):
 
     def each(self, node: Value, operands: list[Any], task: Stack) -> Any:
         """What has axes of its own, of every array of the stacks."""
-        stacked = [
-            hasattr(x, "ndim") and a.domain > Domain.GROUP
-            for x, a in zip(operands, node.args, strict=True)
-        ]
+        stacked = list(map(self.is_stack, operands, node.args))
         rank = getattr(operands[0], "ndim", 1) - 1
         if node.op == "sum" and stacked[0]:
             whole = nm.reshape(operands[0], (task.count, math.prod(operands[0].shape[1:])))
