@@ -15,6 +15,10 @@ from isostep.lower.stacked import Stacked
 from isostep.rule import Rule
 from isostep_conformance import paths
 
+pytest.importorskip("numba", reason="of the extra `fused`: without it no path compiles anything")
+#: Most of the paths are other packages'.
+pytestmark = pytest.mark.whole
+
 SHAPES = [
     (5,),
     (6, 4),
