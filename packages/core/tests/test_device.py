@@ -54,7 +54,7 @@ class Interpreter(Device):
         return buffer.ctypes.data
 
     def passes(self, axes, dtype):
-        raise NotImplementedError  # they have tests of their own, where their texts are written
+        return ()  # of the rules here none has any
 
     def reduce(self, blocks, arguments):
         self.reduced += 1

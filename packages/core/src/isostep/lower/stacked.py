@@ -136,7 +136,7 @@ def part_of(
     """The part of arrays of one shape, by name. Its passes are compiled: nothing has been written yet.
 
     Raises:
-        StepError: state of another shape, or that cannot be written.
+        StepError: state of another shape.
     """
     first = arrays["p"][0]
     program = shaped(rule, phase, tuple(first.shape))
