@@ -87,6 +87,51 @@ def test_state_takes_the_dtype_that_the_options_now_say(path, dtypes):
     torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("path", [*PATHS, {"capturable": True}])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["AdamW", "Prodigy", "Adafactor"])
+def test_a_model_that_is_moved_to_another_dtype_takes_its_state_along(name, dtype, path):
+    """As if the optimizer had been saved and loaded then; Prodigy's group has numbers of its own."""
+    found = []
+    for saved in (False, True):
+        model = torch.nn.Linear(3, 2)
+        torch.nn.init.constant_(model.weight, 0.5)
+        torch.nn.init.zeros_(model.bias)
+        optimizer = getattr(isostep_torch, name)(model.parameters(), lr=0.1, **path)
+        for k in range(6):
+            if k == 4 and not saved:  # what has been loaded and not stepped yet is moved, too
+                optimizer.load_state_dict(optimizer.state_dict())
+            if k in (2, 4):
+                model.to(dtype if k == 2 else torch.float32)
+                if saved:
+                    optimizer.load_state_dict(optimizer.state_dict())
+            for p in model.parameters():
+                p.grad = torch.linspace(-1.0, 0.1 * k, p.numel()).view(p.shape).to(p.dtype)
+            optimizer.step()
+        owns = [optimizer.state[p] for p in model.parameters()]
+        assert {v.dtype for own in owns for v in own.values()} == {torch.float32}
+        found.append([p.detach() for p in model.parameters()])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_model_that_left_its_gradients_behind_is_refused_and_nothing_changes(path):
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = isostep_torch.AdamW([p], lr=0.1, **path)
+    for _ in range(2):
+        p.grad = torch.ones(3)
+        optimizer.step()
+    before = p.detach().double()
+    p.data = before.clone()
+    with pytest.raises(ValueError, match=r"float64.*got float32"):
+        optimizer.step()
+    assert optimizer.state[p]["exp_avg"].dtype is torch.float32
+    assert torch.equal(p.detach(), before)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert optimizer.state[p]["step"] == 3
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -95,6 +95,26 @@ def test_a_momentum_raised_in_mid_run_has_an_undamped_first_buffer(raised, optio
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "options", [{"fused": True}, {"foreach": True}, {"fused": False, "foreach": False}]
+)
+def test_a_buffer_that_waits_for_its_momentum_is_taken_over_from_torch(options):
+    """torch's state dicts hold what the settings of the moment do not use."""
+    (p,), (q,) = tensors(shapes=[(4,)]), tensors(shapes=[(4,)])
+    ours = load_optimizer("sgd")([p], lr=0.1, momentum=0.9, **options)
+    theirs = torch.optim.SGD([q], lr=0.1, momentum=0.9)
+    for k in range(6):
+        if k == 3:  # the first steps are torch's
+            ours.load_state_dict(theirs.state_dict())
+            p.data = q.detach().clone()
+        for optimizer, each in ((ours, p), (theirs, q)):
+            gradients([each], k)
+            optimizer.param_groups[0]["momentum"] = 0.0 if k in (2, 3) else 0.9
+            if optimizer is theirs or k >= 3:
+                optimizer.step()
+    torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
 def test_grad_scaler_on_the_cpu_skips_infinite_steps():
     (p,) = tensors(torch.float32, [(4,)])
     optimizer = load_optimizer("adamw")([p], lr=0.1)

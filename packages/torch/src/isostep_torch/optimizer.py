@@ -8,6 +8,7 @@ dicts are interchangeable.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
@@ -82,12 +83,11 @@ class Optimizer(Stepping):
             pairs = zip(group["params"], other["params"], strict=True)
             owns = [(p, own) for p, key in pairs if (own := saved["state"].get(key))]
             for p, own in owns:
-                kept = (
-                    {} if "rule" not in other else self.state[p]
-                )  # torch.optim's extras grow stale
                 taken = checkpoint.arrays_of(group, p, rule.state_names, own)
-                extras = {*rule.group_names, *rule.rule.derived}
-                self.state[p] = {n: v for n, v in kept.items() if n not in extras} | taken
+                # What other settings use stays (SGD's buffer while its momentum is 0), as it does in torch.optim.
+                stale = {*rule.group_names, *rule.rule.derived}
+                kept = {n: v for n, v in self.state[p].items() if n not in stale | taken.keys()}
+                self.state[p] = copy.deepcopy(kept) | taken
             if shared := checkpoint.shared_of(rule, [o for _, o in owns], group.get(SHARED)):
                 group[SHARED] = shared
 

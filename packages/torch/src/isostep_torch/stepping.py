@@ -18,7 +18,7 @@ import torch
 
 from isostep.lower.plan import same
 from isostep.rule import BoundRule
-from isostep.state import State, check_inputs, check_value
+from isostep.state import State, StepError, check_inputs, check_value
 from isostep.storage import LOST, MASTER, PLAIN, Handling, Storage
 from isostep_torch import paths, storage
 from isostep_torch.checkpoint import SHARED
@@ -126,7 +126,16 @@ class Stepping(torch.optim.Optimizer):
             stored = PLAIN if kept.plain else self._as_stored(rule, kept, params, grads, given)
         if stored is not None:
             state.storage = replace(stored, scaled=True) if scaled else stored
-            backend.step(rule, params, grads, state, **given)
+            try:
+                backend.step(rule, params, grads, state, **given)
+            except StepError:
+                # Nothing has been written. A model that was moved to another dtype takes its state along.
+                fits = storage.as_kept(stored, params, state.arrays)
+                if fits or not storage.same_dtypes(params, grads):
+                    raise
+                self._rebuild(rule, group, kept.params, ways, cast=True)
+                self._step_group(group, ready, inputs)
+                return
         else:
             self._step_opened(group, rule, kept, params, grads, given, scaled)
         backend.wrote(written)
@@ -223,12 +232,20 @@ class Stepping(torch.optim.Optimizer):
         return rule
 
     def _rebuild(
-        self, rule: BoundRule, group: dict[str, Any], params: list[Any], ways: tuple[Any, ...]
+        self,
+        rule: BoundRule,
+        group: dict[str, Any],
+        params: list[Any],
+        ways: tuple[Any, ...],
+        cast: bool = False,
     ) -> Kept:
+        """The group's state anew. ``cast``: in the dtypes that the options say, whatever it was kept in."""
         check_options(rule.name, group)
         storage.check_dense(rule, params)
         old = self._kept.get(id(group))
-        changed = old is not None and (old.ways != ways or old.dtypes != [p.dtype for p in params])
+        changed = cast or (
+            old is not None and (old.ways != ways or old.dtypes != [p.dtype for p in params])
+        )
         reached = storage.shards(rule, params) or params
         backend = self._backend_of(group, reached)
         first = self.bound(group, group["differentiable"])  # state may start as a hyperparameter
