@@ -198,3 +198,35 @@ def test_a_gradient_that_is_a_view_of_another_parameter_is_seen_in_the_short_loo
     with pytest.raises(ValueError, match="shares memory with another array; pass copies"):
         optimizer.step()
     assert all(torch.equal(x, y) for x, y in zip((p, q), before, strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_passes_keep_is_let_go_of_at_its_last_use(count):
+    """Five iterations of Muon keep two matrices each, one with a view; a stack is one array of this size."""
+    pytest.importorskip("numba", reason="of the extra `fused`")
+    params = [torch.nn.Parameter(torch.ones(520, 520)) for _ in range(count)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer = isostep_torch.Muon(params, lr=0.1, fused=True)
+    optimizer.step()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as seen:
+        optimizer.step()
+    now, most = 0, 0
+    for event in seen.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    assert 1 < most / params[0].nbytes < 5
+
+
+def test_an_array_that_does_not_lie_flat_is_copied_once(monkeypatch):
+    pytest.importorskip("numba", reason="of the extra `fused`")
+    from isostep_torch.fused_cpu import TorchFused
+
+    copied, flat = [], TorchFused.flat
+    monkeypatch.setattr(TorchFused, "flat", lambda self, a: copied.append(a.shape) or flat(self, a))
+    p = torch.nn.Parameter(torch.ones(6, 8)[:, ::2])
+    p.grad = torch.ones_like(p)
+    isostep_torch.Adafactor([p], lr=0.1, fused=True).step()
+    assert copied.count((6, 4)) == 2  # once of the parameter, once of the gradient

@@ -12,6 +12,7 @@ import torch
 
 from isostep import nm
 from isostep.interpret import Interpreter, Task
+from isostep.lower.axes import VIEWS, Axes
 from isostep.lower.stacked import Stacked
 from isostep.lower.stacks import Stack, Stacks, of_one_rank
 from isostep.program import Program
@@ -46,6 +47,24 @@ def _passing(program: Program) -> frozenset[Value]:
     return frozenset(made) - seen
 
 
+@cache
+def _lookers(axes: Axes) -> dict[Value, tuple[Value, ...]]:
+    """Of what passes keep: it and its views, where all else that uses these makes memory of its own or is a pass."""
+    found: dict[Value, tuple[Value, ...]] = {}
+    for kept in axes.kept:
+        lookers, users = {kept}, []
+        for n in axes.others:  # in order: a view of a view comes after it
+            if lookers.isdisjoint(n.args):
+                continue
+            if n.op in VIEWS:
+                lookers.add(n)
+            else:
+                users.append(n)
+        if all(n.op in {*WRITING, *REDUCTIONS, "matmul"} for n in users):
+            found[kept] = (*lookers,)
+    return found
+
+
 class Scratch:
     """Memory that one step uses again and again: what the allocator gives anew, the system has to clear first."""
 
@@ -68,17 +87,30 @@ class TorchStacks(Stacks):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.scratch = Scratch()
-        self.rooms: dict[int, list[torch.Tensor]] = defaultdict(list)
+        self.rooms: dict[int, dict[Value, torch.Tensor]] = defaultdict(dict)
 
-    def room(self, task: Stack, shape: tuple[int, ...]) -> torch.Tensor:
-        made = self.scratch.take(torch.Size(shape), task.like)
-        self.rooms[id(task)].append(made)
+    def room(self, task: Stack, node: Value, shape: tuple[int, ...]) -> torch.Tensor:
+        made = self.rooms[id(task)][node] = self.scratch.take(torch.Size(shape), task.like)
         return made
+
+    def _give_rooms(self, task: Stack) -> None:
+        """Of what passes have kept, what nothing looks at any more. No operation is under way."""
+        rooms, left = self.rooms.get(id(task)), self.left[id(task)]
+        if not rooms:
+            return
+        assert task.axes is not None
+        lookers = _lookers(task.axes)
+        for n in [n for n in rooms if n in lookers and not any(left[m] for m in lookers[n])]:
+            self.scratch.give(rooms.pop(n))
 
     def ended(self, task: Stack, found: Mapping[str, torch.Tensor]) -> None:
         made = {id(v): v for n, v in found.items() if task.program.outputs[n].op in WRITING}
-        for v in (*made.values(), *self.rooms.pop(id(task), ())):
+        for v in (*made.values(), *self.rooms.pop(id(task), {}).values()):
             self.scratch.give(v)
+
+    def _pass(self, task: Stack, axes: Axes, number: int) -> None:
+        super()._pass(task, axes, number)
+        self._give_rooms(task)
 
     def _added(self, p: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
         return torch.add(p, update, out=p)
@@ -90,6 +122,7 @@ class TorchStacks(Stacks):
         for x in over:
             if x is not found:
                 self.scratch.give(x)
+        self._give_rooms(task)
         return found
 
     def _free(self, node: Value, operands: list[Any], task: Stack) -> list[torch.Tensor]:
@@ -156,10 +189,11 @@ class StackedTensors(Stacked):
     def addresses(self, arrays: Sequence[torch.Tensor]) -> np.ndarray:
         return in_python(arrays)
 
+    def lies_flat(self, array: torch.Tensor) -> bool:
+        return array.is_contiguous() and not array.is_neg()
+
     def flat(self, array: torch.Tensor) -> torch.Tensor:
-        if array.is_contiguous() and not array.is_neg():
-            return array
-        return array.resolve_neg().contiguous()
+        return array if self.lies_flat(array) else array.resolve_neg().contiguous()
 
     def copy_all(self, targets: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
         if any(map(torch.Tensor.is_neg, targets)):  # of which foreach takes no list

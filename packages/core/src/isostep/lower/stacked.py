@@ -48,9 +48,13 @@ class Stacked(ArrayBackend):
     def made_ready(self, axes: Axes, dtype: str, like: Any) -> None:
         """Compile passes, for arrays on the device of ``like``."""
 
+    def lies_flat(self, array: Any) -> bool:
+        """Whether its elements lie in memory as they are, one after another."""
+        return bool(array.flags.c_contiguous)
+
     def flat(self, array: Any) -> Any:
-        """The array itself if its elements lie in memory as they are, one after another; else a copy."""
-        return array if array.flags.c_contiguous else array.copy()
+        """The array itself if it lies flat, else a copy that does."""
+        return array if self.lies_flat(array) else array.copy()
 
     def copy_all(self, targets: Sequence[Any], values: Sequence[Any]) -> None:
         """Write values of their own dtype and shape to arrays."""
@@ -147,7 +151,7 @@ def part_of(
         stored = {"p", *program.stored}
         for n, some in arrays.items():
             # Of others a copy is made first, so that a step gives the same bits however its arrays lie.
-            own = [a for a in some if backend.flat(a) is a]
+            own = list(filter(backend.lies_flat, some))
             if own:
                 (written if n in stored else read).add(backend.addresses(own), own[0].nbytes)
         by = axes(program) if backend.passes is not None and axes(program).fits else None

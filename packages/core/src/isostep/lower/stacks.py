@@ -87,8 +87,8 @@ class Stacks(Interpreter):
 
     # What a framework may do better.
 
-    def room(self, task: Stack, shape: tuple[int, ...]) -> Any:
-        """An array of any contents, for what a pass keeps."""
+    def room(self, task: Stack, node: Value, shape: tuple[int, ...]) -> Any:
+        """An array of any contents, for what a pass keeps of a value."""
         like = task.like
         return nm.namespace(like).empty(shape, dtype=like.dtype, device=nm.device(like))
 
@@ -211,7 +211,7 @@ class Stacks(Interpreter):
             stacked[n] = backend.flat(whole)
         task.computed.update((*one.kept, *one.reduced))
         for n in one.kept:
-            stacked[n] = task.values[n] = self.room(task, (count, *axes.shape))
+            stacked[n] = task.values[n] = self.room(task, n, (count, *axes.shape))
         # All that a pass is told the place of has a name here until it is done.
         table = np.array([backend.addresses(task.own(n)) for n in one.slots], np.int64).T
         places = backend.addresses(list(stacked.values())).tolist()
