@@ -7,7 +7,7 @@
 Bandwidth: the bytes that a step must move, as its program tells, over its time, as a share of what a copy between
 two tensors reaches. Times of long steps are the device's (events); of lists of small tensors, and of JAX, the
 clock's, host included. Kinds of rows: copy, large, captured, matrices (of rules that are done in passes), small and
-low, which are torch's, then JAX's and CuPy's.
+low, which are torch's, then JAX's and CuPy's; all of these of a few rules first, then of the others.
 At the end stands which figures reach what is asked of them (``targets.py``).
 A measurement that fails is written down as failed, and the others go on: in a new process, ``--go-on``, where it has
 left the device unusable, as a wrong address does.

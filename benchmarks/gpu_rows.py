@@ -25,8 +25,9 @@ CAPTURED = ("adamw", "lamb", "sgd_hd")
 LOW = ("adamw",)
 #: Rules that are measured beside optax's.
 JAX, JAX_SMALL = ("adam", "adamw", "lion", "lamb"), ("adam",)
-#: Kinds of rows, each with the module that measures it and its function there. They are measured in this order: where
-#: time is short, what comes first is there.
+#: Rules that are measured first, of every kind: where time is short, there is something of each framework.
+FIRST = ("adam", "adamw", "lamb", "lion", "sgd", "sgd_hd", "adafactor", "novograd")
+#: Kinds of rows, each with the module that measures it and its function there, in the order in which they are measured.
 KINDS = {
     "copy": ("gpu_torch", "copy"),
     "large": ("gpu_torch", "steps"),
@@ -72,7 +73,7 @@ def known() -> list[str]:
 
 
 def plan(rules: list[str], kinds: list[str]) -> list[dict[str, Any]]:
-    """What is measured, in order: whole kinds of rows, framework by framework."""
+    """What is measured, in order: kinds of rows, framework by framework; of the first rules all, then of the others."""
     every: dict[str, list[dict[str, Any]]] = {"copy": [{"what": "copy"}]}
     passes, own = set(in_passes_alone()), rules
     rules = [n for n in own if n not in passes]
@@ -91,7 +92,8 @@ def plan(rules: list[str], kinds: list[str]) -> list[dict[str, Any]]:
     every["captured"] = [{"what": "captured", "rule": n} for n in CAPTURED if n in rules]
     every["jax"] = [{"what": "jax", "rule": n} for n in JAX if n in rules]
     every["jax small"] = [{"what": "jax small", "rule": n} for n in JAX_SMALL if n in rules]
-    return [row for kind in KINDS if kind in kinds for row in every[kind]]
+    rows = [row for kind in KINDS if kind in kinds for row in every[kind]]
+    return sorted(rows, key=lambda row: row.get("rule", FIRST[0]) not in FIRST)
 
 
 def moved_in_passes(name: str) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,24 @@ def test_what_a_journal_holds_is_not_done_again(
     monkeypatch.setattr(journal, "_shared", lambda: "other sources")
     assert finds(tmp_path, "changed", "--journal", str(kept)) == whole
     assert f"{len(lines)}/{len(lines)} cases" in capsys.readouterr().err
+
+
+def test_what_was_found_until_it_was_stopped_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(done: int, *_: object) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_progress", stop)
+    file, kept = tmp_path / "found.json", tmp_path / "run.journal"
+    arguments = ["--backend", "numpy:reference", "--rule", "adamw", "--json", str(file)]
+    assert cli.main([*arguments, "--journal", str(kept)]) == 1
+    assert json.loads(file.read_text())["outcomes"]
+    assert len(kept.read_text().splitlines()) == 2
+    said = re.search(r"^stopped, with (\d+) cases left$", capsys.readouterr().out, re.MULTILINE)
+    assert said
+    assert int(said[1]) > 0
 
 
 @pytest.mark.whole

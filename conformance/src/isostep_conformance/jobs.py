@@ -7,6 +7,7 @@ has to be pickled. After a while all workers are replaced, because what a framew
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -111,6 +112,7 @@ _jobs: list[Job]
 
 def _open(selection: Selection) -> None:
     global _session, _jobs
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is for the parent to tell of
     _session = selection.session()
     _jobs = jobs(selection, _session)
 
@@ -145,7 +147,8 @@ def run(
 ) -> list[Fate]:
     """Do all jobs, in this process or in several; what they found goes to the session, the fates are returned.
 
-    What a journal knows is not done again, and what is done is written to it, job by job.
+    What a journal knows is not done again, and what is done is written to it, job by job. Ctrl-C ends the run, and the
+    session has what was found by then.
 
     Raises:
         BrokenProcessPool: a worker died; what the journal has by then is kept.
@@ -159,11 +162,16 @@ def run(
         if processes > 1
         else _here(every, tasks, session.paths)
     )
-    for done, ((number, _), founds) in enumerate(zip(tasks, results, strict=True), start=1):
-        if journal is not None:
-            journal.add(every[number], founds)
-        known += founds
-        progress(done, len(tasks), every[number].name)
+    done = 0
+    try:
+        for (number, _), founds in zip(tasks, results, strict=True):
+            if journal is not None:
+                journal.add(every[number], founds)
+            known += founds
+            done += 1
+            progress(done, len(tasks), every[number].name)
+    except KeyboardInterrupt:
+        session.left = len(tasks) - done
     places = {job.name: i for i, job in enumerate(every)}
     known.sort(key=lambda found: places[found.name])
     for found in known:

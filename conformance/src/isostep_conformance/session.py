@@ -63,6 +63,8 @@ class Session:
     outcomes: list[Outcome] = field(default_factory=list)
     toll: Toll | None = None
     gap_results: list[tuple[Gap, bool]] = field(default_factory=list)
+    #: cases that were not done because the run was stopped
+    left: int = 0
     _since: int = 0
 
     def path(self, name: str) -> Path:
@@ -193,6 +195,8 @@ class Session:
         """Everything that makes the run fail."""
         found = [f for o in self.outcomes for f in o.failures]
         found += self.stale_gaps() + self.margin_faults()
+        if self.left:
+            found.append(f"stopped, with {self.left:,} cases left")
         if self.toll is not None:
             found += [f"not killed: {f.id} (ratio {f.ratio:.3g})" for f in self.toll.survivors]
             found += [f"this equivalent explains no survivor: {e}" for e in self.toll.unused()]

@@ -38,6 +38,16 @@ def test_the_plan_counts_the_bytes_of_a_step(gpu, capsys):
     assert capsys.readouterr().out == "what=jax small rule=adam\n"
 
 
+def test_where_time_is_short_there_is_something_of_every_kind(gpu):
+    from gpu_rows import FIRST  # what the fixture has put on the path
+
+    plan = gpu.plan(gpu.known(), list(gpu.KINDS))
+    first = gpu.plan(list(FIRST), list(gpu.KINDS))
+    assert plan[: len(first)] == first
+    assert {row["what"] for row in first} == {*gpu.KINDS}
+    assert len(first) < len(plan) / 4
+
+
 def test_every_fused_rule_is_measured(gpu, capsys):
     assert gpu.main(["--dry-run"]) == 0
     out = capsys.readouterr().out

@@ -116,6 +116,14 @@ def test_where_an_array_begins_does_not_change_a_bit():
         assert [a.tobytes() for a in found] == [b.tobytes() for b in wanted]
 
 
+def test_a_path_says_what_it_runs_on():
+    """Conformance's report does, before a step and after some."""
+    fresh = isostep.backend("torch:triton(interpreter)")
+    assert str(fresh.device) == "cpu"
+    run(fresh, isostep.rule("sgd", lr=0.1), steps=1)
+    assert str(fresh.device) == "cpu"
+
+
 def test_strided_arrays_are_stepped_where_they_lie():
     rule = isostep.rule("adamw", lr=0.1)
     found = run(BACKEND, rule, shapes=[(3, 5)], place=lambda a: a.mT)

@@ -45,6 +45,9 @@ class TritonDevice(Device):
         self.place = place
         self.interpreted = place.type == "cpu"
 
+    def __str__(self) -> str:
+        return "cpu" if self.interpreted else torch.cuda.get_device_name(self.place)
+
     def here(self) -> Any:
         return on(self.place)
 
@@ -115,6 +118,7 @@ class TorchTriton(Memory, DeviceBackend, TorchForeach):
 
     def __init__(self) -> None:
         self._devices: dict[torch.device, TritonDevice] = {}
+        self.device = TritonDevice(torch.device(self.kind))  # before a step, the current one
 
     def asarray(self, array: np.ndarray) -> torch.Tensor:
         return super().asarray(array).to(self.kind)
