@@ -329,6 +329,10 @@ def test_every_schedule_has_a_curve_by_its_name_alone(tmp_path, capsys):
         ("surface -o a.bmp", "--out must end in one of .png, .pdf, .svg, .gif, .html, got 'a.bmp'"),
         ("schedule 3", "'3' is not a schedule; call one of isostep.schedules, such as "),
         ("schedule Nope(3)", "'Nope(3)' is not a schedule; known: "),
+        (
+            "schedule Exponential(1e308,gamma=10)",
+            "'Exponential(1e308,gamma=10)' must stay within 1e+300, which a figure can show, got 1e+308",
+        ),
         ("surface --surface hill", "--surface must be one of quadratic, rosenbrock, "),
         ("surface --steps 1.5", "--steps must be an integer, got '1.5'; see 'isostep plot surface "),
         ("", "KIND must be given, got nothing; see 'isostep plot --help'"),

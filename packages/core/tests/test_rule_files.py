@@ -133,6 +133,7 @@ def test_the_commands_take_it(file, tmp_path, capsys):
             "import isostep\n\nisostep.rule('none')",
             "{} cannot be imported: RuleError: unknown rule ",
         ),
+        ("raise SystemExit(3)", "{} cannot be imported: SystemExit: 3; mend the file"),
         ("import nothing_there", "{} cannot be imported: ModuleNotFoundError: "),
         ("x = 1", "{} must declare RULE = Rule(name='wrong', ...), got nothing of that name"),
         (RULE, "{} must declare RULE with name='wrong', got name='damped'"),

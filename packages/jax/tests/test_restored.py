@@ -55,6 +55,15 @@ def test_a_restored_count_may_be_carried_by_a_scan(count):
         assert state.count.dtype == getattr(count, "dtype", state.count.dtype)
 
 
+def test_after_the_last_count_of_an_int32_steps_stay_numbers():
+    tx, last = isostep_jax.adam(0.1), 2**31 - 1
+    state = tx.init(PARAMS)._replace(count=jnp.int32(last - 1))
+    for _ in range(3):
+        updates, state = tx.update(PARAMS, state, PARAMS)
+        assert int(state.count) == last
+        assert all(np.isfinite(np.asarray(u, np.float32)).all() for u in jax.tree.leaves(updates))
+
+
 @pytest.mark.parametrize("count", [np.int64(300), np.array(300, np.int16), jnp.uint32(300), 300])
 def test_a_count_of_another_kind_of_integer_is_counted_on_as_int32(count):
     tx = isostep_jax.adam()

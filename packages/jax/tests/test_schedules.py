@@ -226,3 +226,26 @@ def test_late_steps_of_a_cosine_under_jit():
     steps = [100_000, 123_457, 1_000_003]
     found = jax.jit(jax.vmap(schedule))(jnp.asarray(steps, jnp.int32))
     np.testing.assert_allclose(found, [schedule(t) for t in steps], rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        (jnp.ones(1), "float32 (1,)"),  # the update of a leaf without axes would have one
+        (np.ones((1, 1), np.float32), "float32 (1, 1)"),
+        ([0.1], "float32 (1,)"),
+        (None, "NoneType"),
+        ("0.1", "str"),
+        (True, "bool ()"),
+        (1j, "complex64 ()"),
+    ],
+)
+def test_what_is_not_one_number_is_one_line(given, got):
+    tx = isostep_jax.adam(0.1, betas=(0.9, lambda done: given))
+    params = {"s": jnp.float32(1.0), "v": jnp.ones(3)}
+    for call in (tx.update, jax.jit(tx.update)):
+        with pytest.raises(isostep.DomainError) as caught:
+            call(params, isostep_jax.adam().init(params), params)
+        assert str(caught.value) == (
+            f"adam: betas must be one real number at every step, got {got} of its schedule"
+        )

@@ -59,7 +59,7 @@ def _importing(file: str) -> Iterator[None]:
     """A file is its author's, and may do anything wrong: it is told in one line."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = f"{file} cannot be imported: {type(error).__name__}: {error}; mend the file"
         raise RuleError(message) from error
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 import isostep.scalars as scalars
 from isostep.calls import COUNT, RuleError, first_state
+from isostep.domains import DomainError
 from isostep.interpret import Task
 from isostep.program import PARAMETER, UPDATE, Program, trace
 from isostep.rule import BoundRule
@@ -43,6 +44,8 @@ from isostep_jax.trees import flattened, like, with_gradients
 
 #: What optax's protocol for extra arguments calls an input, where that is another name.
 OPTAX = {"loss": "value"}
+#: The last step that is counted, as in optax: those after it are taken as it is, for beyond int32 t would be negative.
+MOST = 2**31 - 1
 #: What helps if a state does not fit: the gradients that stand for parameters, those that are not None, the parameters.
 ABSENT = "pass the parameters, or gradients like them"
 LEFT_OUT = "a leaf with state needs a gradient, zeros if it has none"
@@ -344,16 +347,17 @@ def build(
         gathered = mesh.gathers(rule, [x.arrays for x in stacked])
         met = mesh.whole if gathered else mesh.alike
         taken = [x._replace(arrays=met(x.arrays)) for x in stacked]
-        t = (state.count + 1).astype(jnp.float32)
+        now = jnp.minimum(state.count, MOST - 1) + 1
+        t = now.astype(jnp.float32)
         if _group_dtype(leaves) == "float64":
             t = t.astype(jnp.float64)
 
         hyper = values_at(rule, state.count)
 
         def step(phase: tuple[int, ...]) -> Any:
-            return _outputs(init, phase, taken, group, hyper, t, state.count + 1)
+            return _outputs(init, phase, taken, group, hyper, t, now)
 
-        found, arrays, new_group, seen = _by_phase(rule, state.count + 1, step)
+        found, arrays, new_group, seen = _by_phase(rule, now, step)
         if gathered:
             before = [x.arrays for x in stacked]
             found = [mesh.sharded(u, old["p"]) for u, old in zip(found, before, strict=True)]
@@ -366,8 +370,7 @@ def build(
             for run, u in zip(runs, found, strict=True)
             for pair in zip(run.leaves, run.split(u), strict=True)
         )
-        done = (state.count + 1).astype(counted)
-        after: Any = TransformState(done, init.packed(tree, runs, arrays), new_group)
+        after: Any = TransformState(now.astype(counted), init.packed(tree, runs, arrays), new_group)
         if rule.observed:  # for ``isostep_jax.observe``, which keeps the two together
             after = (after, seen)
         return jax.tree.unflatten(tree, [updates[i] for i in range(len(leaves))]), after
@@ -476,11 +479,34 @@ def _outputs(
 def values_at(rule: BoundRule, done: jax.Array) -> dict[str, Any]:
     """``rule.at`` where values may be traced: of schedules, which get the whole number of steps done, as arrays.
 
-    Nobody looks at them, so they are not checked. Schedules are plain Python, which multiplies floats by whole numbers,
-    whatever JAX is set to.
+    Nobody looks at their numbers, so no domain is checked. Schedules are plain Python, which multiplies floats by whole
+    numbers, whatever JAX is set to.
     """
     with jax.numpy_dtype_promotion("standard"):
-        return rule.map_schedules(lambda schedule: jnp.asarray(schedule(done)))
+        return rule.map_schedules(lambda schedule: _number(rule, schedule, done))
+
+
+def _number(rule: BoundRule, schedule: Callable[[Any], Any], done: jax.Array) -> jax.Array:
+    """What a schedule gives, which must be one number: others would be broadcast, and updates have other shapes."""
+    given = schedule(done)
+    try:
+        found = jnp.asarray(given)
+        got = f"{found.dtype.name} {found.shape}"
+    except (TypeError, ValueError):  # JAX makes no array of it
+        found, got = None, type(given).__name__
+    number = (jnp.floating, jnp.integer)
+    if (
+        found is None
+        or found.shape
+        or not any(jnp.issubdtype(found.dtype, kind) for kind in number)
+    ):
+        own = ((n, v if isinstance(v, tuple) else (v,)) for n, v in rule.values.items())
+        name = next(n for n, values in own if any(v is schedule for v in values))
+        message = (
+            f"{rule.name}: {name} must be one real number at every step, got {got} of its schedule"
+        )
+        raise DomainError(message)
+    return found
 
 
 def _scalars(program: Program, hyper: dict[str, Any], t: Any, scope: str) -> dict[Value, Any]:

@@ -28,6 +28,8 @@ from isostep.replacing import replacing
 FORMATS = (".png", ".pdf", ".svg")
 #: Steps that are taken one by one for a figure: some seconds.
 MOST = 100_000
+#: What a figure shows: beyond it matplotlib's margins and ticks are no numbers any more.
+HIGHEST = 1e300
 
 
 def add(commands: Any) -> None:
@@ -233,6 +235,10 @@ def run_schedule(arguments: argparse.Namespace) -> None:
             )
             raise UsageError(message)
         found[text] = values(schedule, steps)
+        top = max((abs(v) for v in found[text] if math.isfinite(v)), default=0.0)
+        if top > HIGHEST:
+            message = f"{text!r} must stay within {HIGHEST:g}, which a figure can show, got {top:g}"
+            raise UsageError(message)
     save(curves(found, xlabel="steps done", ylabel="value"), out)
     report(arguments, out, {"curves": found})
 
