@@ -171,7 +171,20 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         )
     ),
     Equivalent("muon", "*: (lr * 1.0) [2-d]", "the shape's factor is one for a wide matrix"),
+    Equivalent(
+        "acprop", "always the first branch: where((t > 1), (-expm1(mul(...))), 1.0)", _MASKED
+    ),
     Equivalent("adai", "x 1.01: 1.0", _MASKED),
+    Equivalent(
+        "laprop",
+        "x 1.01: steps_before_using_centered*",
+        "no whole number of steps lies between it and a hundredth more",
+    ),
+    Equivalent(
+        "laprop",
+        "new max_exp_avg_sq for old*",
+        "the new one is the old one or the larger of it and s, and is compared with s again",
+    ),
     Equivalent("adasmooth", "x 1.01: 1.0", "it divides a zero: where n is zero, so is s"),
     Equivalent("momo*", "x 1.01: 1.1754943508222875e-38", "it divides a zero"),
     Equivalent(
@@ -184,6 +197,14 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "lt -> le: (* < fstar)",
         "a quotient of sums that only rounding can make equal to the bound",
     ),
+    Equivalent("*dog", "x 1.01: 1*", "t is a whole number, and is compared with one below 2"),
+    Equivalent("cocob", "x 1.01: 1.0", "it divides a zero: there has been no gradient yet"),
+    Equivalent("polyak_sgd", "x 1.01: 1.1754943508222875e-38", "it divides a zero"),
+    Equivalent(
+        "polyak_sgd",
+        "right operand dropped: maximum(((group c * *), 1.1754943508222875e-38)",
+        "what is divided by zero is more than lr in any case; only where the gap is zero too it matters",
+    ),
     Equivalent("swats", "x 1.01: phase", "phase is only compared, with 0 and with 1"),
     Equivalent(
         "swats",
@@ -193,7 +214,7 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
         "swats", "always the second branch: where((sum_group(mul(...)) == 0), 1.0, *", _MASKED
     ),
-    Equivalent("dadapt_adam", "x 1.01: 1.0", "what it divides is zero where it stands for a norm"),
+    Equivalent("dadapt_[al]*", "x 1.01: 1.0", "what it divides is zero where it stands for a norm"),
     Equivalent(
         "adashift",
         "right operand dropped: maximum((t - *",

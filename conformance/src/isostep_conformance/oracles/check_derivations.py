@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
+from math import inf
 from typing import Any
 
 import isostep
 
-from . import derivations, derivations_projection, derivations_ranger21, derivations_short
+from . import (
+    derivations,
+    derivations_free,
+    derivations_projection,
+    derivations_ranger21,
+    derivations_short,
+)
 from .check import Check, words
 from .problems import CONV_SHAPES, MIXED_SHAPES, mild, wild, with_losses
 
@@ -25,6 +32,7 @@ def checks() -> Iterator[Check]:
     yield from projections()
     yield from rangers()
     yield from short()
+    yield from optax_alone()
 
 
 def switches() -> Iterator[Check]:
@@ -138,6 +146,15 @@ def decaying() -> Iterator[Check]:
             partial(derivations.laprop, **settings),
             ("exp_avg", "exp_avg_sq"),
         )
+        early = {"centered": True, "amsgrad": True, "steps_before_using_centered": 4}
+        yield Check(
+            isostep.rule("laprop", **settings, **early),
+            "Ziyin et al., the authors' code",
+            f"centered, amsgrad, lr changing, decay {decay:g}",
+            wild(MIXED_SHAPES),
+            partial(derivations.laprop, **settings, early=4),
+            ("exp_avg", "exp_avg_sq", "exp_mean_avg_beta2", "max_exp_avg_sq"),
+        )
         settings = {"momentum": 0.85, "weight_decay": decay, "eps": 1e-3}
         yield Check(
             isostep.rule("lars", **settings, trust_coefficient=0.1),
@@ -193,4 +210,76 @@ def short() -> Iterator[Check]:
             several,
             partial(derivations_short.adammini, **settings),
             ("exp_avg",),
+        )
+
+
+def optax_alone() -> Iterator[Check]:
+    """ACProp, Simplified AdEMAMix and the optimistic rules, which no package but optax has, or has right."""
+    moments = ("exp_avg", "exp_avg_sq")
+    for decay in (0.0, 0.1):
+        settings: dict[str, Any] = {**ADAM, "weight_decay": decay}
+        yield Check(
+            isostep.rule("acprop", **settings),
+            "Zhuang et al., ACProp.py",
+            words(settings),
+            wild(MIXED_SHAPES),
+            partial(derivations_short.acprop, **settings),
+            ("exp_avg", "exp_avg_var"),
+        )
+        settings["alpha"] = 0.7
+        run = partial(derivations_short.simplified_ademamix, **settings)
+        rule = isostep.rule("simplified_ademamix", **settings)
+        source = "Morwani et al., simplified_AdEMAMix.py"
+        yield Check(rule, source, words(settings), wild(MIXED_SHAPES), run, moments)
+    for alpha, beta in ((1.0, 1.0), (0.7, 0.6)):
+        settings = {"alpha": alpha, "beta": beta}
+        run = partial(derivations_short.optimistic_sgd, **settings)
+        rule = isostep.rule("optimistic_sgd", **settings)
+        source = "Daskalakis et al., optimistic mirror descent"
+        yield Check(rule, source, words(settings), wild(MIXED_SHAPES), run)
+        settings |= ADAM
+        run = partial(derivations_short.optimistic_adam, **settings)
+        rule = isostep.rule("optimistic_adam", **settings)
+        source = "Daskalakis et al., Algorithm 1"
+        yield Check(rule, source, words(settings), wild(MIXED_SHAPES), run, moments)
+
+
+def free() -> Iterator[Check]:
+    """DoG for the group and for each array, DoWG, COCOB, D-Adapt Adan; Polyak's step size, the loss about its bound."""
+    walk = mild((*MIXED_SHAPES, *CONV_SHAPES), lr=0.7)
+    for layers, first, decay in product((False, True), (None, 0.02), (0.0, 0.1)):
+        settings: dict[str, Any] = {"reps_rel": 0.01, "init_eta": first, "eps": 1e-3}
+        settings["weight_decay"] = decay
+        run = partial(derivations_free.dog, **settings, layers=layers)
+        name, oracle = ("ldog", "L-DoG") if layers else ("dog", "DoG")
+        yield Check(
+            isostep.rule(name, **settings), f"Ivgi et al., {oracle}", words(settings), walk, run
+        )
+    for first, decay in ((None, 0.0), (0.02, 0.1)):
+        settings = {"eps": 1e-3, "init_estim_sq_dist": first, "weight_decay": decay}
+        run = partial(derivations_free.dowg, **settings)
+        rule = isostep.rule("dowg", **settings)
+        yield Check(rule, "Khaled et al., Algorithm 1", words(settings), walk, run)
+    for alpha, eps, decay in ((100.0, 1e-3, 0.0), (3.0, 1e-8, 0.1), (3.0, 0.0, 0.0)):
+        settings = {"alpha": alpha, "eps": eps, "weight_decay": decay}
+        problem = wild(MIXED_SHAPES, lr=0.7) if decay == 0 else walk
+        run = partial(derivations_free.cocob, **settings)
+        rule = isostep.rule("cocob", **settings)
+        yield Check(rule, "Orabona and Tommasi, Algorithm 2", words(settings), problem, run)
+    for no_prox, growth_rate, decay in ((False, inf, 0.0), (False, 1.1, 0.1), (True, 1.1, 0.1)):
+        settings = {"d0": 0.01, "betas": (0.8, 0.7, 0.9), "eps": 1e-3, "weight_decay": decay}
+        settings |= {"growth_rate": growth_rate, "no_prox": no_prox}
+        run = partial(derivations_free.dadapt_adan, **settings)
+        rule = isostep.rule("dadapt_adan", **settings)
+        yield Check(rule, "Defazio and Mishchenko's package", words(settings), walk, run)
+    for variant, fstar in product(("sps", "sps+"), (0.0, 3.0)):
+        settings = {"c": 0.7, "fstar": fstar, "eps": 1e-3, "variant": variant}
+        run = partial(derivations_free.polyak_sgd, **settings)
+        rule = isostep.rule("polyak_sgd", **settings)
+        yield Check(
+            rule,
+            "Loizou et al., SPS_max",
+            words(settings),
+            with_losses(mild(MIXED_SHAPES, lr=0.3)),
+            run,
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
@@ -15,6 +17,8 @@ from . import optax_rules
 from .check import Biased, Check, words
 from .check_optax_rules import ADAM, B1, B2, BETAS, EPS, MOMENTS, OURS, Row, rows
 from .problems import CONV_SHAPES, MIXED_SHAPES, mild, wild, with_curvature, with_losses
+
+OPTIMISM = {"alpha": 0.7, "beta": 0.6}
 
 RULES: tuple[Row, ...] = (
     *(
@@ -82,6 +86,33 @@ RULES: tuple[Row, ...] = (
         )
         for decay in (0.0, 0.1)
     ),
+    *(
+        (
+            "simplified_ademamix",
+            "contrib.simplified_ademamix",
+            {**OURS, "alpha": 0.7, "weight_decay": decay},
+            partial(optax.contrib.simplified_ademamix, **ADAM, alpha=0.7, weight_decay=decay),
+            {"exp_avg": "m", "exp_avg_sq": "n"},
+        )
+        for decay in (0.0, 0.1)
+    ),
+    (
+        "optimistic_sgd",
+        "optimistic_gradient_descent",
+        {**OPTIMISM, "dialect": "optax"},
+        partial(optax.optimistic_gradient_descent, **OPTIMISM),
+        {"previous_gradient": "previous_gradient"},
+    ),
+    *(
+        (
+            "optimistic_adam",
+            "optimistic_adam_v2",
+            {**OURS, **OPTIMISM, "nesterov": nesterov, "dialect": "optax"},
+            partial(optax.optimistic_adam_v2, **ADAM, **OPTIMISM, nesterov=nesterov),
+            {**MOMENTS, "previous_direction": "previous_gradient"},
+        )
+        for nesterov in (False, True)
+    ),
     ("fromage", "fromage", {}, optax.fromage, {}),
 )
 
@@ -110,35 +141,125 @@ LAYERS: tuple[Row, ...] = (
 )
 
 
-#: Without weight decay, where optax is not the authors'.
-LOSSES: tuple[Row, ...] = tuple(
-    row
-    for estimate in (False, True)
-    for row in (
+WALK = mild(MIXED_SHAPES, lr=0.7)
+
+#: Parameter-free ones, which want a learning rate near one; optax multiplies DoG's first rate by it.
+WALKS: tuple[Row, ...] = (
+    *(
         (
-            "momo",
-            "contrib.momo",
-            {"beta": B1, "lb": 0.5, "use_fstar": estimate},
-            partial(optax.contrib.momo, beta=B1, lower_bound=0.5, adapt_lower_bound=estimate),
-            {"grad_avg": "exp_avg"},
-        ),
+            name,
+            f"contrib.{theirs.__name__}" + of,
+            {"reps_rel": 0.01, "init_eta": first, "eps": EPS, "weight_decay": decay},
+            partial(
+                theirs,
+                init_step=("learning_rate", first / WALK.lrs[0]) if first else ("heuristic", 0.01),
+                eps=EPS,
+                weight_decay=decay,
+            ),
+            {"init_buffer": "init_params"} if name == "dog" else {},
+        )
+        for name, theirs, of in (
+            ("dog", optax.contrib.dog, ""),
+            ("ldog", optax_rules.ldog, " of each array"),
+        )
+        for first, decay in ((None, 0.0), (0.02, 0.1))
+    ),
+    *(
         (
-            "momo_adam",
-            "contrib.momo_adam",
-            {"betas": BETAS, "eps": EPS, "lb": 0.5, "use_fstar": estimate},
-            partial(optax.contrib.momo_adam, **ADAM, lower_bound=0.5, adapt_lower_bound=estimate),
-            {"grad_avg": "exp_avg", "grad_avg_sq": "exp_avg_sq"},
-        ),
-    )
+            "dowg",
+            "contrib.dowg",
+            {"eps": EPS, "init_estim_sq_dist": first, "weight_decay": decay},
+            partial(optax.contrib.dowg, init_estim_sq_dist=first, eps=EPS, weight_decay=decay),
+            {"x0": "init_params"},
+        )
+        for first, decay in ((None, 0.0), (0.02, 0.1))
+    ),
+    *(
+        (
+            "cocob",
+            "contrib.cocob",
+            {"alpha": alpha, "eps": EPS, "weight_decay": decay},
+            partial(optax.contrib.cocob, alpha=alpha, eps=EPS, weight_decay=decay),
+            {
+                "sum_negative_gradients": "cumulative_gradients",
+                "grad_norm_sum": "subgradients",
+                "L": "scale",
+                "reward": "reward",
+            },
+        )
+        for alpha, decay in ((100.0, 0.0), (3.0, 0.1))
+    ),
+)
+
+#: MoMo without weight decay, where optax is not the authors'.
+LOSSES: tuple[Row, ...] = (
+    *(
+        (
+            "polyak_sgd",
+            "polyak_sgd",
+            {"c": 0.7, "fstar": least, "eps": EPS, "variant": variant},
+            partial(optax_rules.polyak_sgd, c=0.7, f_min=least, eps=EPS, variant=variant),
+            {},
+        )
+        for variant, least in (("sps", 3.0), ("sps+", 3.0), ("sps+", 0.0))
+    ),
+    *(
+        row
+        for estimate in (False, True)
+        for row in (
+            (
+                "momo",
+                "contrib.momo",
+                {"beta": B1, "lb": 0.5, "use_fstar": estimate},
+                partial(optax.contrib.momo, beta=B1, lower_bound=0.5, adapt_lower_bound=estimate),
+                {"grad_avg": "exp_avg"},
+            ),
+            (
+                "momo_adam",
+                "contrib.momo_adam",
+                {"betas": BETAS, "eps": EPS, "lb": 0.5, "use_fstar": estimate},
+                partial(
+                    optax.contrib.momo_adam, **ADAM, lower_bound=0.5, adapt_lower_bound=estimate
+                ),
+                {"grad_avg": "exp_avg", "grad_avg_sq": "exp_avg_sq"},
+            ),
+        )
+    ),
 )
 
 
 def checks() -> Iterator[Check]:
     """All of them."""
     yield from rows(RULES)
+    yield from rows(WALKS, WALK)
     yield from rows(LOSSES, with_losses(mild(MIXED_SHAPES, lr=0.3)))
     yield from rows(LAYERS, mild((*CONV_SHAPES, *(s for s in MIXED_SHAPES if s))))
     yield from sophia()
+    yield from acprop()
+
+
+def acprop() -> Iterator[Check]:
+    """ACProp: optax's surprise is 1 / b1 times as large, its first divisor 1 + eps; numbers make up for both."""
+    for decay in (0.0, 0.1):
+        ours = {**OURS, "weight_decay": decay}
+        yield Check(
+            isostep.rule("acprop", **ours),
+            "optax.contrib.acprop",
+            words(ours),
+            wild(MIXED_SHAPES),
+            partial(optax_rules.run, partial(_acprop, decay=decay), states={"exp_avg": "mu"}),
+            ("exp_avg",),
+        )
+
+
+def _acprop(lr: Callable[[Any], Any], *, decay: float) -> optax.GradientTransformation:
+    def factor(count: Any) -> Any:
+        return jnp.where(count > 0, 1.0 / B1, 1.0 + EPS / B1)
+
+    parts = optax.contrib.scale_by_acprop(B1, B2, EPS / B1, EPS / B1**2)
+    scaled = optax.scale_by_schedule(factor)
+    decayed = optax.add_decayed_weights(decay)
+    return optax.chain(parts, scaled, decayed, optax.scale_by_learning_rate(lr))
 
 
 def sophia() -> Iterator[Check]:

@@ -46,6 +46,13 @@ TORCH_RULES: tuple[Row, ...] = (
         for start in (0.0, 0.3)
     ),
     ("adamax", "adamax", OURS, partial(optax.adamax, **ADAM), {"exp_avg": "mu", "exp_inf": "nu"}),
+    (
+        "adamax",
+        "adamaxw",
+        {**OURS, "weight_decay": 0.3, "decoupled_weight_decay": True},
+        partial(optax.adamaxw, **ADAM, weight_decay=0.3),
+        {"exp_avg": "mu", "exp_inf": "nu"},
+    ),
     ("nadam", "nadam", {**OURS, "dialect": "optax"}, partial(optax.nadam, **ADAM), MOMENTS),
     (
         "nadam",

@@ -36,21 +36,32 @@ def padam(
 
 
 def laprop(
-    problem: Problem, *, betas: tuple[float, float], eps: float, weight_decay: float
+    problem: Problem,
+    *,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    early: int | None = None,
 ) -> Record:
-    """Ziyin et al., Algorithm 1, with the decay of AdamW."""
+    """Ziyin et al., Algorithm 1, with the decay of AdamW; with ``early`` the authors' centered and amsgrad too."""
     b1, b2 = betas
     points = [p.copy() for p in problem.start]
-    means = [np.zeros_like(p) for p in points]
-    squares = [np.zeros_like(p) for p in points]
+    means, squares, centres, tops = ([np.zeros_like(p) for p in points] for _ in range(4))
     record = Record()
     for t, (gradients, lr) in enumerate(zip(problem.gradients, problem.lrs, strict=True), 1):
         for k, (p, g) in enumerate(zip(points, gradients, strict=True)):
             squares[k] = squares[k] + (1 - b2) * (g**2 - squares[k])
-            quotient = g / ((squares[k] / (1 - b2**t)) ** 0.5 + eps)
+            centres[k] = centres[k] + (1 - b2) * (g - centres[k])
+            below = squares[k]
+            if early is not None and t > early:
+                tops[k] = np.maximum(tops[k], squares[k] - centres[k] ** 2)
+                below = tops[k]
+            quotient = g / ((below / (1 - b2**t)) ** 0.5 + eps)
             means[k] = means[k] + (1 - b1) * (quotient - means[k])
             points[k] = p * (1 - lr * weight_decay) - lr * means[k] / (1 - b1**t)
-        record.add(points, {"exp_avg": means, "exp_avg_sq": squares})
+        kept = {"exp_avg": means, "exp_avg_sq": squares}
+        more = {"exp_mean_avg_beta2": centres, "max_exp_avg_sq": tops}
+        record.add(points, kept if early is None else kept | more)
     return record
 
 

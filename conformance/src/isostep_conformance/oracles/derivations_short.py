@@ -1,4 +1,4 @@
-"""Adai, PNM, Rprop and Adam-mini as loops over float64 arrays, written from their papers."""
+"""Adai, PNM, Rprop, Adam-mini, ACProp and others as loops over float64 arrays, written from their papers."""
 
 from __future__ import annotations
 
@@ -112,4 +112,80 @@ def adammini(
                 p[...] = p * (1 - lr * weight_decay)
                 p[...] -= lr * (m / (1 - b1**t)) / ((squares[k, i] / (1 - b2**t)) ** 0.5 + eps)
         record.add(points, {"exp_avg": means})
+    return record
+
+
+def acprop(
+    problem: Problem, *, betas: tuple[float, float], eps: float, weight_decay: float
+) -> Record:
+    """Zhuang et al., ACProp.py: neither rectified nor with momentum; its average gets eps when it is used."""
+    b1, b2 = betas
+    points = [p.copy() for p in problem.start]
+    means, spreads = ([np.zeros_like(p) for p in points] for _ in range(2))
+    record = Record()
+    for t, (gradients, lr) in enumerate(zip(problem.gradients, problem.lrs, strict=True), 1):
+        for k, g in enumerate(gradients):
+            points[k] = points[k] * (1 - lr * weight_decay)
+            means[k] = b1 * means[k] + (1 - b1) * g
+            if t == 1:
+                points[k] = points[k] - lr * means[k] / (1 - b1)
+            else:
+                spreads[k] = spreads[k] + eps
+                points[k] -= lr * g / (np.sqrt(spreads[k] / (1 - b2 ** (t - 1))) + eps)
+            spreads[k] = b2 * spreads[k] + (1 - b2) * (g - means[k]) ** 2
+        record.add(points, {"exp_avg": means, "exp_avg_var": [s + eps for s in spreads]})
+    return record
+
+
+def simplified_ademamix(
+    problem: Problem, *, betas: tuple[float, float], alpha: float, eps: float, weight_decay: float
+) -> Record:
+    """Morwani et al., simplified_AdEMAMix.py: what the averages sum to corrects v, and m is not corrected."""
+    b1, b2 = betas
+    points = [p.copy() for p in problem.start]
+    sums, squares = ([np.zeros_like(p) for p in points] for _ in range(2))
+    weights = 0.0
+    record = Record()
+    for gradients, lr in zip(problem.gradients, problem.lrs, strict=True):
+        weights = b2 * weights + (1 - b2)
+        for k, g in enumerate(gradients):
+            sums[k] = b1 * sums[k] + g
+            squares[k] = b2 * squares[k] + (1 - b2) * g**2
+            step = (alpha * g + sums[k]) / (np.sqrt(squares[k]) + eps * weights**0.5)
+            points[k] = points[k] - lr * (step * weights**0.5 + weight_decay * points[k])
+        record.add(points, {"exp_avg": sums, "exp_avg_sq": squares})
+    return record
+
+
+def optimistic_sgd(problem: Problem, *, alpha: float, beta: float) -> Record:
+    """Daskalakis et al., OMDA in optimizer.py with Mokhtari et al.'s weights: first the last step's part is undone."""
+    points = [p.copy() for p in problem.start]
+    before = [np.zeros_like(p) for p in points]
+    record = Record()
+    for gradients, lr in zip(problem.gradients, problem.lrs, strict=True):
+        points = [p + lr * beta * b for p, b in zip(points, before, strict=True)]
+        points = [p - lr * (alpha + beta) * g for p, g in zip(points, gradients, strict=True)]
+        before = list(gradients)
+        record.add(points)
+    return record
+
+
+def optimistic_adam(
+    problem: Problem, *, betas: tuple[float, float], eps: float, alpha: float, beta: float
+) -> Record:
+    """Daskalakis et al., Algorithm 1 with those weights: both steps from their own moments, none before the first."""
+    b1, b2 = betas
+    points = [p.copy() for p in problem.start]
+    means, squares = ([np.zeros_like(p) for p in points] for _ in range(2))
+    record = Record()
+    for t, (gradients, lr) in enumerate(zip(problem.gradients, problem.lrs, strict=True), 1):
+        for k, g in enumerate(gradients):
+            if t > 1:
+                root = np.sqrt(squares[k] / (1 - b2 ** (t - 1)))
+                points[k] = points[k] + lr * beta * means[k] / (1 - b1 ** (t - 1)) / (root + eps)
+            means[k] = b1 * means[k] + (1 - b1) * g
+            squares[k] = b2 * squares[k] + (1 - b2) * g**2
+            root = np.sqrt(squares[k] / (1 - b2**t))
+            points[k] = points[k] - lr * (alpha + beta) * means[k] / (1 - b1**t) / (root + eps)
+        record.add(points, {"exp_avg": means, "exp_avg_sq": squares})
     return record

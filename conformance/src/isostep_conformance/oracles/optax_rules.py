@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
-from .problems import Floats, Problem, Record, transposed
+from .problems import MIXED_SHAPES, Floats, Problem, Record, transposed
 
 Make = Callable[[Callable[[Any], Any]], optax.GradientTransformation]
 
@@ -53,6 +54,24 @@ def given(values: Sequence[Sequence[Floats]]) -> optax.GradientTransformation:
 def sm3(lr: Callable[[Any], Any], *, momentum: float, eps: float) -> optax.GradientTransformation:
     """optax's SM3 by its part, because the alias has a fixed eps and takes no schedule."""
     return optax.chain(optax.scale_by_sm3(momentum, eps=eps), optax.scale_by_learning_rate(lr))
+
+
+def ldog(lr: Callable[[Any], Any], **settings: Any) -> optax.GradientTransformation:
+    """optax's DoG for each array."""
+
+    def labels(params: Any) -> Any:
+        return list(range(len(params)))
+
+    each = {k: optax.contrib.dog(lr, **settings) for k in range(len(MIXED_SHAPES))}
+    return optax.partition(each, labels)
+
+
+def polyak_sgd(
+    lr: Callable[[Any], Any], *, c: float, eps: float, **settings: Any
+) -> optax.GradientTransformation:
+    """optax's SGD with Polyak's step size, which multiplies by its scaling before it takes the norm."""
+    make = optax.inject_hyperparams(optax.polyak_sgd)
+    return make(lambda count: lr(count) / c, scaling=c, eps=c * eps, **settings)
 
 
 def run_transposed(make: Make, problem: Problem) -> Record:

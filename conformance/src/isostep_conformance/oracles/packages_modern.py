@@ -122,6 +122,35 @@ def estimates() -> Iterator[Row]:
         yield Row(*row, ours, ours, kept, walk, group={**group, "g0_norm": "g0_norm"})
 
 
+def more_estimates() -> Iterator[Row]:
+    """D-Adapt AdaGrad, Adan and Lion, of the authors' package and of a collection."""
+    group = {n: n for n in ("d", "gsq_weighted")}
+    decayed: dict[str, Any] = {"weight_decay": 0.1}
+    adan: dict[str, Any] = {"betas": (0.8, 0.7, 0.9), "eps": EPS}
+    gradient = {"previous_grad": "pre_grad"}
+    for ours, states in (
+        ({"eps": EPS}, ("alphak", "sk", "x0")),
+        ({"eps": EPS, "momentum": 0.85, "growth_rate": 1.1, **decayed}, ("alphak", "sk", "x0")),
+    ):
+        ours = {"d0": 0.01, **ours}
+        kept = {n: n for n in states}
+        yield Row(
+            "dadapt_adagrad", "dadaptation", "DAdaptAdaGrad", ours, ours, kept, walk, group=group
+        )
+        yield Row("dadapt_adagrad", "pytorch_optimizer", "DAdaptAdaGrad", ours, ours, problem=walk)
+    for ours in ({}, {"growth_rate": 1.1, **decayed}, {"no_prox": True, **decayed}):
+        ours = {"d0": 0.01, "weight_decay": 0.0, **adan, **ours}
+        kept = {n: n for n in ("s", "exp_avg", "exp_avg_diff", "exp_avg_sq")} | gradient
+        yield Row("dadapt_adan", "dadaptation", "DAdaptAdan", ours, ours, kept, walk, group=group)
+    group = {n: n for n in ("d", "numerator_weighted")}
+    for ours in ({}, decayed):
+        ours = {"d0": 0.01, "betas": BETAS, **ours}
+        kept = {n: n for n in ("s", "exp_avg")}
+        yield Row("dadapt_lion", "dadaptation", "DAdaptLion", ours, ours, kept, walk, group=group)
+        theirs = {**ours, "weight_decouple": True}
+        yield Row("dadapt_lion", "pytorch_optimizer", "DAdaptLion", ours, theirs, problem=walk)
+
+
 def syntheses() -> Iterator[Row]:
     """Ranger with a window short enough to be rectified within the run."""
     for decay, centralized in product((0.0, 0.1), (False, True)):
@@ -176,5 +205,6 @@ def second() -> Iterator[Row]:
 
 
 TABLES: tuple[Callable[[], Iterator[Row]], ...] = (
-    signs, momenta, rates, corrections, factored, ratios, scales, estimates, syntheses, curvatures, warm_ups, second
+    signs, momenta, rates, corrections, factored, ratios, scales, estimates, more_estimates,
+    syntheses, curvatures, warm_ups, second
 )  # fmt: skip

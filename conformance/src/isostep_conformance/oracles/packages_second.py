@@ -34,8 +34,13 @@ def adams() -> Iterator[Row]:
         kept = {n: n for n in ("exp_avg", "neg_exp_avg", "exp_avg_sq")}
         yield Row("adapnm", PACKAGE, "AdaPNM", ours, theirs, kept, quiet, ROOT, 1e-9)
     row = ("laprop", PACKAGE, "LaProp")  # it averages lr too
-    ours = {"betas": BETAS, "eps": INNER, "weight_decay": 0.0}
-    yield Row(*row, ours, {**ADAM, **LOOP}, {}, steady, ROOT, 1e-9)
+    # With both it keeps the largest v of the first steps too, which the authors do not.
+    for centered, amsgrad in ((False, False), (False, True), (True, False)):
+        early = {"centered": centered, "steps_before_using_centered": 4}
+        ours = {"betas": BETAS, "eps": INNER, **early, "amsgrad": amsgrad}
+        theirs = {**ADAM, **early, "ams_bound": amsgrad, **LOOP}
+        kept = {"exp_mean_avg_beta2": "exp_mean_avg_beta2"} if centered else {}
+        yield Row(*row, ours, theirs, kept, steady, ROOT, 1e-9)
 
 
 def steady() -> Problem:

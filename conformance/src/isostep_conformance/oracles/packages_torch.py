@@ -41,6 +41,9 @@ def variants() -> Iterator[Row]:
         ours = {**ADAM, "weight_decay": decay}
         kept = {"exp_avg": "exp_avg", "exp_inf": "exp_inf"}
         yield Row("adamax", "pytorch_optimizer", "AdaMax", ours, {**ours, **off}, kept)
+        mine = {**ours, "decoupled_weight_decay": True}
+        theirs = {**ours, "weight_decouple": True, "foreach": False}
+        yield Row("adamax", "pytorch_optimizer", "AdaMax", mine, theirs, kept)
         ours = {"betas": (0.85, 0.99), "eps": EPS, "weight_decay": decay}
         if not decay:  # its coupled decay does not reach the averages
             theirs = {**ours, **off, "degenerated_to_sgd": True}

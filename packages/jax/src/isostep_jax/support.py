@@ -42,6 +42,7 @@ def gaps() -> list[Any]:
                 "apollo",
                 "fromage",
                 "lars",
+                "ldog",
                 "psgd_kron",
                 "ranger21",
             ),

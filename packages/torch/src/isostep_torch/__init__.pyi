@@ -24,6 +24,47 @@ def list_optimizers(pattern: str = "*") -> list[str]: ...
 def load_optimizer(name: str) -> type[Any]: ...
 def from_rule(rule: BoundRule, params: ParamsT, **options: Any) -> Optimizer: ...
 
+class ACProp(Optimizer):
+    """ACProp: the gradient over the root of AdaBelief's average as it was before this step.
+
+        d  = sqrt(s / (1 - b2**(t - 1))) + eps          the s of the steps before; 1 at t = 1
+        u  = -lr * g / d - lr * weight_decay * p
+        m <- b1 * m + (1 - b1) * g
+        s <- b2 * s + (1 - b2) * (g - m)**2 + eps       the new m; the eps stays in s
+
+    Follows: Zhuang, Ding, Tang, Dvornek, Tatikonda, Duncan, "Momentum Centering and Asynchronous Update for
+        Adaptive Gradient Methods", arXiv 2110.05454, and the authors' code juntang-zhuang/ACProp-Optimizer,
+        ACProp.py, as their experiments call it: without rectify, amsgrad and momentum_update.
+    Departs:
+        - The first step is plain gradient descent, as in the code, since there is no s yet.
+        - s is stored with the eps that the code adds to it just before it is used.
+        - weight_decay is decoupled and times lr, the code's default; the experiments have the coupled kind, which is the
+          piece weight_decay. fixed_decay is the piece independent_weight_decay.
+        - optax.contrib.acprop (0.2.8) takes g - m with the old m, which is 1 / b1 times as much, and divides by 1 + eps at
+          t = 1. With lr / b1, eps / b1 and eps_root = eps / b1**2 its later steps are these.
+    lr unit: parameter units per step, as Adam; at t = 1 parameter units per gradient unit.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-16,
+        weight_decay: Number = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class AdaBelief(Optimizer):
     """AdaBelief: Adam that averages the squared surprise instead of the squared gradient.
 
@@ -476,7 +517,8 @@ class AdamHD(Optimizer):
 class Adamax(Optimizer):
     """Adamax: Adam with the largest decayed gradient in place of the root of the average square.
 
-        g <- g + weight_decay * p                       (keras: u <- u - lr * weight_decay * p instead)
+        g <- g + weight_decay * p                       (keras, and with decoupled_weight_decay:
+                                                         u <- u - lr * weight_decay * p instead)
         m <- b1 * m + (1 - b1) * g
 
         torch   n <- max(b2 * n, |g| + eps)             u = -lr / (1 - b1**t) * m / n
@@ -488,7 +530,8 @@ class Adamax(Optimizer):
     Departs:
         - The paper has no eps and divides 0 by 0 where no gradient has come yet. With eps = 0 so does
           this rule, as both do.
-        - weight_decay is not in the paper: coupled in torch, decoupled in Keras.
+        - weight_decay is not in the paper: coupled in torch, decoupled in Keras. decoupled_weight_decay is
+          optax.adamaxw and pytorch_optimizer's weight_decouple.
         - MLX's Adamax is the keras formula without the bias correction.
     Other defaults: Keras lr 1e-3, eps 1e-7.
     lr unit: parameter units per step; no step is much larger than lr.
@@ -503,6 +546,7 @@ class Adamax(Optimizer):
         weight_decay: Number = 0.0,
         foreach: bool | None = None,
         *,
+        decoupled_weight_decay: bool = False,
         dialect: Literal["torch", "keras"] = "torch",
         maximize: bool = False,
         capturable: bool = False,
@@ -1317,6 +1361,98 @@ class CAME(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class COCOB(Optimizer):
+    """COCOB: each element bets on the sign of its gradient what it has won so far.
+
+        g <- lr * (g + weight_decay * p)
+        L <- max(L, |g|)                                starts at eps
+        G <- G + |g|
+        R <- max(R - g * (p - p0), 0)                   the reward
+        s <- s - g
+        u  = p0 + s / L * (L + R) / max(G + L, alpha * L) - p
+
+    p0 is the parameter before the first step. Where L is 0 the point is p0.
+
+    Follows: Orabona, Tommasi, "Training Deep Networks without Learning Rates Through Coin Betting", arXiv
+        1705.07795, Algorithm 2 (COCOB-Backprop), and the first author's package parameterfree, cocob.py.
+        optax.contrib.cocob agrees.
+    Departs:
+        - In the paper L starts at 0, and an element stays where it is until it has a gradient; eps is the
+          code's (1e-8 in bremen79/cocob, the TensorFlow code of the paper). Where it is 0, or too small
+          for the dtype of a half-precision state, that code and optax divide 0 by 0.
+        - lr, a factor of the gradient, and weight_decay are the package's, which takes the largest lr of
+          all groups.
+        - s / L comes first, because L**2 leaves the range of float32.
+    lr unit: a factor of the gradient, of which the steps depend on eps only; to be left at 1.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        alpha: Number = 100.0,
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class DAdaptAdaGrad(Optimizer):
+    """D-Adapt AdaGrad: AdaGrad by dual averaging, with a lower bound d of the distance to the solution in place of lr.
+
+        k  = d * lr
+        g <- g + weight_decay * p
+        a <- a + g**2                                   starts at 1e-6; q = sqrt(a) + eps
+        s <- s + k * g
+        G <- G + k**2 * (sum of g**2 / q)               group state
+        h  = (sum of s**2 / q - G) / sum of |s|         d where that sum is 0
+        d <- max(d, min(h, d * growth_rate))            group state, starts at d0; the next step's
+        u  = (1 - momentum) * (p0 - s / q - p)          p0 is the parameter before the first step
+
+    Follows: Defazio, Mishchenko, "Learning-Rate-Free Learning by D-Adaptation", arXiv 2301.07733, Algorithm 3
+        (D-Adapted AdaGrad), and the authors' package dadaptation, DAdaptAdaGrad, for dense gradients.
+        pytorch_optimizer's DAdaptAdaGrad agrees.
+    Departs:
+        - a starts at 1e-6 and eps stands in q, as in the package; in Algorithm 3 a starts at the square of a bound of the
+          gradients, which is to be given.
+        - The package adds to the sums of s what each step changes of them, so that they hold parameters without a
+          gradient too; here both sums are taken anew, over the parameters of the step.
+        - The package leaves the whole step out as long as every gradient was exactly zero.
+        - The sums are over the parameter group; the package's over all groups together.
+    lr unit: a factor, to be left at 1 or given a schedule.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        momentum: Number = 0.0,
+        eps: Number = 1e-06,
+        weight_decay: Number = 0.0,
+        d0: Number = 1e-06,
+        growth_rate: Number | None = None,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class DAdaptAdam(Optimizer):
     """D-Adapt Adam: Adam with a lower bound d of the distance to the solution in place of lr.
 
@@ -1351,6 +1487,96 @@ class DAdaptAdam(Optimizer):
         weight_decay: Number = 0.0,
         decouple: bool = False,
         use_bias_correction: bool = False,
+        d0: Number = 1e-06,
+        growth_rate: Number | None = None,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class DAdaptAdan(Optimizer):
+    """D-Adapt Adan: Adan with a lower bound d of the distance to the solution in place of lr.
+
+        k  = d * lr
+        e  = g - (g of the step before)                 0 at t = 1
+        m <- b1 * m + (1 - b1) * k * g
+        v <- b2 * v + (1 - b2) * k * e
+        n <- b3 * n + (1 - b3) * (g + b2 * e)**2        q = sqrt(n) + eps
+        s <- b3 * s + (1 - b3) * k * g
+        G <- b3 * G + (1 - b3) * k**2 * (sum of g**2 / q)           group state
+        h  = (sum of s**2 / q / (1 - b3) - G) / sum of |s|          d where that sum is 0
+        d <- max(d, min(h, d * growth_rate))            group state, starts at d0; the next step's
+        a  = (m + b2 * v) / q
+        u  = -(a + k * weight_decay * p) / (1 + k * weight_decay)           that is, p <- (p - a) / (1 + k * weight_decay)
+        u  = -a - k * weight_decay * p                                      no_prox
+
+    Follows: the authors' package of Defazio, Mishchenko, "Learning-Rate-Free Learning by D-Adaptation", arXiv
+        2301.07733: dadaptation, DAdaptAdan, which the paper does not have. pytorch_optimizer's DAdaptAdan agrees.
+    Departs:
+        - The package leaves the whole step out (decay too) as long as every gradient was exactly zero, and has a
+          method for Adan's restart: a new state is one.
+        - The sums are over the parameter group; the package's over all groups together.
+    lr unit: a factor, to be left at 1 or given a schedule.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        betas: tuple[Number, Number, Number] = (0.98, 0.92, 0.99),
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.02,
+        no_prox: bool = False,
+        d0: Number = 1e-06,
+        growth_rate: Number | None = None,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class DAdaptLion(Optimizer):
+    """D-Adapt Lion: Lion with a lower bound d of the distance to the solution in place of lr.
+
+        k  = d * lr
+        c  = sign(b1 * m + (1 - b1) * g)
+        m <- b2 * m + (1 - b2) * k * g
+        N <- sqrt(b2) * N + (1 - sqrt(b2)) * k * (sum of c * s)     the old s; group state
+        s <- sqrt(b2) * s + (1 - sqrt(b2)) * k * c
+        h  = N / ((1 - sqrt(b2)) * sum of |s|)          the new s; d where that sum is 0
+        d <- max(d, min(h, d * growth_rate))            group state, starts at d0; the next step's
+        u  = -k * c - k * weight_decay * p
+
+    Follows: the authors' package of Defazio, Mishchenko, "Learning-Rate-Free Learning by D-Adaptation", arXiv
+        2301.07733: dadaptation, DAdaptLion, which the paper does not have. pytorch_optimizer's DAdaptLion agrees.
+    Departs:
+        - growth_rate is the other D-Adaptation rules'; None, the default, is the package's.
+        - m is as in the package: it averages k * g, and is mixed with g itself.
+        - The sums are over the parameter group; the package's over all groups together.
+    lr unit: a factor, to be left at 1 or given a schedule.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        betas: tuple[Number, Number] = (0.9, 0.99),
+        weight_decay: Number = 0.0,
         d0: Number = 1e-06,
         growth_rate: Number | None = None,
         *,
@@ -1445,6 +1671,97 @@ class diffGrad(Optimizer):
         weight_decay: Number = 0.0,
         rectify: bool = False,
         degenerated_to_sgd: bool = True,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class DoG(Optimizer):
+    """DoG: SGD whose rate is the distance from the start over the root of the sum of all squared gradients.
+
+        g <- g + weight_decay * p
+        G <- G + sum of g**2                            group state, as r; sums over all its parameters
+        r <- max(r, |p - p0|)                           reps_rel * (1 + |p0|) at t = 1
+        eta = lr * r / sqrt(G + eps)
+        u  = -eta * g
+
+    p0 is the parameter before the first step, |.| the norm over the group. With init_eta r is 0 and eta is
+    init_eta at t = 1.
+
+    Follows: Ivgi, Hinder, Carmon, "DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule",
+        arXiv 2302.12022, its formula DoG, and the authors' code formll/dog, dog.py, which has the first r
+        as a part of the start's size. optax.contrib.dog agrees. The form for each layer is ldog.py.
+    Departs:
+        - The paper has no eps and no weight decay; both are the authors' code's. Without eps it is 0 / 0
+          until there is a gradient, which that code refuses; here eps is above zero.
+        - That code starts G at eps, here it is added under the root, as in optax.
+        - optax has reps_rel as init_step=("heuristic", x) and init_eta as ("learning_rate", x), which it
+          multiplies by lr; its ("distance", x) is reps_rel = x / (1 + |p0|).
+        - r and p0 of a group that gets a parameter later stay as they are; the newcomer starts its own
+          p0 with its first gradient. The authors' code fails on parameters without a gradient.
+        - The average of points that the authors recommend is beside a rule: isostep's averages have
+          their polynomial_decay.
+    lr unit: a factor, to be left at 1 or given a schedule.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        reps_rel: Number = 1e-06,
+        init_eta: Number | None = None,
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class DoWG(Optimizer):
+    """DoWG: SGD whose rate is the squared distance from the start over the root of a sum of gradients that it weighs.
+
+        g <- g + weight_decay * p
+        r <- max(r, |p - p0|**2)                        group state, as v; sums over all its parameters
+        v <- v + r * (sum of g**2)
+        u  = -lr * r / (sqrt(v) + eps) * g
+
+    p0 is the parameter before the first step. r starts at init_estim_sq_dist, or at eps without one.
+
+    Follows: Khaled, Mishchenko, Jin, "DoWG Unleashed: An Efficient Universal Parameter-Free Gradient
+        Descent Method", arXiv 2305.16284, Algorithm 1 on the whole space, and the authors' code
+        rka97/dowg, dowg.py. optax.contrib.dowg agrees.
+    Departs:
+        - The paper has no eps; the authors' code adds it to the root and starts r with it.
+        - lr, weight_decay and init_estim_sq_dist are optax's; the authors' code has neither.
+        - A parameter that joins later starts its own p0 with its first gradient.
+        - The sums are over the parameter group; the authors' over all groups together.
+        - The authors' form for each coordinate, CDoWG, is left out.
+    lr unit: a factor, to be left at 1 or given a schedule.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        eps: Number = 0.0001,
+        init_estim_sq_dist: Number | None = None,
+        weight_decay: Number = 0.0,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -1578,19 +1895,24 @@ class LaProp(Optimizer):
     """LaProp: the gradient is divided by the root first, and the quotients are averaged.
 
         v <- b2 * v + (1 - b2) * g**2
-        m <- b1 * m + (1 - b1) * g / (sqrt(v / (1 - b2**t)) + eps)
+        a <- b2 * a + (1 - b2) * g                      centered only; s = v - a**2 where t > steps_before_using_centered
+        n <- max(n, s)                                  amsgrad only; else, and in those first steps, n = s, and s = v
+        m <- b1 * m + (1 - b1) * g / (sqrt(n / (1 - b2**t)) + eps)
         u  = -lr / (1 - b1**t) * m - lr * weight_decay * p
 
     Follows: Ziyin, Wang, Ueda, "LaProp: Separating Momentum and Adaptivity in Adam", arXiv 2002.04839,
-        Algorithm 1; names, defaults and the place of eps from the authors' code Z-T-WANG/LaProp-
-        Optimizer. timm's LaProp agrees while lr is constant.
+        Algorithm 1; names, defaults, the place of eps, centered and amsgrad from the authors' code Z-T-WANG/
+        LaProp-Optimizer, laprop.py (whose newest version no longer runs with centered). timm's LaProp agrees while
+        lr is constant.
     Departs:
         - The authors' code (and timm, pytorch_optimizer) averages lr * quotient and divides by the
           average of lr, in place of 1 - b1**t. Here lr multiplies the average, as in the paper: the
           same while lr is constant; otherwise a change of lr acts at once here.
-        - The authors' centered and amsgrad options are left out.
+        - steps_before_using_centered is a constant of the authors' code; s may come out below zero by rounding where
+          the gradient has long been constant: with a small eps that is NaN, as there.
         - pytorch_optimizer puts eps inside of the bias correction and 1e-15 under the root.
-        - weight_decay (authors' code) is decoupled and times lr; not in Algorithm 1.
+        - weight_decay is decoupled and times lr, as in timm's; not in Algorithm 1. The authors' code takes
+          weight_decay * p away after the step, without lr.
     lr unit: parameter units per step, as Adam.
     """
 
@@ -1601,6 +1923,9 @@ class LaProp(Optimizer):
         betas: tuple[Number, Number] = (0.9, 0.999),
         eps: Number = 1e-15,
         weight_decay: Number = 0.0,
+        amsgrad: bool = False,
+        centered: bool = False,
+        steps_before_using_centered: int = 10,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -1651,6 +1976,50 @@ class LARS(Optimizer):
         trust_coefficient: Number = 0.001,
         eps: Number = 1e-08,
         dialect: Literal["paper", "timm", "optax"] = "paper",
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class LDoG(Optimizer):
+    """L-DoG: DoG with a distance and a sum of squares for each array.
+
+        g <- g + weight_decay * p
+        G <- G + sum of g**2                            one number for each array, as r
+        r <- max(r, |p - p0|)                           reps_rel * (1 + |p0|) at t = 1
+        eta = lr * r / sqrt(G + eps)
+        u  = -eta * g
+
+    p0 is the parameter before its first step, |.| the norm of an array. With init_eta r is 0 and eta is
+    init_eta at t = 1.
+
+    Follows: Ivgi, Hinder, Carmon, "DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule",
+        arXiv 2302.12022, its per-layer variant L-DoG, and the authors' code formll/dog, LDoG in dog.py.
+        optax.contrib.dog agrees where it is given one array.
+    Departs:
+        - As dog.py, in eps, init_eta and the average of points.
+        - t is counted per parameter: one that joins later has a first step of its own.
+        - r and G are state, in the parameter's dtype: a G in half precision soon grows no more, and
+          state_dtype="float32" helps.
+    lr unit: a factor, to be left at 1 or given a schedule.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        reps_rel: Number = 1e-06,
+        init_eta: Number | None = None,
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -1963,7 +2332,8 @@ class NAdam(Optimizer):
 
     Follows: Dozat, "Incorporating Nesterov Momentum into Adam", ICLR 2016 workshop, Algorithm 2, with
         the schedule of mu that it recommends (torch.optim.NAdam, Keras's Nadam); the same algorithm
-        with a constant mu (optax.nadam); TensorFlow's ApplyAdam with use_nesterov (tf1).
+        with a constant mu (optax.nadam, and optax.nadamw with decoupled_weight_decay); TensorFlow's ApplyAdam with
+        use_nesterov (tf1).
     Departs:
         - The paper bounds m by the product of mu and by that of t + 1 as torch does; its m averages with
           mu(t), every implementation's with b1.
@@ -2093,6 +2463,90 @@ class NovoGrad(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class OptimisticAdam(Optimizer):
+    """Optimistic Adam: Adam that takes the change of its direction once more, as if it were to go on.
+
+        m <- b1 * m + (1 - b1) * g                      c1(t) = 1 - b1**t, c2 = 1 - b2**t
+        v <- b2 * v + (1 - b2) * g**2
+        r  = m / c1(t) / (sqrt(v / c2) + eps)           with nesterov (b1 * m / c1(t + 1) + (1 - b1) * g / c1(t))
+                                                        in the place of m / c1(t), as in NAdam's optax dialect
+        u  = -lr * ((alpha + beta) * r - beta * (r of the step before))
+
+        authors   the r before the first is 0
+        optax     the r before the first is the first: u = -lr * alpha * r
+
+    Follows: Daskalakis, Ilyas, Syrgkanis, Zeng, "Training GANs with Optimism", arXiv 1711.00141, Algorithm 1 (authors, with
+        alpha = beta = 1); optax.optimistic_adam_v2 (optax), and optax.optimistic_adam with beta = optimism / learning_rate.
+    Departs:
+        - alpha, beta and nesterov are optax's; not in the paper.
+        - The authors' code vsyrgkanis/optimistic_GAN_training, optimAdam in optimizer.py, adds eps to the uncorrected root
+          and corrects the r before as if it were of this step.
+    Other defaults: optax nesterov True.
+    lr unit: parameter units per step, as Adam, where the gradient is steady and alpha is 1.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-08,
+        alpha: Number = 1.0,
+        beta: Number = 1.0,
+        dialect: Literal["authors", "optax"] = "authors",
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class OptimisticSGD(Optimizer):
+    """Optimistic SGD: gradient descent that takes the change of the gradient once more, as if it were to go on.
+
+        u  = -lr * ((alpha + beta) * g - beta * (g of the step before))
+
+        authors   the gradient before the first is 0
+        optax     the gradient before the first is the first: u = -lr * alpha * g
+
+    Follows: Daskalakis, Ilyas, Syrgkanis, Zeng, "Training GANs with Optimism", arXiv 1711.00141, optimistic mirror descent
+        with the last gradient as what is expected of the next, and the authors' code
+        vsyrgkanis/optimistic_GAN_training, OMDA in optimizer.py (authors, with alpha = beta = 1). alpha and beta: Mokhtari,
+        Ozdaglar, Pattathil, "A Unified Analysis of Extra-gradient and Optimistic Gradient Methods for Saddle Point
+        Problems", arXiv 1901.08511, generalized OGDA, and optax.optimistic_gradient_descent (optax).
+    Departs:
+        - Mokhtari et al. have alpha and beta for rates; here they are multiples of lr, as in optax.
+        - The authors' AdaGrad schedule and their other expectations of the next gradient are left out.
+    lr unit: parameter units per gradient unit; a steady gradient moves p by alpha * lr times it.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.01,
+        alpha: Number = 1.0,
+        beta: Number = 1.0,
+        dialect: Literal["authors", "optax"] = "authors",
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class Padam(Optimizer):
     """Padam: Adam with a power of the denominator between 0 (SGD) and 1/2 (Adam).
 
@@ -2161,6 +2615,54 @@ class PNM(Optimizer):
         betas: tuple[Number, Number] = (0.9, 1.0),
         weight_decay: Number = 0.0,
         decoupled: bool = True,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class PolyakSGD(Optimizer):
+    """Polyak SGD: SGD whose rate is at most lr, and what is left of the loss over the squared gradient.
+
+        gap = loss - fstar                              at least 0 with variant "sps+"
+        r   = min(lr, gap / (c * sum of g**2 + eps))    the sum over all parameters of the group
+        u   = -r * g
+
+    Follows: Loizou, Vaswani, Laradji, Lacoste-Julien, "Stochastic Polyak Step-size for SGD: An Adaptive
+        Learning Rate for Fast Convergence", arXiv 2002.10542, its SPS_max with gamma_b as lr, and the
+        authors' code IssamLaradji/sps, sps.py, with adapt_flag="constant" and its eta_max as lr.
+        optax.polyak_sgd agrees.
+    Departs:
+        - loss is an input of the step, one number for the group: this step's (batch) loss, before the
+          step.
+        - In the paper fstar is the least value of the batch's own loss; here it is one number, or a
+          schedule. A gap below zero is no step in the authors' code (and "sps+" of Garrigos et al.,
+          arXiv 2307.14528), and a step uphill with optax's default, "sps".
+        - The paper has no eps. Where all is zero that it is divided by there is no step; the authors'
+          code takes none where the norm is below 1e-8, optax where the sum and eps are at most 2.2e-16.
+        - The smoothed bound of the authors' experiments (adapt_flag="smooth_iter"), which lets r grow by
+          a factor at most, is left out, as is its centralized gradient (put centralize in front).
+        - optax multiplies the gradient by its scaling before it takes the norm: its scaling is c here,
+          lr is scaling * max_learning_rate, eps is its eps / scaling.
+    Other defaults: the authors' eta_max is None; optax has c 1, eps 0, "sps".
+    lr unit: as SGD, an upper bound.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 1.0,
+        c: Number = 0.5,
+        fstar: Number = 0.0,
+        eps: Number = 1e-08,
+        variant: Literal["sps", "sps+"] = "sps+",
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -3066,6 +3568,47 @@ class Signum(Optimizer):
         params: ParamsT,
         lr: Number = 0.01,
         momentum: Number = 0.9,
+        weight_decay: Number = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class SimplifiedAdEMAMix(Optimizer):
+    """Simplified AdEMAMix: Adam along one momentum, which gradients enter whole, and the gradient beside it.
+
+        m <- b1 * m + g
+        v <- b2 * v + (1 - b2) * g**2
+        u  = -lr * ((m + alpha * g) / (sqrt(v / (1 - b2**t)) + eps) + weight_decay * p)
+
+    Follows: Morwani, Vyas, Zhang, Kakade, "Connections between Schedule-Free Optimizers, AdEMAMix, and Accelerated SGD
+        Variants", arXiv 2502.02431, and the authors' code DepenM/Simplified-AdEMAMix. optax.contrib.simplified_ademamix
+        agrees.
+    Departs:
+        - The warm-up of b1 (beta1_warmup and min_beta1 in the authors' code) is a schedule: give betas[0] a callable of the
+          steps already done.
+        - bias_correction1, off in the authors' code by default, is a schedule of lr for a constant b1, times
+          (1 - b1) / (1 - b1**t); their bias_correction2, on by default, is always on.
+        - pytorch_optimizer's SimplifiedAdEMAMix averages m with 1 - b1 and corrects v the wrong way: another rule.
+    lr unit: parameter units per step, but a steady gradient moves p by (1 / (1 - b1) + alpha) * lr; the authors take Adam's
+    times sqrt((1 - min_beta1) * (1 - b1)).
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.0001,
+        betas: tuple[Number, Number] = (0.99, 0.95),
+        alpha: Number = 0.0,
+        eps: Number = 1e-08,
         weight_decay: Number = 0.0,
         *,
         maximize: bool = False,

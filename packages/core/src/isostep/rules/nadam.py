@@ -16,7 +16,8 @@
 
 Follows: Dozat, "Incorporating Nesterov Momentum into Adam", ICLR 2016 workshop, Algorithm 2, with
     the schedule of mu that it recommends (torch.optim.NAdam, Keras's Nadam); the same algorithm
-    with a constant mu (optax.nadam); TensorFlow's ApplyAdam with use_nesterov (tf1).
+    with a constant mu (optax.nadam, and optax.nadamw with decoupled_weight_decay); TensorFlow's ApplyAdam with
+    use_nesterov (tf1).
 Departs:
     - The paper bounds m by the product of mu and by that of t + 1 as torch does; its m averages with
       mu(t), every implementation's with b1.
@@ -62,6 +63,11 @@ def advance(
     return {"mu_product": group["mu_product"] * momentum(t, betas[0], momentum_decay, dialect)}
 
 
+def ahead(g: Any, m: Any, t: Any, b1: Any) -> Any:
+    """The mix with a constant momentum: the corrected m of the next step, as far as this one knows it."""
+    return (b1 / nm.one_minus_pow(b1, t + 1)) * m + ((1 - b1) / nm.one_minus_pow(b1, t)) * g
+
+
 def direction(
     g: Any, m: Any, t: Any, *, b1: Any, momentum_decay: Any, mu_product: Any, dialect: str
 ) -> Any:
@@ -69,7 +75,7 @@ def direction(
     if dialect == "tf1":
         return (b1 * m + (1 - b1) * g) / nm.one_minus_pow(b1, t)
     if dialect == "optax":
-        return (b1 / nm.one_minus_pow(b1, t + 1)) * m + ((1 - b1) / nm.one_minus_pow(b1, t)) * g
+        return ahead(g, m, t, b1)
     now, after = (momentum(n, b1, momentum_decay, dialect) for n in (t, t + 1))
     return (after / (1 - mu_product * after)) * m + ((1 - now) / (1 - mu_product)) * g
 
@@ -130,6 +136,7 @@ RULE = Rule(
         "decoupled_weight_decay": Flag(False, doc="weight decay past the averages, as in AdamW"),
         "dialect": Choice("torch", options=DIALECTS, doc="whose formula"),
     },
+    known_as={"nadamw": {"dialect": "optax", "decoupled_weight_decay": True}},
     family="adam",
     year=2016,
     paper="Dozat, Incorporating Nesterov Momentum into Adam",
