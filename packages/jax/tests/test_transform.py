@@ -203,7 +203,7 @@ def test_extra_inputs_pass_through_and_errors_are_one_line():
         tx.update({"w": jnp.ones(4)}, state, params, hessian_diag=grads)
     with pytest.raises(isostep.StepError, match="must be one of float64"):
         tx.init({"w": jnp.arange(3)})
-    with pytest.raises(AttributeError, match="no attribute 'adamx'; rules: ada"):
+    with pytest.raises(AttributeError, match=r"no attribute 'adamx'; rules: .*addsign, "):
         isostep_jax.adamx  # noqa: B018
 
 
