@@ -68,7 +68,7 @@ RULE = Rule(
     group=dadapt_adam.RULE.group,
     state=("s", "exp_avg"),
     hyper={
-        "lr": parts.lr(1.0, "factor of the bound", cases=(2.0,)),
+        "lr": parts.lr(1.0, "factor of the bound", cases=(20.0,)),
         "betas": parts.betas(
             0.9, 0.99, doc="weights of the momentum in the step and in its own average"
         ),
