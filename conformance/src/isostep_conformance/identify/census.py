@@ -29,7 +29,8 @@ from isostep_conformance.oracles.torch_packages import optimizer_class
 #: optax names what makes a transformation like any other function: these are its optimizers.
 OPTAX = (
     "adabelief adadelta adafactor adagrad adam adamax adamaxw adamw adan amsgrad fromage lamb lars lion nadam nadamw"
-    " noisy_sgd novograd optimistic_adam optimistic_adam_v2 optimistic_gradient_descent radam rmsprop rprop sgd sign_sgd signum sm3 yogi"
+    " noisy_sgd novograd optimistic_adam optimistic_adam_v2 optimistic_gradient_descent"
+    " radam rmsprop rprop sgd sign_sgd signum sm3 yogi"
 )
 OPTAX_CONTRIB = (
     "acprop ademamix simplified_ademamix adopt cocob dadapt_adamw dog dowg madgrad momo muon prodigy"

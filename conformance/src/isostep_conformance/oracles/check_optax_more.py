@@ -156,11 +156,11 @@ WALKS: tuple[Row, ...] = (
                 eps=EPS,
                 weight_decay=decay,
             ),
-            {"init_buffer": "init_params"} if name == "dog" else {},
+            kept,
         )
-        for name, theirs, of in (
-            ("dog", optax.contrib.dog, ""),
-            ("ldog", optax_rules.ldog, " of each array"),
+        for name, theirs, of, kept in (
+            ("dog", optax.contrib.dog, "", {"init_buffer": "init_params"}),
+            ("ldog", optax_rules.ldog, " of each array", {}),  # a state for each array
         )
         for first, decay in ((None, 0.0), (0.02, 0.1))
     ),
