@@ -149,3 +149,23 @@ def test_numbers_are_checked_where_they_are_given():
             make(loss, eta="0")
     along = jax.jit(lambda rho: isostep_jax.sam_gradient(loss, rho=rho)(jnp.ones(2)))
     np.testing.assert_allclose(along(0.5), isostep_jax.sam_gradient(loss, rho=0.5)(jnp.ones(2)))
+
+
+@pytest.mark.parametrize("leaf", [2.0, np.array([1.0, 2.0])], ids=["Python", "NumPy"])
+def test_leaves_that_are_not_jax_s_are_as_under_jit(leaf):
+    params, key = {"a": leaf, "b": jnp.ones(2)}, jax.random.key(0)
+    loss = lambda p: jnp.sum(p["a"] ** 3) + jnp.sum(p["b"])  # noqa: E731
+    look = isostep_jax.looksam_gradient(loss)
+    for of in (
+        lambda p: isostep_jax.hutchinson(loss, distribution="gaussian")(p, key),
+        lambda p: isostep_jax.noise(key, p),
+        isostep_jax.sam_gradient(loss, adaptive=True),
+        lambda p: look.gradient(p, look.init(p))[0],
+    ):
+        found, wanted = of(params), jax.jit(of)(params)
+        assert jax.tree.map(jnp.result_type, found) == jax.tree.map(jnp.result_type, wanted)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, wanted)
+    shapes = jax.eval_shape(lambda p: p, params)
+    jax.tree.map(
+        np.testing.assert_array_equal, *(isostep_jax.noise(key, p) for p in (params, shapes))
+    )

@@ -53,7 +53,11 @@ def test_a_transformation_keeps_its_sums_in_its_state(grouped):
     params = make()
     leaves = [np.array(p) for p in jax.tree.leaves(params)]
     state, kept, other = tx.init(params), plain.init(params), REFERENCE.init(RULE, leaves)
-    assert np.isnan(np.array(state.sums)).all()
+    assert all(
+        np.isnan(v)
+        for row in isostep_jax.figures(state, params).rows().values()
+        for v in row.values()
+    )
     update, alone = jax.jit(tx.update), jax.jit(plain.update)
     for _ in range(2):
         grads = make()
@@ -76,6 +80,15 @@ def test_no_leaves_are_observed_too():
     after = tx.update({"a": None}, state, {"a": None})[1]
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert after.sums.shape == state.sums.shape
+
+
+def test_a_state_has_no_nan():
+    tx, params = isostep_jax.observe(isostep_jax.adamw(0.1)), {"w": jnp.ones(3)}
+    with jax.debug_nans(True):
+        for init in (tx.init, jax.jit(tx.init)):
+            state = tx.update(params, init(params), params)[1]
+            group = isostep_jax.figures(state, params).group()
+            np.testing.assert_allclose(group["gradient_norm"], np.sqrt(3), rtol=1e-6)
 
 
 def test_errors():

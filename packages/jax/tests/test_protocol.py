@@ -130,6 +130,20 @@ def test_multi_transform_and_multi_steps():
     close(second, wanted, rtol=1e-6)
 
 
+def test_inputs_of_a_part_of_the_parameters():
+    tx, mask = isostep_jax.adahessian(0.1), {"a": True, "b": False}
+    whole = optax.masked(tx, mask)
+    with pytest.raises(
+        isostep.StepError, match="masks inputs with mask_compatible_extra_args=True"
+    ):
+        whole.update(GRADS, whole.init(PARAMS), PARAMS, hessian_diag=GRADS)
+    masked = optax.masked(tx, mask, mask_compatible_extra_args=True)
+    updates, _ = masked.update(GRADS, masked.init(PARAMS), PARAMS, hessian_diag=GRADS)
+    own, grads = {"a": PARAMS["a"]}, {"a": GRADS["a"]}
+    wanted, _ = tx.update(grads, tx.init(own), own, hessian_diag=grads)
+    close(updates["a"], wanted["a"])
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("name", ["adam", "adafactor", "prodigy", "sgd"])
 def test_tree_utilities_tell_what_is_like_parameters(name, grouped):
@@ -307,3 +321,10 @@ def test_eight_devices():
     error, done = run.stdout.splitlines()
     assert done == "done"
     assert error.startswith("adamw: grads of leaf 0 must be on cpu:0 like the parameter, got")
+
+
+def test_a_state_of_an_eager_step_is_donated():
+    """Of Prodigy's values two are one number at first: not one array."""
+    tx, params = isostep_jax.prodigy(), jax.tree.map(jnp.array, PARAMS)
+    state = tx.update(GRADS, tx.init(params), params)[1]
+    isostep_jax.step(tx)(params, GRADS, state)

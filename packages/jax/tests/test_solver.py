@@ -44,3 +44,13 @@ def test_lbfgs_on_a_tree_is_that_of_numpy(line_search_fn):
         with pytest.raises(StepError, match="expected 2 gradients, got 1"):
             solver.step(lambda p: (1.0, {"x": p["x"]}), tree, state)
     assert "lbfgs" in dir(isostep_jax)
+
+
+@pytest.mark.parametrize("leaf", [2.0, np.array([2.0, -1.0])], ids=["Python", "NumPy"])
+def test_leaves_that_are_not_jax_s_are_taken_as_jax_has_them(leaf):
+    compiled = jax.jit(jax.value_and_grad(lambda p: jnp.sum((p["a"] - 1.0) ** 2)))
+    found = isostep_jax.lbfgs().step(compiled, {"a": leaf})
+    wanted = isostep_jax.lbfgs().step(compiled, {"a": jnp.asarray(leaf)})
+    assert found[0] == wanted[0]
+    assert found[1]["a"].dtype == jnp.float32
+    np.testing.assert_array_equal(found[1]["a"], wanted[1]["a"])

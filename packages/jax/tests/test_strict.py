@@ -111,3 +111,13 @@ def test_second_gradients_are_the_same_numbers(dtype, adaptive):
         wanted = every()
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
     assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
+
+
+def test_pcgrad_takes_leaves_of_several_dtypes():
+    params = {"x": jnp.linspace(-1, 1, 5, dtype="bfloat16"), "y": jnp.linspace(1, 2, 3)}
+    of = isostep_jax.pcgrad([quadratic, lambda p: -0.5 * quadratic(p)])
+    found = of(params, jax.random.key(0))
+    with jax.numpy_dtype_promotion("standard"):
+        wanted = of(params, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    assert jax.tree.map(jnp.result_type, found) == jax.tree.map(jnp.result_type, params)

@@ -18,6 +18,7 @@ from isostep import curvature
 from isostep.schedules.base import check
 from isostep_jax.dtypes import widest
 from isostep_jax.evaluate import whole_products
+from isostep_jax.trees import as_jax
 
 Loss = Callable[..., jax.Array]
 
@@ -42,6 +43,8 @@ def hutchinson(
     check("hutchinson", "samples", samples, at_least=1, whole=True, hint="pass how many to average")
 
     def estimate(params: Any, key: jax.Array, *args: Any) -> Any:
+        params = jax.tree.map(as_jax, params)
+
         def one(key: jax.Array) -> Any:
             z = _drawn(draws[distribution], key, params)
             _, product = jax.jvp(lambda p: jax.grad(loss)(p, *args), (params,), (z,))
@@ -66,7 +69,7 @@ def noise(key: jax.Array, params: Any) -> Any:
 
 def _drawn(draw: Callable[..., jax.Array], key: jax.Array, params: Any) -> Any:
     """A random tree like ``params``, each leaf of a key of its own."""
-    leaves, tree = jax.tree.flatten(params)
+    leaves, tree = jax.tree.flatten(jax.tree.map(as_jax, params))
     keys = jax.random.split(key, len(leaves))
     made = [draw(k, p.shape, p.dtype) for k, p in zip(keys, leaves, strict=True)]
     return jax.tree.unflatten(tree, made)
@@ -86,6 +89,7 @@ def sam_gradient(
     _check_way(rho, eta, eps)
 
     def gradient(params: Any, *args: Any) -> Any:
+        params = jax.tree.map(as_jax, params)
         g = jax.grad(loss)(params, *args)
         return jax.grad(loss)(_away(params, g, rho, adaptive, eta, eps), *args)
 
@@ -152,9 +156,11 @@ def looksam_gradient(
     _check_way(rho, eta, eps)
 
     def init(params: Any) -> LookSAMState:
-        return LookSAMState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+        across = jax.tree.map(jnp.zeros_like, jax.tree.map(as_jax, params))
+        return LookSAMState(jnp.zeros((), jnp.int32), across)
 
     def gradient(params: Any, state: LookSAMState, *args: Any) -> tuple[Any, LookSAMState]:
+        params = jax.tree.map(as_jax, params)
         g = jax.grad(loss)(params, *args)
 
         def fresh(_: Any) -> tuple[Any, Any]:
@@ -203,9 +209,9 @@ def pcgrad(losses: Sequence[Loss], *, reduction: str = "mean") -> Callable[..., 
 
     def gradient(params: Any, key: jax.Array, *args: Any) -> Any:
         found = every(params, *args)
-        back = ravel_pytree(found[0])[1]
-        narrow = ravel_pytree(found[0])[0].dtype
-        flat = (ravel_pytree(g)[0] for g in found)
+        with jax.numpy_dtype_promotion("standard"):  # leaves of several dtypes meet in one vector
+            flat, ways_back = zip(*map(ravel_pytree, found), strict=True)
+        back, narrow = ways_back[0], flat[0].dtype
         tasks = jnp.stack([g.astype(_wide(g)) for g in flat])  # as halves their products overflow
 
         def freed(i: jax.Array, key: jax.Array) -> jax.Array:

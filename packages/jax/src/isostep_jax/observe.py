@@ -10,7 +10,7 @@ the updates. They have the dtype of the step: in float32 a norm above 1e19 is in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
@@ -27,7 +27,10 @@ from isostep_jax.trees import flattened
 
 
 class Observed(NamedTuple):
-    """The state of an observed transformation: what it is without, and the last step's sums, a row for each leaf."""
+    """The state of an observed transformation: what it is without, and the last step's sums, a row for each leaf.
+
+    Before the first step they are zeros: of NaN, ``jax_debug_nans`` would let no state be made.
+    """
 
     state: TransformState
     sums: jax.Array
@@ -43,7 +46,7 @@ class ObservedInit:
         rule = self.inner.rule
         names = sums.names(rule.momentum is not None)
         leaves, _ = flattened(rule, params, together=False)
-        nothing = jnp.full((len(leaves), len(names)), jnp.nan, _dtype(leaves))
+        nothing = jnp.zeros((len(leaves), len(names)), _dtype(leaves))
         return Observed(self.inner(params), mesh.met(nothing, leaves))
 
     def pair(self) -> Transform:
@@ -80,7 +83,7 @@ def observe(tx: Transform, *, momentum: str | None = None) -> Transform:
 
 
 def figures(state: Observed, params: Any) -> telemetry.Figures:
-    """The figures of the last step, for parameters of the structure of ``params``; under jit too.
+    """The figures of the last step, for parameters of the structure of ``params``; under jit too. Before it, NaN.
 
     Raises:
         TypeError: the state is not that of an observed transformation.
@@ -91,7 +94,10 @@ def figures(state: Observed, params: Any) -> telemetry.Figures:
     paths, _ = jax.tree_util.tree_flatten_with_path(params)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): p for path, p in paths}
     names = sums.names(state.sums.shape[1] > len(sums.BASIC))
-    whole: Callable[[], jax.Array] = lambda: state.sums  # noqa: E731
+
+    def whole() -> jax.Array:
+        return jnp.where(state.state.count > 0, state.sums, jnp.nan)
+
     return telemetry.Figures(JaxJit(), names, named, [(range(len(named)), whole)])
 
 

@@ -15,6 +15,7 @@ import jax
 import isostep
 from isostep.solver import BoundSolver
 from isostep_jax.evaluate import products_of_users, whole_products
+from isostep_jax.trees import as_jax
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class TreeSolver:
         Raises:
             StepError: arrays that do not fit together, or a loss or gradient at the start that is not finite.
         """
-        leaves, tree = jax.tree.flatten(params)
+        leaves, tree = jax.tree.flatten(jax.tree.map(as_jax, params))
         outside = products_of_users()
 
         def of_leaves(leaves: list[Any]) -> tuple[Any, list[Any]]:

@@ -29,6 +29,9 @@ def like(
         message = (
             f"{rule.name}: {label} must have the structure of {model}, {tree}, got {structure}"
         )
+        # optax masks gradients and parameters by itself
+        if what in rule.input_names and "MaskedNode" in str(tree):
+            message += "; optax masks inputs with mask_compatible_extra_args=True"
         raise StepError(message)
     if leaves:
         for i, (p, v) in enumerate(zip(leaves, found, strict=True)):
@@ -45,6 +48,11 @@ def like(
             devices.check_like(rule.name, f"{label} of leaf {i}", p, v)
         found = [jnp.asarray(v) for v in found]
     return found
+
+
+def as_jax(p: Any) -> Any:
+    """A leaf as JAX has it: NumPy's, and a float of Python, are arrays of its own dtypes, as they are to jit."""
+    return jnp.asarray(p) if isinstance(p, float | np.ndarray | np.generic) else p
 
 
 def with_gradients(params: Any, grads: Any) -> Any:
