@@ -262,7 +262,11 @@ def rewritten(path, change):
         *(("seed", v, "seed must be a whole number, got") for v in ("x", 1.5, None)),
         ("storage", {"master": 3, "none": 4}, "storage must be a dict of state, beside, stochastic, scaled, got"),
         ("storage", [], "storage must be a dict of state, beside, stochastic, scaled, got"),
-        ("storage", {"state": "int8"}, "storage's state must be one of None, float64, float32, bfloat16, float16, got"),
+        (
+            "storage",
+            {"state": "int8"},
+            "storage's state must be one of None, float64, float32, bfloat16, float16, mxfp8_e4m3, mxfp8_e5m2, got",
+        ),
         ("storage", {"beside": "x"}, "storage's beside must be one of None, master_weight, kahan_compensation, got"),
         ("storage", {"stochastic": 1}, "storage's stochastic must be one of False, True, got 1"),
         ("storage", {"stochastic": []}, "storage's stochastic must be one of False, True, got []"),
@@ -495,3 +499,13 @@ def test_a_file_s_parameters_go_by_names(tmp_path):
     got, _ = backend.step(bound, dict(sorted(read.items())), grads, again)
     for k, v in expected.items():
         np.testing.assert_array_equal(got[k], v)
+
+
+def test_a_rule_whose_momentum_a_run_has_taken_to_zero_is_loaded(tmp_path):
+    """Who binds Nesterov's needs one; a file is of a run that goes on."""
+    rule = isostep.rule("sgd", momentum=0.9, nesterov=True).midway(momentum=0.0)
+    params = [np.ones(3)]
+    backend = isostep.backend("numpy:reference")
+    isostep.save(tmp_path / "x", rule, params, backend.init(rule, params))
+    found = isostep.load(tmp_path / "x")[0]
+    assert (found.values["momentum"], found.values["nesterov"]) == (0.0, True)

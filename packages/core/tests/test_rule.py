@@ -121,6 +121,11 @@ def test_checks_run_at_bind_and_at_replace_and_name_the_rule():
     rule = isostep.rule("sgd", momentum=0.9, nesterov=True)
     assert error(DomainError, rule.replace, dampening=0.5).startswith("sgd: nesterov=True needs")
     assert error(DomainError, isostep.rule, "sgd_hd", nesterov=True).startswith("sgd_hd: nesterov")
+    # What a run has come to is another matter, but where it would have no meaning.
+    assert rule.midway(momentum=0.0).values["momentum"] == 0.0
+    assert error(DomainError, rule.midway, momentum=-1.0).startswith("sgd: momentum must be >= 0")
+    bounded = isostep.rule("sgd_hd", min_lr=0.1)
+    assert error(DomainError, bounded.midway, max_lr=0.01).startswith("sgd_hd: max_lr must be")
 
 
 def test_signatures_are_keyword_only_with_the_declared_defaults():

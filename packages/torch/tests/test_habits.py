@@ -114,6 +114,41 @@ def test_a_scheduler_may_end_at_zero_but_for_rounding(name, number):
         optimizer.step(train)
 
 
+#: Of the first group, by the step before which it is made; torch.optim takes all of them in mid-run.
+NESTEROV_CHANGES = {
+    2: {"momentum": 0},
+    4: {"momentum": 0.5},
+    6: {"dampening": 0.3},
+    8: {"momentum": 0.0},
+    9: {"momentum": 0.7, "dampening": 0},
+}
+
+
+@pytest.mark.parametrize("options", PATHS, ids=IDS)
+def test_nesterov_where_a_run_takes_its_momentum_away_is_plain_as_torchs(options):
+    """In mid-run, in a group of its own, and from a state dict; who asks for it so is told at once."""
+    found = []
+    for made in (torch.optim.SGD, load_optimizer("sgd")):
+        params = tensors()
+        groups = [{"params": params[:1]}, {"params": params[1:], "momentum": 0}]
+        hyper = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}
+        optimizer = made(groups, **hyper, **options)
+        for k in range(12):
+            optimizer.param_groups[0].update(NESTEROV_CHANGES.get(k, {}))
+            if k == 3:
+                saved = copy.deepcopy(optimizer.state_dict())
+                optimizer = made([{"params": [p]} for p in params], **hyper, **options)
+                optimizer.load_state_dict(saved)
+            fill(params, k)
+            optimizer.step()
+        found.append(params)
+        for given in ({"momentum": 0}, {"momentum": 0.9, "dampening": 0.1}):
+            with pytest.raises(ValueError, match=r"[Nn]esterov.*momentum"):
+                made(tensors(), lr=0.1, nesterov=True, **given)
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", isostep.rules())
 def test_rules_with_momentum_or_betas_can_be_cycled(name):
     """OneCycleLR looks for those names in the defaults, and finds them where the rule has them."""

@@ -59,6 +59,8 @@ class Part:
     phase: Callable[..., int] | None = None
     phases: int = 2  # how many kinds of step ``phase`` tells apart: 0, 1, ...
     check: Callable[[SimpleNamespace], str | None] | None = None
+    #: A condition of who binds it, which a run may leave: SGD's momentum may go to 0 under Nesterov.
+    check_bound: Callable[[SimpleNamespace], str | None] | None = None
     #: Settings that go by a name of their own: ``sgd`` with momentum is ``momentum``.
     known_as: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     family: str = ""
@@ -128,6 +130,12 @@ class Part:
 
     def bind_values(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Every hyperparameter checked and in normal form, defaults filled in."""
+        values = self.values_of(hyper)
+        self._hold(self.check_bound, values)
+        return values
+
+    def values_of(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
+        """As ``bind_values``, of a run that goes on: without ``check_bound``."""
         values: dict[str, Any] = {}
         for name in hyper:
             if name not in self.hyper:
@@ -140,12 +148,16 @@ class Part:
                 message = f"{self.name}: {name} is required; it must be {domain.describe()}"
                 raise RuleError(message)
             values[name] = domain.check(f"{self.name}: {name}", value)
-        if self.check is not None:
-            fault = self.check(SimpleNamespace(**values))
-            if fault:
-                message = fault if fault.startswith(f"{self.name}:") else f"{self.name}: {fault}"
-                raise DomainError(message)
+        self._hold(self.check, values)
         return values
+
+    def _hold(
+        self, check: Callable[[SimpleNamespace], str | None] | None, values: Mapping[str, Any]
+    ) -> None:
+        fault = None if check is None else check(SimpleNamespace(**values))
+        if fault:
+            message = fault if fault.startswith(f"{self.name}:") else f"{self.name}: {fault}"
+            raise DomainError(message)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -381,6 +393,13 @@ class BoundRule:
 
     def replace(self, **hyper: Any) -> BoundRule:
         """The same rule with other values; a state goes on as long as its arrays stay the same."""
+        return self._with(hyper, Part.bind_values)
+
+    def midway(self, **hyper: Any) -> BoundRule:
+        """As ``replace``, where a run has changed the values: without ``check_bound``."""
+        return self._with(hyper, Part.values_of)
+
+    def _with(self, hyper: Mapping[str, Any], values_of: Callable[..., Any]) -> BoundRule:
         domains = self.domains
         for name in hyper:
             if name not in domains:
@@ -389,7 +408,7 @@ class BoundRule:
         values: dict[str, Any] = {}
         for c in self.components:
             own = {n: hyper.get(c.prefix + n, self.values[c.prefix + n]) for n in c.part.hyper}
-            values |= {c.prefix + n: v for n, v in c.part.bind_values(own).items()}
+            values |= {c.prefix + n: v for n, v in values_of(c.part, own).items()}
         return BoundRule(self.components, values, self.observed)
 
     def at(self, t: int) -> Mapping[str, Any]:

@@ -175,7 +175,7 @@ def inside(domain: Domain, value: Any, usual: Any) -> Any:
 def with_numbers(template: BoundRule, given: Mapping[str, Any]) -> BoundRule:
     """A rule with the numbers of a group, which schedulers have computed."""
     usual = template.values
-    return template.replace(
+    return template.midway(
         **{n: inside(template.domains[n], v, usual[n]) for n, v in given.items()}
     )
 

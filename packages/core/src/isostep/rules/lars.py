@@ -84,7 +84,7 @@ RULE = Rule(
             "paper", options=("paper", "timm", "optax"), doc="place of lr and norm of the decay"
         ),
     },
-    check=sgd.check,
+    check_bound=sgd.check,
     family="sgd",
     year=2017,
     paper="You et al., Large Batch Training of Convolutional Networks",

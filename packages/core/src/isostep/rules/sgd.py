@@ -65,7 +65,10 @@ def update(
 
 
 def check(h: SimpleNamespace) -> str | None:
-    """Nesterov's formula has no meaning without momentum or with dampening."""
+    """Nesterov's formula has no meaning without momentum or with dampening.
+
+    Where a run takes the momentum to 0, or a group dampens, the step is what ``descent`` says, as in torch.
+    """
     if h.nesterov and (not h.momentum or h.dampening):
         return (
             f"nesterov=True needs momentum > 0 and dampening 0, got momentum={h.momentum!r} and "
@@ -91,7 +94,7 @@ RULE = Rule(
         "weight_decay": parts.weight_decay(doc=parts.COUPLED),
         "nesterov": Flag(False, doc="Nesterov momentum"),
     },
-    check=check,
+    check_bound=check,
     known_as={"momentum": {"momentum": 0.9}, "nesterov": {"momentum": 0.9, "nesterov": True}},
     family="sgd",
     year=2013,
