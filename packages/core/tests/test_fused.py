@@ -522,6 +522,9 @@ def test_arrays_that_share_memory_are_refused(fused):
         ([memory[:6]], [memory[5:11]]),
         ([memory[4:8]], [memory[1:5]]),
         ([np.ones(3), memory[:1], memory[3:6]], [np.ones(3), np.ones(1), memory[5:8]]),
+        ([memory[0:6:2], memory[2:8:2]], [np.ones(3), np.ones(3)]),
+        ([memory[:4], memory[3::2]], [np.ones(4), np.ones(5)]),
+        ([memory[::2]], [memory[1:7]]),
     ]:
         state = fused.init(rule, params)
         assert refused(fused, rule, params, grads, state) == SHARED
@@ -542,6 +545,10 @@ def test_neighbours_and_shared_gradients_are_fine(fused):
     rule, memory, g = isostep.rule("addsign"), np.ones(12), np.ones(4)
     params = [memory[:4], memory[4:8], memory[8:]]
     fused.step(rule, params, [g, g, g], fused.init(rule, params))
+    np.testing.assert_array_equal(memory, np.full(12, 1 - 0.1 * 2.0))
+    memory[:] = 1.0
+    params, g = [memory[::2], memory[1::2]], np.ones(6)
+    fused.step(rule, params, [g, g], fused.init(rule, params))
     np.testing.assert_array_equal(memory, np.full(12, 1 - 0.1 * 2.0))
 
 

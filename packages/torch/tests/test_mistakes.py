@@ -225,3 +225,51 @@ def test_a_lazy_module_may_be_given_before_it_knows_its_shapes():
     model(torch.ones(2, 4)).sum().backward()
     optimizer.step()
     assert optimizer.state[model.weight]["exp_avg"].shape == (3, 4)
+
+
+def cuts(x):
+    """Of one array: what lies over one another, and what only lies between one another."""
+    rows = x.view(8, 8)
+    shared = [(x[0:6:2], x[2:8:2]), (x[:6], x[1:9:2]), (x[:6], x[3:9]), (rows[:, :5], rows[:, 4:])]
+    apart = [(x[::2], x[1::2]), (rows[:, :4], rows[:, 4:]), (rows.T[0], rows.T[1])]
+    return shared, apart
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", ["AdamW", "Adafactor"])
+def test_parameters_that_lie_over_one_another_are_refused_and_neighbours_are_not(name, path):
+    for k, kind in enumerate(cuts(torch.empty(64))):
+        for i in range(len(kind)):
+            x = torch.ones(64)
+            params = [a.detach().requires_grad_() for a in cuts(x)[k][i]]
+            optimizer = getattr(isostep_torch, name)(params, lr=0.1, **path)
+            for p in params:
+                p.grad = torch.ones_like(p)
+            if k:
+                optimizer.step()
+                assert all((p.detach() != 1.0).all() for p in params)
+                continue
+            with pytest.raises(ValueError, match="shares memory with another array; pass copies"):
+                optimizer.step()
+            assert (x == 1.0).all()
+            assert not any(optimizer.state.values())
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("size", [1, 3])
+def test_one_state_array_of_two_parameters_is_refused(path, size):
+    params = [torch.nn.Parameter(torch.ones(size)) for _ in range(2)]
+    optimizer = isostep_torch.AdamW(params, lr=0.1, **path)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    one, other = (optimizer.state[p] for p in params)
+    kept, other["exp_avg"] = other["exp_avg"], one["exp_avg"]
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(ValueError, match="shares memory with another array; pass copies"):
+        optimizer.step()
+    assert all(map(torch.equal, before, params))
+    other["exp_avg"] = kept
+    other["mine"] = one["exp_avg"]  # what no step writes may be anything
+    optimizer.step()
+    assert one["step"] == 2

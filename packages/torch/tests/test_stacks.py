@@ -153,12 +153,23 @@ def test_memory_that_is_shared_is_not_written():
     pytest.importorskip("numba", reason="of the extra `fused`")
     backend, rule = isostep.backend("torch:fused"), isostep.rule("adafactor")
     p = torch.arange(24.0).reshape(6, 4)
-    for params, grads in (([p], [p]), ([p[:4], p[2:]], [torch.ones(4, 4), torch.ones(4, 4)])):
+    some = [torch.ones(4, 4), torch.ones(4, 4)]
+    gaps = [torch.ones(6, 2), torch.ones(6, 3)]
+    for params, grads in (
+        ([p], [p]),
+        ([p[:4], p[2:]], some),
+        ([p[::2], p[2:]], [torch.ones(3, 4), torch.ones(4, 4)]),
+        ([p[:, :2], p[:, 1:]], gaps),
+        ([p[::2]], [p[1:4]]),
+    ):
         state = backend.init(rule, params)
         with pytest.raises(ValueError, match="shares memory with another array; pass copies"):
             backend.step(rule, params, grads, state)
         assert state.t == [0] * len(params)
     assert torch.equal(p, torch.arange(24.0).reshape(6, 4))
+    apart = [p[:, :2], p[:, 2:]]
+    backend.step(rule, apart, [gaps[0], gaps[0]], backend.init(rule, apart))
+    assert (p != torch.arange(24.0).reshape(6, 4)).all()
 
 
 @pytest.mark.parametrize("path", ["torch:foreach", "torch:fused"])

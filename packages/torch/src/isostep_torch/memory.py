@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from isostep.lower.overlap import SHARES, Written, spread
 from isostep.lower.plan import Looks
+from isostep.rule import BoundRule
+from isostep.state import StepError
 from isostep_torch.addresses import finder, in_python, places_in_python
 from isostep_torch.looks import looks
 
@@ -29,6 +33,31 @@ def watched() -> bool:
 def all_have_memory(tensors: Iterable[torch.Tensor]) -> bool:
     """Whether that is so of all of them."""
     return all(map(has_memory, {*map(type, tensors)}))
+
+
+def check_apart(rule: BoundRule, tensors: Sequence[torch.Tensor]) -> None:
+    """No two of those that steps write lie over one another."""
+    if _any_share(tensors):
+        message = f"{rule.name}: {SHARES}"
+        raise StepError(message)
+
+
+def _any_share(tensors: Sequence[torch.Tensor]) -> bool:
+    placed = all(t.layout is torch.strided and t.device.type in ("cpu", "cuda") for t in tensors)
+    if not placed or not all_have_memory(tensors):
+        return False
+    by_device: dict[torch.device, list[torch.Tensor]] = defaultdict(list)
+    for t in tensors:
+        by_device[t.device].append(t)
+    for some in by_device.values():
+        at, flat = in_python(some), [t.is_contiguous() for t in some]
+        sizes = np.array([t.nbytes for t in some], np.int64)
+        others = [
+            spread(t, a) for t, a, lies in zip(some, at.tolist(), flat, strict=True) if not lies
+        ]
+        if Written(at[flat], sizes[flat], others).overlap:
+            return True
+    return False
 
 
 class Memory:

@@ -14,7 +14,7 @@ from isostep.execute import ArrayBackend
 from isostep.flow import Item
 from isostep.lower.axes import Axes, axes, in_passes
 from isostep.lower.layout import obstacle
-from isostep.lower.overlap import Written
+from isostep.lower.overlap import SHARES, Spread, Written, spread
 from isostep.lower.stacks import Arrays, Stack, Stacks
 from isostep.program import UPDATE, Program, shaped
 from isostep.rule import BoundRule
@@ -76,10 +76,11 @@ class Stacked(ArrayBackend):
 
 @dataclass
 class Places:
-    """Where contiguous arrays lie: those that a step writes, and those that it only reads, with their bytes."""
+    """Where arrays lie that a step writes, or only reads: those that lie flat with their bytes, and others."""
 
     at: list[np.ndarray] = field(default_factory=list)
     size: list[np.ndarray] = field(default_factory=list)
+    others: list[Spread] = field(default_factory=list)
 
     def add(self, addresses: np.ndarray, size: int) -> None:
         """Arrays of one size."""
@@ -154,6 +155,9 @@ def part_of(
             own = list(filter(backend.lies_flat, some))
             if own:
                 (written if n in stored else read).add(backend.addresses(own), own[0].nbytes)
+            if n in stored and len(own) < len(some):
+                others = [a for a in some if not backend.lies_flat(a)]
+                written.others += map(spread, others, backend.addresses(others).tolist())
         by = axes(program) if backend.passes is not None and axes(program).fits else None
     if by is not None:
         backend.made_ready(by, dtype, first)
@@ -166,7 +170,8 @@ def written_by(rule: BoundRule, parts: Sequence[Part]) -> Written:
     Raises:
         StepError: one shares memory with another.
     """
-    written = Written(*_together(part.written for part in parts))
+    others = [s for part in parts for s in part.written.others]
+    written = Written(*_together(part.written for part in parts), others)
     check_apart(rule, written, *_together(part.read for part in parts))
     return written
 
@@ -231,9 +236,7 @@ def stepped(
 def check_apart(rule: BoundRule, written: Written, read: np.ndarray, sizes: np.ndarray) -> None:
     """Nothing that is written shares memory with anything else."""
     if written.overlap or written.meets(read, sizes):
-        message = (
-            f"{rule.name}: a parameter or state array shares memory with another array; pass copies"
-        )
+        message = f"{rule.name}: {SHARES}"
         raise StepError(message)
 
 
