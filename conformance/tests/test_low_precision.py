@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import isostep
+from isostep import blocks
 from isostep.program import trace
 from isostep.storage import LOST
 from isostep_conformance import paths
@@ -27,6 +28,9 @@ WAYS = {
     "master-float32": ({"master_weights": True, "state_dtype": "float32"}, False),
     "float32": ({"state_dtype": "float32"}, False),
     "float64": ({"state_dtype": "float64"}, False),
+    "blocks": ({"state_dtype": "mxfp8_e4m3"}, True),
+    "blocks-stochastic": ({"state_dtype": "mxfp8_e5m2", "stochastic_rounding": True}, False),
+    "blocks-master": ({"state_dtype": "mxfp8_e4m3", "master_weights": True}, False),
 }
 #: Rules of which every path meets every way in the sample: elementwise, by norms, generic, of a group, without sums.
 WHOLE = ["adamw", "lamb", "adafactor", "prodigy", "sgd"]
@@ -85,9 +89,10 @@ def matrices(rule):
 
 
 class Agree:
-    """Equal, but where the last bit of the arithmetic makes one in fifty halves round the other way."""
+    """Equal, but where the last bit of the arithmetic makes one in fifty halves, or eights, round the other way."""
 
-    def __init__(self, rule, exact):
+    def __init__(self, rule, exact, storage):
+        self.storage = storage
         self.exact, (loose, self.bases) = exact, matrices(rule)
         self.rtol, self.share = (2e-4, 5) if loose else (5e-6, 50)
 
@@ -99,8 +104,23 @@ class Agree:
             if LOST in own and not self.exact:
                 near(f"{label} params[{i}]", whole(own), whole(other), max(self.rtol, 2e-5), 1e-6)
                 names -= {"p", LOST}
-            for n in sorted(names):
+            for n in self.storage.packed:
+                self.unpack(f"{label} {n} of params[{i}]", own, other, n)
+            for n in sorted(names - {*self.storage.packed, *self.storage.scales}):
                 self.compare(f"{label} {n} of params[{i}]", own[n], other[n])
+
+    def unpack(self, label, own, other, n):
+        """Blocks of eight bits: all but one in fifty are the same numbers, and these are neighbours."""
+        kind = self.storage.form
+        for arrays in (own, other):
+            shapes = {k: (arrays[k].dtype.name, arrays[k].shape) for k in (n, n + blocks.SCALE)}
+            wanted = own["p"].shape, (blocks.count(own["p"].shape),)
+            assert [*shapes.values()] == [("uint8", shape) for shape in wanted], label
+        x, y = (blocks.unpacked(np, a[n], a[n + blocks.SCALE], kind) for a in (own, other))
+        off = (x != y) & ~(np.isnan(x) & np.isnan(y))
+        assert off.sum() <= 1 + x.size / self.share, f"{label}: {int(off.sum())} of {x.size} differ"
+        spacing = 2.0 ** -blocks.FORMATS[kind].mantissa
+        near(label, x, y, spacing, np.max(np.abs(y), initial=0) * 2.0**-17)
 
     def compare(self, label, x, y):
         assert (x.dtype, x.shape) == (y.dtype, y.shape), label
@@ -126,7 +146,7 @@ def steps(path, name, way, half, exact=False):
     rule, backend = of_rule(name)[0].rule, PATHS[path]  # whose hyperparameters are not neutral
     given, single = WAYS[way]
     options = {n: half if v == "half" else v for n, v in given.items()}
-    storage = isostep.low_precision(**options)
+    storage = isostep.low_precision(**options).of_rule(rule)
     most, last = (np.float32, HALVES[half]) if single else (HALVES[half], np.float32)
     dtypes = [*[most] * (len(shapes(rule)) - 1), last]
     made = {}
@@ -134,7 +154,7 @@ def steps(path, name, way, half, exact=False):
         params = [b.asarray(p) for p in draw(rule, dtypes, 0)]
         made[b.name] = params, b.init(rule, params, storage=storage, seed=SEED)
         assert made[b.name][1].storage == storage
-    agree = Agree(rule, exact)
+    agree = Agree(rule, exact, storage)
     agree("init", *(everything(b, *made[b.name])[0] for b in (backend, REFERENCE)))
     for k in range(STEPS):
         # Somebody writes to some of a parameter: what is beside it is no longer of these.
@@ -162,6 +182,14 @@ def steps(path, name, way, half, exact=False):
             near(f"step {k + 1}: {n}", group[n], v, 1e-4, 1e-6)  # sums whose terms may cancel
 
 
+def has_averages(name):
+    """Whether the rule has state that can be kept in blocks."""
+    try:
+        return bool(isostep.low_precision(state_dtype="mxfp8_e4m3").of_rule(of_rule(name)[0].rule))
+    except ValueError:
+        return False
+
+
 def drawn():
     """Every rule on every path in every way, with both halves; some of those of ``WHOLE`` are in every sample.
 
@@ -172,6 +200,8 @@ def drawn():
     for name, (i, path), (j, way) in itertools.product(
         isostep.rules(), enumerate(PATHS), enumerate(WAYS)
     ):
+        if way.startswith("blocks") and not has_averages(name):
+            continue
         every = 8 if path.startswith("jax:") else 4
         at = i + j + WHOLE.index(name) if name in WHOLE else 1
         for k, half in enumerate(HALVES):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import isostep
-from isostep import pieces
+from isostep import blocks, pieces, rounding
 from isostep.backends.numpy import NumpyReference
 from isostep.lower import device
 from isostep.lower.device import kernels, of_group
@@ -78,7 +78,7 @@ class Interpreter(Device):
         rows = a["chunks"].reshape(-1, 4)
         assert len(rows) == a["count"]
         slots = kernels.slots
-        table = a["table"].reshape(-1, len(slots) + 1)
+        table = a["table"].reshape(-1, kernels.layout.width + 1)
         for row, (array, start, stop, kind) in enumerate(rows):
             known = {}
             for node, place in kernel.given.items():
@@ -102,13 +102,15 @@ class Interpreter(Device):
                     if place.table == "unit_sums":
                         columns = a["unit_sums"].reshape(-1, len(kernels.unit_sums))
                         own[node] = columns[unit, place.column].astype(kernels.compute)
+                end = i.max(initial=-1) + 1
+                sizes = {s: -(-end // blocks.BLOCK) for s in kernels.layout.storage.scales}
                 place = {
-                    s: memory(table[array, k], i.max(initial=-1) + 1, kernels.dtype)
+                    s: memory(table[array, k], sizes.get(s, end), kernels.layout.dtype_of(s))
                     for k, s in enumerate(slots)
                 }
                 for slot, node in kernel.inputs.items():
                     if node is not None:
-                        own[node] = place[slot][i].astype(kernels.compute)
+                        own[node] = self.loaded(kernels, place, slot, i).astype(kernels.compute)
                 self.evaluate(kernels, [*kernel.unit, *kernel.element], own, facts)
                 text = lambda node, own=own: self.operand(kernels, node, kernels.compute, own)  # noqa: E731
                 for node in totals:
@@ -124,11 +126,29 @@ class Interpreter(Device):
                 if kernel.update is not None:
                     new["p"] = place["p"][i].astype(kernels.compute) + text(kernel.update)
                 for slot, value in new.items():
-                    place[slot][i] = value
+                    if slot in kernels.layout.packed:
+                        row = a["scalars"].reshape(-1, len(kernels.scalars))[kind]
+                        words = [row[kernel.given[n].column] for n in kernels.program.noise]
+                        key = rounding.key_of(np, *map(int, words), int(table[array, -2]))
+                        self.store(kernels, place, slot, i, np.float32(value), key)
+                    else:
+                        place[slot][i] = value
             for node, k in kernel.sums.items():
                 a["partials"].reshape(-1, a["width"])[row, k] = totals[node]
             if len(seen):
                 a["seen"].reshape(-1, len(seen))[row] = seen
+
+    def loaded(self, kernels, place, slot, i):
+        if slot not in kernels.layout.storage.packed:
+            return place[slot][i]
+        scales = place[slot + blocks.SCALE][i[:: blocks.BLOCK] // blocks.BLOCK]
+        return blocks.unpacked(np, place[slot][i], scales, kernels.layout.storage.form)
+
+    def store(self, kernels, place, slot, i, value, key):
+        noise = rounding.noise_of(np, key, kernels.layout.number(slot), i.astype(np.uint32))
+        found = blocks.packed(np, value, kernels.layout.storage.form, noise)
+        starts = i[:: blocks.BLOCK] // blocks.BLOCK
+        place[slot][i], place[slot + blocks.SCALE][starts] = found
 
     def indices(self, kernel, facts, start, stop):
         """The units and elements of one row."""
@@ -243,6 +263,30 @@ def test_the_description_is_the_step(rule):
         assert a.dtype == b.dtype
         tolerance = 1e-10 if a.dtype == np.float64 else 2e-5
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("form", blocks.FORMATS)
+@pytest.mark.parametrize("name", ["adamw", "lion", "addsign"])
+def test_state_in_blocks_of_eight_bits_is_described_too(name, form):
+    rule, storage = isostep.rule(name, lr=0.1), isostep.low_precision(state_dtype=form)
+    results = []
+    for backend in (Interpreted(), REFERENCE):
+        rng = np.random.default_rng(0)
+        params = [np.asarray(rng.normal(size=s)).astype(d) for s in SHAPES for d in ("f4", "f8")]
+        state = backend.init(rule, params, storage=storage, seed=7)
+        assert getattr(backend, "takes_blocks", lambda rule: True)(rule)
+        for k in range(3):
+            grads = [np.asarray(rng.normal(size=p.shape)).astype(p.dtype) for p in params]
+            grads[k] = None
+            backend.step(rule, params, grads, state)
+        results.append((backend, params, state.arrays))
+    (backend, params, arrays), (_, wanted, others) = results
+    assert backend.device.launched
+    for a, b in zip(params, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for own, other in zip(arrays, others, strict=True):
+        for n, a in other.items():
+            np.testing.assert_array_equal(own[n], a)
 
 
 @pytest.mark.parametrize("rule", [RULES[2], RULES[3], RULES[6]], ids=lambda r: r.name)

@@ -222,12 +222,13 @@ def test_the_options_make_a_storage():
         ),
         (
             {"state_dtype": "int8"},
-            "low_precision: state_dtype must be None or one of float64, float32, bfloat16, float16, got 'int8'",
+            "low_precision: state_dtype must be None or one of float64, float32, bfloat16, float16, mxfp8_e4m3, "
+            "mxfp8_e5m2, got 'int8'",
         ),
         (
             {"state_dtype": np.float32},
-            "low_precision: state_dtype must be None or one of float64, float32, bfloat16, float16, "
-            "got <class 'numpy.float32'>",
+            "low_precision: state_dtype must be None or one of float64, float32, bfloat16, float16, mxfp8_e4m3, "
+            "mxfp8_e5m2, got <class 'numpy.float32'>",
         ),
     ],
 )

@@ -45,13 +45,13 @@ def _installed():
         pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc")
 
 
-def compiled(text, arch):
+def compiled(text, arch, *more):
     """What NVRTC says of a text, and what it makes: PTX for ``compute_80``, machine code for ``sm_80``."""
     nvrtc, program = library(), ctypes.c_void_p()
     _checked(
         nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"isostep.cu", 0, None, None)
     )
-    options = [f"--gpu-architecture={arch}".encode(), b"-std=c++17"]
+    options = [f"--gpu-architecture={arch}".encode(), b"-std=c++17", *more]
     failed = nvrtc.nvrtcCompileProgram(
         program, len(options), (ctypes.c_char_p * len(options))(*options)
     )
@@ -208,13 +208,21 @@ KEPT = {
     "state in bfloat16": (
         "float32", {"stochastic_rounding": True, "state_dtype": "bfloat16"}, (2, 1), (2, 2)
     ),
+    # A byte of each number: two in a word of 2 bytes, four in one of 4, eight in one of 8.
+    "blocks beside float64": ("float64", {"state_dtype": "mxfp8_e4m3"}, (2, 1), (0, 0)),
+    "blocks": ("float32", {"state_dtype": "mxfp8_e4m3"}, (2, 1), (0, 0)),
+    "blocks beside halves": ("bfloat16", {"state_dtype": "mxfp8_e5m2"}, (2, 1), (2, 2)),
+    "blocks, stochastic": (
+        "float16", {"state_dtype": "mxfp8_e5m2", "stochastic_rounding": True}, (2, 1), (2, 2)
+    ),
 }  # fmt: skip
 
 
 def kept(name, way):
     dtype, options, *_ = KEPT[way]
-    storage = isostep.low_precision(**options)
-    program = trace(isostep.rule(name), kept=storage.of(dtype))
+    rule = isostep.rule(name)
+    storage = isostep.low_precision(**options).of_rule(rule)
+    program = trace(rule, kept=storage.of(dtype))
     return unit(source(kernels(program, dtype, None, storage)))
 
 
@@ -237,6 +245,26 @@ def test_what_is_kept_otherwise_is_loaded_and_stored_as_wide_as_it_can_be(name, 
     for width, (loads, stores) in zip((4, 2), KEPT[way][2:], strict=True):
         assert len(re.findall(rf"ld\.global\.(?:\w+\.)?v{width}\.[ubf]32", last)) == loads
         assert len(re.findall(rf"st\.global\.(?:\w+\.)?v{width}\.[ubf]32", last)) == stores
+
+
+@pytest.mark.parametrize(("way", "bits"), [("blocks beside float64", 16), ("blocks", 32)])
+def test_codes_are_loaded_and_stored_a_word_at_a_time(way, bits):
+    _, code = compiled(kept("adamw", way), "compute_80")
+    text = stage(code.decode(), "stage0")
+    for verb in ("ld", "st"):
+        assert len(re.findall(rf"{verb}\.global\.cg\.[ub]{bits}\b", text)) == 2
+    # A block is 32 neighbours of 16 or 8 threads, which find its largest in so many steps, for either array.
+    assert len(re.findall(r"shfl\.sync\.bfly", text)) == 2 * (4 if bits == 16 else 3)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("way", [way for way in KEPT if way.startswith("blocks")])
+def test_what_is_kept_in_blocks_needs_no_more_registers_than_there_are(way, arch):
+    log, _ = compiled(kept("adamw", way), arch, b"--ptxas-options=-v")
+    assert "Used " in log
+    found = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", log)
+    assert set(found) == {"0"}
+    assert max(map(int, re.findall(r"Used (\d+) registers", log))) <= 96
 
 
 def test_denormals_are_kept():

@@ -274,7 +274,8 @@ def test_a_state_of_another_way_changes_nothing():
         (
             {"state_dtype": np.int8},
             ValueError,
-            "adamw: state_dtype must be None or one of float64, float32, bfloat16, float16, got 'int8'",
+            "adamw: state_dtype must be None or one of float64, float32, bfloat16, float16, "
+            "mxfp8_e4m3, mxfp8_e5m2, got 'int8'",
         ),
         (
             {"stochastic_rounding": True, "rounding_seed": 1.5},
@@ -493,6 +494,8 @@ def test_a_wrong_argument_is_one_clear_line():
             call()
         assert text in str(caught.value)
         assert "\n" not in str(caught.value)
-    with pytest.raises(AttributeError, match=r"has no attribute 'AddSigm'; optimizers: .*AddSign, "):
+    with pytest.raises(
+        AttributeError, match=r"has no attribute 'AddSigm'; optimizers: .*AddSign, "
+    ):
         _ = isostep_cupy.AddSigm
     assert importlib.util.find_spec("cupy") or not hasattr(isostep_cupy, "cupy")

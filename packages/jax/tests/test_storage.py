@@ -395,7 +395,8 @@ def test_sharded_leaves_have_the_same_bits_and_their_state_lies_with_them():
         (
             lambda: isostep_jax.adamw(1e-3, state_dtype=jnp.int8),
             ValueError,
-            "adamw: state_dtype must be None or one of float64, float32, bfloat16, float16, got 'int8'",
+            "adamw: state_dtype must be None or one of float64, float32, bfloat16, float16, mxfp8_e4m3, mxfp8_e5m2, "
+            "got 'int8'",
         ),
         (
             lambda: isostep_jax.adamw(1e-3, stochastic_rounding=True, rounding_seed=0.5),

@@ -28,7 +28,8 @@ def points(backend: ArrayBackend, rule: BoundRule, params: Any, state: State) ->
         wide = backend.compute_dtype(p)
         value = backend.cast(p, wide)
         if rule.rule.evaluate is not None and t > 0:
-            arguments = [backend.cast(own[n], wide) for n in names]
+            opened = backend.opened(own, state.storage, wide)
+            arguments = [opened[n] for n in names]
             hyper = component.own(rule.at(t))
             with nm.computing(value):
                 value = call_part(rule.rule.evaluate, value, *arguments, t, given=hyper)

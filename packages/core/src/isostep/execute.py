@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from isostep import evaluation, nm, rounding, sums, telemetry
+from isostep import blocks, evaluation, nm, rounding, sums, telemetry
 from isostep.calls import first_state
 from isostep.flow import Group, Item, flow
 from isostep.program import trace
@@ -148,7 +148,7 @@ class ArrayBackend(ABC):
         """
         check_rule(rule)
         arrays = self._checked_params(rule, params)
-        self._check_storage(rule, storage)
+        storage = self._storage(rule, storage)
         hyper = self._at(rule, 1)[0]
         with self.quiet():
             made = [self._kept(p, self._init_one(rule, hyper, p, storage), storage) for p in arrays]
@@ -166,10 +166,15 @@ class ArrayBackend(ABC):
         counts = [0] * len(arrays)
         return State(rule.name, counts, made, group, keys=keys, storage=storage, handling=handling)
 
-    def _check_storage(self, rule: BoundRule, storage: Storage) -> None:
-        if storage.state is not None and storage.state not in self.dtypes:
+    def _storage(self, rule: BoundRule, storage: Storage) -> Storage:
+        """How this rule's state is kept."""
+        if storage.state is not None and storage.state not in (*self.dtypes, *blocks.FORMATS):
             message = f"{rule.name}: {self.name} has no state of {storage.state}, only of {', '.join(self.dtypes)}"
             raise StepError(message)
+        try:
+            return storage.of_rule(rule)
+        except ValueError as error:
+            raise StepError(str(error)) from None
 
     def _kept(self, p: Any, made: dict[str, Any], storage: Storage) -> dict[str, Any]:
         """A parameter's first state arrays, with what is kept beside them."""
@@ -178,6 +183,8 @@ class ArrayBackend(ABC):
             made[beside] = self.zeros_like(p)
         elif beside == MASTER:
             made[beside] = self.write(self.zeros_like(p, "float32"), self.cast(p, "float32"))
+        for n in (*storage.packed, *storage.scales):
+            made[n] = self.bytes(storage.shape_of(n, tuple(p.shape)), p)
         return made
 
     def _checked_params(self, rule: BoundRule, params: Any) -> list[Any]:
@@ -208,11 +215,12 @@ class ArrayBackend(ABC):
         self, rule: BoundRule, hyper: Mapping[str, Any], p: Any, storage: Storage
     ) -> dict[str, Any]:
         made: dict[str, Any] = {}
-        dtype = storage.state or self.dtype(p)
+        dtype = self.dtype(p) if storage.form else storage.state or self.dtype(p)
         for c in rule.components:
             names = rule.state_of(c)
             if c.part.init is None:
-                made |= {n: self.zeros_like(p, dtype) for n in names}
+                own = [n for n in names if n not in storage.packed]
+                made |= {n: self.zeros_like(p, dtype) for n in own}
                 continue
             wide = self.cast(p, self.compute_dtype(p))
             values = first_state(c, wide, names, rule.given_init(c, hyper))
@@ -310,7 +318,7 @@ class ArrayBackend(ABC):
             if t not in hypers:
                 hypers[t] = self._at(rule, t)
             wide = self.compute_dtype(p)
-            own = {n: self.cast(a, wide) for n, a in state.arrays[i].items()}
+            own = self.opened(state.arrays[i], state.storage, wide)
             g, stored = self.cast(all_grads[i], wide), self.cast(p, wide)
             if state.storage.beside is not None:
                 held, choose = partial(self._narrowed, p), partial(self.call, "where")
@@ -328,6 +336,16 @@ class ArrayBackend(ABC):
             )
         return work
 
+    def opened(self, own: Mapping[str, Any], storage: Storage, wide: str) -> dict[str, Any]:
+        """A parameter's state, and what is beside it, in the compute dtype."""
+        form = str(storage.form)
+        found = {
+            n: self.unpacked(a, own[n + blocks.SCALE], form) if n in storage.packed else a
+            for n, a in own.items()
+            if n not in storage.scales
+        }
+        return {n: self.cast(a, wide) for n, a in found.items()}
+
     def _at(self, rule: BoundRule, t: Any) -> tuple[Mapping[str, Any], tuple[int, ...]]:
         """The hyperparameters and the phase of step t."""
         return rule.at(t), rule.phase(t)
@@ -341,11 +359,11 @@ class ArrayBackend(ABC):
             ways = state.storage.of(mine)
             for n, a in own.items():
                 shape, dtype = tuple(a.shape), self.dtype(a)
-                kept = ways.dtype_of(n, mine)
-                if dtype != kept or (n not in free and shape != tuple(p.shape)):
+                kept, wanted = ways.dtype_of(n, mine), ways.shape_of(n, tuple(p.shape))
+                if dtype != kept or (n not in free and shape != wanted):
                     message = (
                         f"{rule.name}: state {n} of params[{i}] must be a {kept} array of shape "
-                        f"{tuple(p.shape)}, got {dtype} {shape}; make a new state"
+                        f"{wanted}, got {dtype} {shape}; make a new state"
                     )
                     raise StepError(message)
                 if self.in_place and not self.writable(a):
@@ -358,9 +376,9 @@ class ArrayBackend(ABC):
         self, rule: BoundRule, i: int, p: Any, own: Mapping[str, Any], storage: Storage
     ) -> None:
         """A parameter has beside its state what its dtype needs, no more and no less."""
-        if storage.beside is None and own.keys() <= {*rule.state_names}:
+        if not storage.extra and own.keys() <= {*rule.state_names}:
             return
-        wanted = {storage.of(self.dtype(p)).beside} - {None}
+        wanted = {*storage.of(self.dtype(p)).extra}
         if {*own} - {*rule.state_names} != wanted:
             found, needs = sorted({*own} - {*rule.state_names}), sorted(map(str, wanted))
             message = f"{rule.name}: params[{i}] of {self.dtype(p)} needs {needs} beside its state, got {found}"
@@ -423,7 +441,7 @@ class ArrayBackend(ABC):
         stepped: bool,
     ) -> tuple[Any, State]:
         """Round and store: the only place where p + u happens on this path."""
-        arrays, noisy = as_list(params), state.storage.stochastic
+        arrays, ways = as_list(params), state.storage
         new_params, new_state = list(arrays), [dict(a) for a in state.arrays]
         for i, (item, old) in enumerate(zip(work, given, strict=True)):
             if item is None or old is None:
@@ -436,13 +454,21 @@ class ArrayBackend(ABC):
                 # What came in and goes out under another name is read before it is written.
                 if self.in_place and any(n != m and self.views(v, a) for m, a in old.items()):
                     new[n] = self.write(self.zeros_like(v), v)
-            noise = (state.handling.seed, item.t, state.handling.places[i]) if noisy else None
-            store = partial(self._store, noise=noise, written=item.written)
+            noise = (state.handling.seed, item.t, state.handling.places[i]) if ways.noisy else None
+            chance = noise if ways.stochastic else None
+            store = partial(self._store, noise=chance, written=item.written)
             new_params[i] = store(arrays[i], p := new.pop("p"), place=0)
             new_state[i] |= self._beside(state.arrays[i], new_params[i], p)
             for n, v in new.items():
-                place = 1 + rule.state_names.index(n)
-                new_state[i][n] = store(state.arrays[i][n], v, place=place)
+                place, own = ways.number(n, rule.state_names), state.arrays[i]
+                if n not in ways.packed:
+                    new_state[i][n] = store(own[n], v, place=place)
+                    continue
+                if v is old[n] and not item.written:
+                    continue  # it rests: packed again its scale may be another
+                both = self.packed(self.cast(v, "float32"), str(ways.form), noise, place)
+                for each, kept in zip((n, n + blocks.SCALE), both, strict=True):
+                    new_state[i][each] = self.write(own[each], kept)
         moved = [item is not None for item in work]
         if not self.in_place:
             counts = [t + m for t, m in zip(state.t, moved, strict=True)]
@@ -487,6 +513,25 @@ class ArrayBackend(ABC):
         low, high = map(xp.asarray, rounding.numbered(tuple(value.shape)))
         key = rounding.key_of(xp, *noise)
         return rounding.rounded(xp, value, dtype, key, place, low, high)
+
+    def bytes(self, shape: tuple[int, ...], like: Any) -> Any:
+        """Zeros of one byte each, on the device of ``like``."""
+        xp = nm.namespace(like)
+        return xp.zeros(shape, dtype=xp.uint8, device=nm.device(like))
+
+    def packed(
+        self, value: Any, form: str, noise: tuple[int, int, int] | None, place: int
+    ) -> tuple[Any, Any]:
+        """float32 values in blocks of eight bits, and the blocks' scales; see ``isostep.blocks``."""
+        assert noise is not None
+        xp = nm.namespace(value)
+        low, high = map(xp.asarray, rounding.numbered(tuple(value.shape)))
+        key = rounding.key_of(xp, *noise)
+        return blocks.packed(xp, value, form, rounding.noise_of(xp, key, place, low, high))
+
+    def unpacked(self, codes: Any, scales: Any, form: str) -> Any:
+        """float32 values of such blocks."""
+        return blocks.unpacked(nm.namespace(codes), codes, scales, form)
 
     def _beside(self, own: Mapping[str, Any], stored: Any, whole: Any) -> dict[str, Any]:
         """What is kept beside a parameter of which ``stored`` is what its dtype can hold of ``whole``."""

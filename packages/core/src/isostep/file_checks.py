@@ -9,7 +9,7 @@ from typing import Any
 from isostep.program import always_like_parameter, init_shapes
 from isostep.rule import BoundRule
 from isostep.state import State, StepError, check_param
-from isostep.storage import DTYPES, LOST, MASTER, Storage
+from isostep.storage import LOST, MASTER, STATE_DTYPES, Storage
 
 
 class Damage(ValueError):
@@ -48,7 +48,7 @@ def keys(values: Any, number: int) -> list[str] | None:
 def storage(values: Any) -> Storage:
     """How the arrays are kept."""
     allowed: dict[str, Sequence[Any]] = {
-        "state": (None, *DTYPES),
+        "state": (None, *STATE_DTYPES),
         "beside": (None, MASTER, LOST),
         "stochastic": (False, True),
         "scaled": (False, True),
@@ -93,7 +93,7 @@ def arrays(rule: BoundRule, params: Sequence[Any], state: State) -> None:
         dtype, shape = p.dtype.name, tuple(p.shape)
         check_param(rule, f"params[{i}]", dtype, shape)
         ways = state.storage.of(dtype)
-        wanted = shapes(shape) | ({ways.beside: shape} if ways.beside else {})
+        wanted = shapes(shape) | {n: ways.shape_of(n, shape) for n in ways.extra}
         if own.keys() != wanted.keys():
             message = (
                 f"params[{i}] of {dtype} must have the arrays {sorted(wanted)}, got {sorted(own)}"

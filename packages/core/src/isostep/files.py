@@ -76,7 +76,7 @@ def save(
         "t": list(state.t),
         "group_t": state.group_t,
         "keys": _keys(params),
-        "storage": dataclasses.asdict(state.storage),
+        "storage": {n: v for n, v in dataclasses.asdict(state.storage).items() if n != "packed"},
         "seed": state.handling.seed,
         "backend": writer.name,
         "versions": {"isostep": VERSION, "numpy": np.__version__},
@@ -130,11 +130,12 @@ def load(
         plain, state = _assemble(notes, read)
         keys = file_checks.keys(notes["keys"], len(plain))
         state.keys = None if keys is None else tuple(keys)
+        state.storage = state.storage.of_rule(bound)
         check_state(bound, state, len(plain))
         file_checks.arrays(bound, plain, state)
         for own in (*([p] for p in plain), *map(dict.values, state.arrays), state.group.values()):
             for a in own:
-                if a.dtype.name not in reader.dtypes:
+                if a.dtype.name not in (*reader.dtypes, "uint8"):
                     message = f"{name} has {a.dtype.name} arrays, and {reader.name} takes {', '.join(reader.dtypes)}"
                     raise FileError(message)
     except FileError:
@@ -304,7 +305,7 @@ def _restore(name: str, described: list[dict[str, Any]]) -> BoundRule:
             raise FileError(message)
         try:
             own = {n: _revived(f"{d['name']}'s {n}", v) for n, v in d["hyper"].items()}
-            bound = part.bind_values(own)
+            bound = part.values_of(own)
         except (FileError, RuleError, DomainError) as error:
             message = f"{name}: {error}; pass the rule: load(path, rule=...)"
             raise FileError(message) from None

@@ -295,7 +295,7 @@ def _trace(
         outputs = {n: _in_shape(n, v, state.get(n, p)) for n, v in outputs.items()}
     groups = {n: as_number(graph.value(v)) for n, v in group.state.items()}
     figures = _figures(rule, p, g, item) if rule.observed else ()
-    noise = (_input(graph, SEED, Domain.HOST, "array"), t) if kept.stochastic else ()
+    noise = (_input(graph, SEED, Domain.HOST, "array"), t) if kept.noisy else ()
     return Program(
         name=rule.name,
         nodes=tuple(graph.nodes),
@@ -401,6 +401,20 @@ def always_like_parameter(rule: BoundRule, component: Component) -> list[bool]:
     if made is None:
         return [False] * len(rule.state_of(component))
     return [a.domain is Domain.ELEMENT for a in made]
+
+
+def starts_as_zeros(rule: BoundRule, component: Component) -> list[bool]:
+    """Which of a component's state arrays are zeros of the parameter's shape, whatever its shape and numbers are."""
+    if component.part.init is None:
+        return [True] * len(rule.state_of(component))
+    import numpy as np
+
+    found = [True] * len(rule.state_of(component))
+    for shape in examples(rule):
+        made = _first_state(rule, component, np.full(shape, 1.5))
+        same = [tuple(np.shape(a)) == shape and not np.any(a) for a in made]
+        found = [a and b for a, b in zip(found, same, strict=True)]
+    return found
 
 
 def init_shapes(

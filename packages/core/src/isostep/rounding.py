@@ -47,6 +47,13 @@ def key_of(xp: Any, seed: Any, step: Any, parameter: Any) -> Any:
     return mix(xp, mix(xp, mix(xp, word(xp, seed)) + word(xp, step)) + word(xp, parameter))
 
 
+def noise_of(xp: Any, key: Any, array: int, low: Any, high: Any = 0) -> Any:
+    """The noise of an array's elements, of which the lowest 16 bits are its own; see ``rounded``."""
+    high = word(xp, high) if isinstance(high, int) else high
+    hashed = mix(xp, mix(xp, low + key) + mix(xp, key + word(xp, array // 2)) + high)
+    return hashed >> 16 if array % 2 else hashed
+
+
 def rounded(xp: Any, x: Any, dtype: str, key: Any, array: int, low: Any, high: Any = 0) -> Any:
     """float32 ``x``, rounded stochastically to numbers of ``dtype``, still as float32.
 
@@ -59,10 +66,8 @@ def rounded(xp: Any, x: Any, dtype: str, key: Any, array: int, low: Any, high: A
         low: the elements' numbers modulo 2**32, as uint32, of a shape that broadcasts against ``x``.
         high: their upper halves.
     """
-    high = word(xp, high) if isinstance(high, int) else high
-    hashed = mix(xp, mix(xp, low + key) + mix(xp, key + word(xp, array // 2)) + high)
     dropped = (1 << DROPPED[dtype]) - 1
-    noise = (hashed >> 16 if array % 2 else hashed) & word(xp, dropped)
+    noise = noise_of(xp, key, array, low, high) & word(xp, dropped)
     bits = (x.view(xp.uint32) + noise) & word(xp, ~dropped)
     found = bits.view(xp.float32)
     if dtype == "float16":  # below the normal numbers the spacing is 2**-24 everywhere

@@ -148,7 +148,7 @@ def check_state(rule: BoundRule, state: Any, count: int, names_too: bool = True)
         raise StepError(message)
     names, found = set(rule.state_names), list(map(tuple, state.arrays)) if names_too else []
     for own in set(found):  # a thousand parameters at a glance
-        if set(own) - {state.storage.beside} != names:
+        if set(own) - {*state.storage.extra} != names:
             message = (
                 f"{rule.name}: state of params[{found.index(own)}] has {sorted(own)}, expected {sorted(names)}; "
                 "a static hyperparameter has changed: make a new state"

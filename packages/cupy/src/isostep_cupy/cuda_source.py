@@ -9,6 +9,7 @@ import textwrap
 
 import numpy as np
 
+from isostep.blocks import SCALE
 from isostep.listing import identifiers, lines
 from isostep.lower.device import (
     DTYPES,
@@ -50,10 +51,11 @@ class _Writer:
         self.kernels, self.program = kernels, kernels.program
         self.mixed = kernels.group_dtype != kernels.compute
         self.layout = kernels.layout
+        self.packed = kernels.layout.storage.packed
         slots = [
             f"{n}{word(s)}{m}" for s in kernels.slots for n, m in (("at_", ""), ("", "_lanes"))
         ]
-        slots += [f"noise_{k}" for k in self.layout.pairs]
+        slots += [f"noise_{k}" for k in {*self.layout.pairs, *self.layout.packed_pairs}]
         self.names = identifiers(
             self.program, (*WORDS, *DTYPES, *slots, "count", "arrays", "width", "lead")
         )
@@ -177,6 +179,7 @@ class _Writer:
     def _of_row(self, kernel: Kernel) -> list[str]:
         slots, stride = self.kernels.slots, self.layout.width + 1
         touched = {*kernel.inputs, *self._stored(kernel)}
+        touched |= {n + SCALE for n in self.packed if n in touched}
         return [
             "const int64 array = chunks[4 * row], start = chunks[4 * row + 1], stop = chunks[4 * row + 2];",
             *(["const int64 kind = chunks[4 * row + 3];"] if "scalars" in kernel.arguments else []),
@@ -192,6 +195,8 @@ class _Writer:
 
     def _kept(self, slot: str) -> str:
         """The type of a slot's elements."""
+        if slot in self.packed:
+            return str(self.layout.storage.form)
         dtype = self.layout.dtype_of(slot)
         return "stored" if dtype == self.kernels.dtype else TYPES[dtype]
 
@@ -201,7 +206,7 @@ class _Writer:
 
     def _key(self, kernel: Kernel) -> list[str]:
         """The key of the noise with which this pass's arrays are rounded."""
-        if not (self._stored(kernel) and self.layout.pairs):
+        if not (self._stored(kernel) and (self.layout.pairs or self._exchanged(kernel))):
             return []
         words = [self._place(kernel.given[n]) for n in self.program.noise]
         words.append(f"table[array * {self.layout.width + 1} + {self.layout.width - 1}]")
@@ -209,6 +214,10 @@ class _Writer:
 
     def _stored(self, kernel: Kernel) -> set[str]:
         return {*kernel.stores, *(["p"] if kernel.update is not None else [])}
+
+    def _exchanged(self, kernel: Kernel) -> list[str]:
+        """The slots that a pass stores in blocks, for which threads tell each other of their lanes."""
+        return [n for n in kernel.stores if n in self.packed]
 
     def _unit_facts(self) -> list[str]:
         return [
@@ -261,6 +270,8 @@ class _Writer:
             for k, r in enumerate(kernel.figures)
         ]
         inside += self._noise(kernel)
+        pairs = self.layout.packed_pairs if (exchanged := self._exchanged(kernel)) else []
+        inside += [f"noise_{k}[lane] = noise_of(hashed, key, {k}, i + lane);" for k in pairs]
         inside += [
             f"{word(s)}_lanes[lane] = {self._rounded(s, self._text(v))};"
             for s, v in kernel.stores.items()
@@ -273,13 +284,23 @@ class _Writer:
         loop = [
             "const int n = lanes_left(stop - i);",
             f"real {', '.join(f'{word(s)}_lanes[LANES]' for s in both)};" if both else "",
-            *(f"load({word(s)}_lanes, at_{word(s)} + i, n, wide);" for s in kernel.inputs),
+            f"unsigned {', '.join(f'noise_{k}[LANES]' for k in pairs)};" if pairs else "",
+            *(self._load(s) for s in kernel.inputs),
             "#pragma unroll",
             "for (int lane = 0; lane < LANES; ++lane) {",
             *indent(inside),
             "}",
-            *(f"store(at_{word(s)} + i, {word(s)}_lanes, n, wide);" for s in both if s in stored),
+            *(self._store(s) for s in both if s in stored),
         ]
+        if exchanged:  # all threads go round as often
+            turns = [
+                "for (int64 turn = start; turn < stop; turn += LANES * blockDim.x) {",
+                "    const int64 i = turn + LANES * threadIdx.x;",
+            ]
+        else:
+            turns = [
+                "for (int64 i = start + LANES * threadIdx.x; i < stop; i += LANES * blockDim.x) {"
+            ]
         return self._rows(
             kernel,
             [
@@ -288,18 +309,33 @@ class _Writer:
                 *(self._unit_facts() if kernel.reads_units else []),
                 *(f"double {self._sum(r)} = 0;" for r in kernel.sums),
                 *(f"real _seen_{k} = 0;" for k, _ in enumerate(kernel.figures)),
-                "for (int64 i = start + LANES * threadIdx.x; i < stop; i += LANES * blockDim.x) {",
+                *turns,
                 *indent([x for x in loop if x]),
                 "}",
                 *self._partials(kernel),
             ],
         )
 
+    def _load(self, slot: str) -> str:
+        """Lanes from a slot's array."""
+        scales = f", at_{word(slot + SCALE)}, i" if slot in self.packed else ""
+        return f"load({word(slot)}_lanes, at_{word(slot)} + i{scales}, n, wide);"
+
+    def _store(self, slot: str) -> str:
+        """Lanes to a slot's array."""
+        at, lanes = f"at_{word(slot)} + i", f"{word(slot)}_lanes"
+        if slot not in self.packed:
+            return f"store({at}, {lanes}, n, wide);"
+        number = self.layout.number(slot)
+        noise = f"noise_{number // 2}, {16 * (number % 2)}"
+        return f"store({at}, at_{word(slot + SCALE)}, {lanes}, {noise}, i, n, wide);"
+
     def _noise(self, kernel: Kernel) -> list[str]:
         """What the arrays that this pass stores are rounded with at element ``i + lane``; two share a number."""
         pairs = self.layout.pairs if self._stored(kernel) else []
+        hashed = pairs or self._exchanged(kernel)
         return [
-            *(["const unsigned hashed = hash_of(key, i + lane);"] if pairs else []),
+            *(["const unsigned hashed = hash_of(key, i + lane);"] if hashed else []),
             *(f"const unsigned noise_{k} = noise_of(hashed, key, {k}, i + lane);" for k in pairs),
         ]
 

@@ -15,7 +15,9 @@ import numpy as np
 from isostep.values import MAPS, Value
 
 #: The types of arrays' elements and of arithmetic.
-TYPES = {"float64": "double", "float32": "float", "float16": "float16", "bfloat16": "bfloat16"}
+TYPES = {
+    "float64": "double", "float32": "float", "float16": "float16", "bfloat16": "bfloat16", "uint8": "unsigned char"
+}  # fmt: skip
 #: Where C's text differs from the listing's.
 TEXT = {
     "where": "({} ? {} : {})",
@@ -42,6 +44,7 @@ WORDS = """
     minimum sqrt cbrt exp expm1 log log1p sin cos tanh floor fabs pow power atan2 LANES Pack Share load store quotient
     unit_of element_of array_at lanes_left sum_of_block sum_of_lanes share_units reduce commit to_bits from_bits asm
     host held Word mix key_of hash_of noise_of rounded_bfloat16 rounded_float16 key hashed
+    mxfp8_e4m3 mxfp8_e5m2 size_of largest_of_block scale_of packed unpacked turn
     threadIdx blockIdx blockDim gridDim row array start stop kind wide i n lane first share unit length r
     size ndim inner units base gamma j0 j1 jn y0 y1 yn
 """.split()

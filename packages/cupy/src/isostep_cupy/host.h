@@ -113,3 +113,12 @@ template <class Body> static void run(long long blocks, long long threads, bool 
 }  // namespace host
 
 static void __syncthreads() { host::leave(); }
+static void __syncwarp() {}  // between barriers one thread runs after another
+static unsigned __shfl_xor_sync(unsigned, unsigned x, int apart) {
+    static thread_local unsigned given[host::MOST];
+    given[threadIdx.x] = x;
+    __syncthreads();
+    const unsigned found = given[threadIdx.x ^ apart];
+    __syncthreads();
+    return found;
+}

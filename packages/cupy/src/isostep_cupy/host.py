@@ -80,7 +80,11 @@ class HostDevice(Device):
     def _load(self, kernels: Kernels) -> Mapping[str, Launch]:
         arguments = {k.name: k.arguments for k in kernels.stages}
         every = arguments | {"reduce": REDUCE, "commit": COMMIT}
-        barriers = {k.name for k in kernels.stages if k.sums or k.unit_sums or k.figures}
+        barriers = {
+            k.name
+            for k in kernels.stages
+            if k.sums or k.unit_sums or k.figures or {*k.stores} & {*kernels.layout.packed}
+        }
         return self._launches(kernels.program.name, source(kernels), every, {*barriers, "reduce"})
 
     def address(self, buffer: np.ndarray) -> int:

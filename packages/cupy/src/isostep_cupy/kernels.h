@@ -84,6 +84,7 @@ constexpr int LANES = 16 / sizeof(stored);
 template <int BYTES> struct Word { typedef uint4 type; };
 template <> struct Word<8> { typedef uint2 type; };
 template <> struct Word<4> { typedef unsigned type; };
+template <> struct Word<2> { typedef unsigned short type; };
 template <class T> union Pack {
     typedef typename Word<sizeof(T) * LANES>::type word;
     static constexpr int WORDS = sizeof(T) * LANES / sizeof(word);
@@ -147,6 +148,104 @@ __device__ __forceinline__ float rounded_float16(float x, unsigned noise) {
     const float units = fabs(x) * 16777216.0f, whole = floor(units);  // of 2**-24, the spacing here
     const bool up = (unsigned)((units - whole) * 8192.0f) > 0x1fff - noise;
     return from_bits(to_bits((whole + (up ? 1.0f : 0.0f)) * 5.9604644775390625e-08f) | (bits & 0x80000000));
+}
+
+// State in blocks of eight bits; what is done is isostep.blocks's, see there. A block is 32 neighbours, the lanes of a few
+// threads that are neighbours; `scales` has a byte for each block of the array.
+struct mxfp8_e4m3 {
+    static constexpr unsigned MANTISSA = 3, BIAS = 7, TOP = 8, INFINITE = 0x7f;
+    unsigned char bits;
+};
+struct mxfp8_e5m2 {
+    static constexpr unsigned MANTISSA = 2, BIAS = 15, TOP = 15, INFINITE = 0x7c;
+    unsigned char bits;
+};
+
+// The bits of a number's size, which have the order of the numbers; 0 for what is not finite.
+__device__ __forceinline__ unsigned size_of(float x) {
+    const unsigned size = to_bits(x) & 0x7fffffff;
+    return size < 0x7f800000 ? size : 0;
+}
+
+// The largest of x over the threads that share a block. All threads of a warp must come here.
+__device__ __forceinline__ unsigned largest_of_block(unsigned x) {
+#pragma unroll
+    for (int apart = 1; apart < 32 / LANES; apart *= 2) {
+        const unsigned other = __shfl_xor_sync(0xffffffff, x, apart);
+        x = x > other ? x : other;
+    }
+    return x;
+}
+
+template <class T> __device__ __forceinline__ unsigned scale_of(unsigned largest) {
+    constexpr unsigned least = T::BIAS + T::MANTISSA + T::TOP;
+    const unsigned place = (largest >> 23) + ((largest & 0x7fffff) > 0x600000);
+    return (place > least ? place : least) - T::TOP;
+}
+
+// A float of a byte is the upper part of a float32 of the same exponent, smaller by a power of two; below the normal
+// numbers too, where the product rounds as isostep.blocks does.
+template <class T> __device__ __forceinline__ T packed(float x, float back, unsigned noise) {
+    const unsigned bits = to_bits(x), size = bits & 0x7fffffff;
+    const float y = fabs(x) * back, smaller = from_bits(T::BIAS << 23);
+    unsigned code = (to_bits(y * smaller) + ((noise & 0xffff) << (7 - T::MANTISSA))) >> (23 - T::MANTISSA);
+    code = code < T::INFINITE ? code : T::INFINITE;
+    if (T::INFINITE < 0x7f) code = size > 0x7f800000 ? 0x7f : code;
+    const unsigned least = size < 1 ? size : 1;  // what is not zero stays so
+    code = code > least ? code : least;
+    return T{(unsigned char)(code | (bits >> 24 & 0x80))};
+}
+
+__device__ __forceinline__ float unpacked(mxfp8_e5m2 kept, float power) {  // the upper half of a float16
+    return widen(float16{(unsigned short)(kept.bits << 8)}) * power;
+}
+__device__ __forceinline__ float unpacked(mxfp8_e4m3 kept, float power) {
+    const unsigned bits = kept.bits, size = bits & 0x7f;
+    const float x = from_bits(size << 20 | (bits & 0x80) << 24) * from_bits(0x7b800000);  // times 2**120
+    return (size == 0x7f ? from_bits(0x7fc00000) : x) * power;
+}
+
+// Lanes at element i of an array, `from` being where they lie.
+template <class T> __device__ __forceinline__ void load(
+    real (&to)[LANES], const T *from, const unsigned char *scales, int64 i, int n, bool wide
+) {
+    const float power = n > 0 ? from_bits((unsigned)scales[i >> 5] << 23) : 0.0f;
+    Pack<T> pack;
+    if (wide && n == LANES) {
+        pack.words[0] = __ldcg((const typename Pack<T>::word *)from);
+    } else {
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) pack.lane[lane] = lane < n ? from[lane] : T{0};
+    }
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) to[lane] = real(unpacked(pack.lane[lane], power));
+}
+
+// Each lane's noise is shifted down so far. All threads of a warp must come here, of which those beyond the array's end
+// have no lanes.
+template <class T> __device__ __forceinline__ void store(
+    T *to, unsigned char *scales, const real (&from)[LANES], const unsigned (&noise)[LANES], int shift, int64 i, int n,
+    bool wide
+) {
+    unsigned largest = 0;
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) {
+        const unsigned size = lane < n ? size_of((float)from[lane]) : 0;
+        largest = largest > size ? largest : size;
+    }
+    const unsigned scale = scale_of<T>(largest_of_block(largest));
+    const float back = from_bits((254 - scale) << 23);
+    __syncwarp();  // all have read the old one
+    if (n > 0 && i % 32 == 0) scales[i >> 5] = scale;
+    Pack<T> pack;
+#pragma unroll
+    for (int lane = 0; lane < LANES; ++lane) pack.lane[lane] = packed<T>((float)from[lane], back, noise[lane] >> shift);
+    if (wide && n == LANES) {
+        __stcg((typename Pack<T>::word *)to, pack.words[0]);
+    } else {
+#pragma unroll
+        for (int lane = 0; lane < LANES; ++lane) if (lane < n) to[lane] = pack.lane[lane];
+    }
 }
 
 // Division of what is not negative; in 32 bits where both fit, which is several times as fast.

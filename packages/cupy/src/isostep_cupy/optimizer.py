@@ -30,7 +30,8 @@ class Optimizer:
 
     For half-precision arrays: ``master_weights`` (a float32 copy is stepped), ``kahan`` (a second half-precision array
     keeps what the array cannot hold) or ``stochastic_rounding`` (of arrays and state, by ``rounding_seed``; see
-    ``isostep.rounding``). ``state_dtype`` is the dtype of state arrays, else the array's own.
+    ``isostep.rounding``). ``state_dtype`` is the dtype of state arrays, else the array's own; ``"mxfp8_e4m3"`` and
+    ``"mxfp8_e5m2"`` keep averages in blocks of eight bits (``isostep.blocks``), and load no state of another kind.
     """
 
     definition: ClassVar[Rule | None] = None
@@ -77,7 +78,7 @@ class Optimizer:
 
     def set(self, **hyper: Any) -> None:
         """Other values of hyperparameters, from the next step on: ``opt.set(lr=0.01)``."""
-        self.rule = self.rule.replace(**hyper)
+        self.rule = self.rule.midway(**hyper)
 
     def observe(self, *, momentum: str | None = None) -> None:
         """From the next step on, leave every step's figures in ``figures``; see ``isostep.telemetry``."""
@@ -130,8 +131,9 @@ class Optimizer:
         Hyperparameters are not in it: they are the program's, and may be functions. ``keys`` are a dict's.
         """
         given = self.backend.to_numpy if numpy else lambda a: a
-        state = self.state
+        state, form = self.state, self.state.storage.form
         return {
+            **({} if form is None else {"state_dtype": form}),  # which the bytes do not say
             "rule": state.rule,
             "keys": self._keys,
             "t": list(state.t),
@@ -165,6 +167,11 @@ class Optimizer:
             self._must(key in saved, f"the state_dict has no {key!r}; pass what state_dict() gave")
         name = saved["rule"]
         self._must(name == state.rule, f"the state_dict is of {name!r}; load one of {state.rule!r}")
+        found, wanted = (f or "no blocks" for f in (saved.get("state_dtype"), state.storage.form))
+        self._must(
+            found == wanted,
+            f"the state_dict's state is in {found}, this optimizer's in {wanted}; load one of the same state_dtype",
+        )
         for key, kind in (("t", Sequence), ("state", Sequence), ("group", Mapping)):
             form = "list" if kind is Sequence else "dict"
             fits = isinstance(saved[key], kind) and not isinstance(saved[key], str)

@@ -247,7 +247,7 @@ def _step(
         program, kind, first = spec.programs[at], spec.kinds[at], leaves[at]
         wide = "float64" if first["p"].dtype == jnp.float64 else "float32"
         kept = {n: run.join([x.get(n) for x in leaves]) for n in first}
-        arrays = opened(kept, wide)
+        arrays = opened(kept, wide, spec.storage, bool(run.stacked))
         if spec.storage.scaled:
             arrays["g"] = arrays["g"] * jnp.asarray(handling[2], wide)
         stored.append(kept)
@@ -262,9 +262,9 @@ def _step(
     )
     new: list[dict[str, Any]] = [{} for _ in leaves]
     for task, run, kept in zip(tasks, spec.runs, stored, strict=True):
-        noise = _noise(spec, run, handling) if spec.storage.stochastic else None
-        names = [n for n in task.program.outputs if n in task.program.state_names]
-        for n, own in closed(kept, done.outputs(task), names, noise).items():
+        noise = _noise(spec, run, handling) if spec.storage.noisy else None
+        after = closed(kept, done.outputs(task), task.program, noise, spec.storage)
+        for n, own in after.items():
             for i, each in zip(run.leaves, run.split(own), strict=True):
                 new[i][n] = each
     return new, done.group_outputs(), observed(done, tasks, spec.runs, spec.group_dtype)
@@ -273,7 +273,7 @@ def _step(
 def _handling(state: State, members: list[int], kinds: list[int]) -> Any:
     """The numbers that a state's storage goes by: the seed and the counts of steps, the leaves' own, the factor."""
     numbered = [rounding.word(np, x) for x in (state.handling.seed, *kinds)]
-    noisy = state.storage.stochastic
+    noisy = state.storage.noisy
     places = [state.handling.places[i] if noisy else 0 for i in members]
     return numbered, np.array(places, np.uint32), state.handling.factor
 

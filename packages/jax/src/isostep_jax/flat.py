@@ -76,13 +76,20 @@ def flat(tx: Transform, params: Any) -> FlatTransform:
     """The transformation on flat buffers, laid out for trees like ``params`` (arrays or their shapes).
 
     Raises:
-        RuleError: the rule looks at the shape of its arrays (matrices, factored state), or is not isostep's.
+        RuleError: the rule looks at the shape of its arrays (matrices, factored state), its state is kept in blocks,
+            or it is not isostep's.
         StepError: the leaves are on several devices, and not each of them on all.
     """
     if not isinstance(tx.init, Init):
         message = f"flat needs a transformation of isostep_jax that is neither observed nor flat, got {tx.init!r}"
         raise RuleError(message)
     rule = tx.init.rule
+    if tx.init.storage.form is not None:
+        message = (
+            f"{rule.name}: state_dtype {tx.init.storage.form} has no flat mode, as blocks are of one leaf; use it "
+            "without flat(), small leaves with grouped=True"
+        )
+        raise RuleError(message)
     leaves, tree = flattened(rule, params, together=True)
     _check_rule(rule, leaves)
     layout = Layout(

@@ -48,6 +48,14 @@ def alike(arrays: Mapping[str, Any]) -> dict[str, Any]:
     return {n: a if spread(a) or a.shape != p.shape else sharded(a, p) for n, a in arrays.items()}
 
 
+def rows(x: Any, count: int) -> Any:
+    """An array whose axes behind the first ``count`` are not spread."""
+    s = spread(x)
+    if s is None or not any(axis is not None for axis in s.spec[count:]):
+        return x
+    return jax.sharding.reshard(x, NamedSharding(s.mesh, PartitionSpec(*s.spec[:count])))
+
+
 def _to(x: jax.Array, mesh: Any) -> jax.Array:
     return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
 

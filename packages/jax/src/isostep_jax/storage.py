@@ -1,4 +1,4 @@
-"""How half-precision leaves and their state are kept: master weights, Kahan's sums, stochastic rounding.
+"""How leaves and their state are kept: master weights, Kahan's sums, stochastic rounding, blocks of eight bits.
 
 A step opens its arrays to the compute dtype and closes them again; XLA does both in the passes that make the update.
 The noise is ``isostep.rounding``'s, so that a step leaves the bits that it leaves on every other backend.
@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isostep import rounding
+from isostep import blocks, rounding
+from isostep.program import Program
 from isostep.rule import RuleError
 from isostep.state import StepError
 from isostep.storage import HALVES, LOST, MASTER, Storage, taken, whole
+from isostep_jax import mesh
 from isostep_jax.layout import Segments
 
 
@@ -36,10 +38,12 @@ def asked_for(name: str, options: Mapping[str, Any]) -> tuple[Storage, int]:
 
 
 def _name(dtype: Any) -> str:
+    if isinstance(dtype, str) and dtype in blocks.FORMATS:  # which are no dtypes
+        return dtype
     try:
         return str(jnp.dtype(dtype).name)
     except TypeError:
-        return repr(dtype)
+        return dtype if isinstance(dtype, str) else repr(dtype)
 
 
 class Noise(NamedTuple):
@@ -81,9 +85,14 @@ def _numbered(shape: Sequence[int]) -> jax.Array:
     return found
 
 
-def opened(arrays: Mapping[str, jax.Array], wide: str) -> dict[str, jax.Array]:
+def opened(
+    arrays: Mapping[str, jax.Array], wide: str, storage: Storage, stacked: bool
+) -> dict[str, jax.Array]:
     """The arrays of a step in the compute dtype; what is kept beside the parameter has become part of it."""
-    found = {n: a.astype(wide) for n, a in arrays.items()}
+    found = {n: a for n, a in arrays.items() if n not in storage.scales}
+    for n in storage.packed:
+        found[n] = _unpacked(found[n], arrays[n + blocks.SCALE], str(storage.form), stacked)
+    found = {n: a.astype(wide) for n, a in found.items()}
     near = partial(held, dtype=arrays["p"].dtype)
     found["p"] = whole(found["p"], found, near, jnp.where)
     return found
@@ -92,20 +101,29 @@ def opened(arrays: Mapping[str, jax.Array], wide: str) -> dict[str, jax.Array]:
 def closed(
     before: Mapping[str, jax.Array],
     after: Mapping[str, jax.Array],
-    names: Sequence[str],
+    program: Program,
     noise: Noise | None,
+    storage: Storage,
 ) -> dict[str, jax.Array]:
     """The arrays of a step as they are kept: ``after`` in the dtypes of ``before``, and what is beside the parameter.
 
-    ``names``: the state's, in the rule's order.
+    ``program``: the step's; ``noise``: where ``storage`` rounds anything by chance.
     """
-    places = {n: 0 if n == "p" else 1 + names.index(n) for n in after}
-    found = {
-        n: (a if noise is None else kept(a, before[n].dtype, noise, places[n])).astype(
-            before[n].dtype
-        )
-        for n, a in after.items()
-    }
+    places = {n: storage.number(n, program.state_names) for n in after}
+    found: dict[str, jax.Array] = {}
+    for n in storage.packed:
+        scale = n + blocks.SCALE
+        if n in program.stored and noise is not None:
+            both = _packed(after[n], str(storage.form), noise, places[n])
+            for each, a in zip((n, scale), both, strict=True):
+                found[each] = _sharded_as(a, before[each])
+        else:  # packed again, the same numbers may have another scale
+            found |= {n: before[n], scale: before[scale]}
+    noise = noise if storage.stochastic else None
+    for n, a in after.items():
+        if n not in found:
+            dtype = before[n].dtype
+            found[n] = (a if noise is None else kept(a, dtype, noise, places[n])).astype(dtype)
     if MASTER in before:
         found[MASTER] = after["p"].astype(before[MASTER].dtype)
     if LOST in before:
@@ -123,6 +141,43 @@ def kept(value: jax.Array, dtype: Any, noise: Noise | None, place: int) -> jax.A
         return held(value, dtype)
     narrow = value.astype(jnp.float32)
     return _rounded(narrow, *noise.of(value.shape), name, place).astype(value.dtype)
+
+
+def _packed(value: jax.Array, form: str, noise: Noise, place: int) -> tuple[jax.Array, jax.Array]:
+    """A state array in blocks, and the blocks' scales. They are whole numbers: no derivative goes through them."""
+    narrow = jax.lax.stop_gradient(value).astype(jnp.float32)
+    key, low = noise.of(value.shape)
+    hashed = rounding.noise_of(jnp, key, place, low)
+    batch = _rows(value.shape, noise.stacked)
+    codes, scales = blocks.packed(jnp, mesh.rows(narrow, batch), form, hashed, batch)
+    return mesh.sharded(codes, value), _by(scales, value.shape, int(noise.stacked))
+
+
+def _sharded_as(x: jax.Array, before: jax.Array) -> jax.Array:
+    """Bytes, which XLA would else shard as it likes, at every step otherwise, so that none could be donated.
+
+    An operation with what they were before, of which the compiler sees too late that it is none, tells it how.
+    """
+    return x + jax.lax.optimization_barrier(before) - before
+
+
+def _unpacked(codes: jax.Array, scales: jax.Array, form: str, stacked: bool) -> jax.Array:
+    batch = _rows(codes.shape, stacked)
+    scales = _by(scales, codes.shape, batch)
+    return mesh.sharded(blocks.unpacked(jnp, mesh.rows(codes, batch), scales, form, batch), codes)
+
+
+def _by(scales: jax.Array, shape: Sequence[int], batch: int) -> jax.Array:
+    """The scales of an array of this shape by the first ``batch`` axes of it."""
+    own = (*shape[:batch], blocks.count(shape[batch:]))
+    return jnp.reshape(mesh.rows(scales, 0), own)
+
+
+def _rows(shape: Sequence[int], stacked: bool) -> int:
+    """How many axes number rows of whole blocks: such an axis may be sharded, and its numbers stay where they are."""
+    sizes = {axis: int(np.prod(shape[axis:], dtype=np.int64)) for axis in range(len(shape))}
+    even = [axis for axis in sizes if sizes[0] and sizes[axis] % blocks.BLOCK == 0]
+    return max([int(stacked), *even])
 
 
 def held(value: jax.Array, dtype: Any) -> jax.Array:

@@ -102,9 +102,8 @@ class Init:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the state's arrays are called: as the rule calls them, and what is kept beside parameters."""
-        beside = self.storage.beside
-        return self.rule.state_names if beside is None else (*self.rule.state_names, beside)
+        """What the state's arrays are called: as the rule calls them, and what is kept beside these or parameters."""
+        return (*self.rule.state_names, *self.storage.extra)
 
     def runs(self, leaves: list[Any]) -> list[Run]:
         """Which leaves are kept as one stack."""
@@ -190,7 +189,8 @@ class Init:
             if n not in leaf.arrays:
                 continue
             stack = p.shape[: bool(leaf.run.stacked)]
-            shape = (*stack, *shapes[n]) if n in shapes else tuple(p.shape)
+            own = shapes.get(n, self.storage.shape_of(n, tuple(p.shape[len(stack) :])))
+            shape = (*stack, *own)
             wanted, array = (kept.dtype_of(n, p.dtype.name), shape), leaf.arrays[n]
             which = ", ".join(map(str, leaf.run.leaves))
             if (array.dtype.name, tuple(array.shape)) != wanted:
@@ -207,8 +207,9 @@ class Init:
         Where stacks of the state are not those of the gradients' dtypes, nothing tells whose they are.
         """
         runs = self.runs(grads)
-        first = state.arrays[self.rule.state_names[0]] if self.rule.state_names else None
-        if self.storage.state or jax.tree.structure(first) != self.structure(tree, runs):
+        own = [n for n in self.rule.state_names if self.storage.dtype_of(n, "own") == "own"]
+        first = state.arrays[own[0]] if own else None
+        if jax.tree.structure(first) != self.structure(tree, runs):
             return grads
         found = list(grads)
         for run, array in zip(runs, jax.tree.leaves(first), strict=True):
@@ -230,7 +231,7 @@ class Init:
         )
 
     def _has(self, name: str, p: Any) -> bool:
-        return name in self.rule.state_names or self.storage.of(p.dtype.name).beside == name
+        return name in self.rule.state_names or name in self.storage.of(p.dtype.name).extra
 
     def packed(self, tree: Any, runs: list[Run], done: list[dict[str, Any]]) -> dict[str, Any]:
         """The arrays of every run as the state keeps them."""
@@ -275,9 +276,15 @@ def transform(
     for the state of all leaves. The state has then a tree ``master_weight`` or ``kahan_compensation``, None for leaves
     of full precision; updates are what takes a leaf to the rounded value.
 
+    ``state_dtype="mxfp8_e4m3"`` and ``"mxfp8_e5m2"`` keep averages in eight bits (see ``isostep.blocks``): arrays of
+    uint8, each with a tree of its blocks' scales beside it, as ``exp_avg_scale``, of one axis whatever the leaf has.
+    Shards of whole blocks stay where they are. Derivatives go through the update that a step gives, but not through
+    such state to the next.
+
     Raises:
         StepError: this is no bound rule.
         RuleError: an option is unknown, or the rule takes parameters one after another.
+        ValueError: an option's value is none that it has, or the rule has no state to keep in eight bits.
     """
     check_rule(rule)
     unknown = sorted(set(options) - set(OPTIONS))
@@ -287,7 +294,8 @@ def transform(
     if rule.sequential:
         message = f"{rule.name}: a rule that takes parameters one after another has no transformation; see jax:jit"
         raise RuleError(message)
-    return build(Init(rule, grouped, exact_updates, *asked_for(rule.name, options)))
+    storage, seed = asked_for(rule.name, options)
+    return build(Init(rule, grouped, exact_updates, storage.of_rule(rule), seed))
 
 
 def build(
@@ -370,7 +378,9 @@ def build(
             for run, u in zip(runs, found, strict=True)
             for pair in zip(run.leaves, run.split(u), strict=True)
         )
-        after: Any = TransformState(now.astype(counted), init.packed(tree, runs, arrays), new_group)
+        # Copies: two values that are one number, as eager steps leave them, could not both be donated.
+        values = {n: jnp.array(v) for n, v in new_group.items()}
+        after: Any = TransformState(now.astype(counted), init.packed(tree, runs, arrays), values)
         if rule.observed:  # for ``isostep_jax.observe``, which keeps the two together
             after = (after, seen)
         return jax.tree.unflatten(tree, [updates[i] for i in range(len(leaves))]), after
@@ -442,7 +452,8 @@ def _outputs(
             known[id(program)] = _scalars(program, hyper, t, "array")
             shared |= _scalars(program, hyper, t, "group")
         wide = COMPUTE_DTYPE[leaf.arrays["p"].dtype.name]
-        given = (program, opened(leaf.arrays, wide), known[id(program)], wide)
+        arrays = opened(leaf.arrays, wide, init.storage, bool(leaf.run.stacked))
+        given = (program, arrays, known[id(program)], wide)
         tasks.append(
             Stack(*given, count=leaf.run.stacked)
             if leaf.segments is None
@@ -459,17 +470,18 @@ def _outputs(
         p, whole = leaf.arrays["p"], each.arrays["p"]
         ways = init.storage.of(p.dtype.name)
         noise = None
-        if ways.stochastic:
+        if ways.noisy:
             where = (leaf.numbers, leaf.segments, bool(leaf.run.stacked))
             noise = Noise.of_leaves(init.seed, count, *where)
         u = found.pop(UPDATE) if UPDATE in found else found.pop(PARAMETER) - whole
-        if ways.beside or (noise and p.dtype.name in HALVES):  # what takes p to what can be kept
+        chance = noise if ways.stochastic and p.dtype.name in HALVES else None
+        if ways.beside or chance:  # what takes p to what can be kept
             new = whole + u
-            stored = closed(leaf.arrays, {"p": new, **found}, rule.state_names, noise)
+            stored = closed(leaf.arrays, {"p": new, **found}, each.program, noise, ways)
             del stored["p"]
-            u = kept(new, p.dtype, noise, 0) - p.astype(new.dtype)
+            u = kept(new, p.dtype, chance, 0) - p.astype(new.dtype)
         else:
-            stored = closed(leaf.arrays, found, rule.state_names, noise)
+            stored = closed(leaf.arrays, found, each.program, noise, ways)
         updates.append(u if init.exact_updates else u.astype(p.dtype))
         states.append(stored)
     sums = observed(run, tasks, [x.run for x in leaves], dtype)
@@ -535,17 +547,19 @@ def _init_leaf(
     if isinstance(p, jax.ShapeDtypeStruct):  # what a state starts with of its numbers is unknown
         p = jnp.full_like(p, jnp.nan)
     made: dict[str, Any] = {}
-    dtype = storage.state or p.dtype
+    dtypes = {n: storage.dtype_of(n, p.dtype.name) for n in rule.state_names}
     hyper = _widened(hyper, COMPUTE_DTYPE[p.dtype.name])
     for c in rule.components:
         names = rule.state_of(c)
         if c.part.init is None:
-            made |= {n: jnp.zeros_like(p, dtype) for n in names}
+            made |= {n: jnp.zeros_like(p, dtypes[n]) for n in names}
             continue
         wide = p.astype(COMPUTE_DTYPE[p.dtype.name])
         values = first_state(c, wide, names, rule.given_init(c, hyper))
         # Copies: a state that is the parameter itself could not be donated beside it.
-        made |= {n: jnp.array(v, dtype) for n, v in zip(names, values, strict=True)}
+        made |= {n: jnp.array(v, dtypes[n]) for n, v in zip(names, values, strict=True)}
+    for n in storage.scales:
+        made[n] = mesh.met(jnp.zeros(storage.shape_of(n, p.shape), jnp.uint8), [p])
     if storage.beside is not None:
         made[storage.beside] = first_beside(p, storage)
     return made

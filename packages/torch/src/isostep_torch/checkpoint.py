@@ -13,9 +13,11 @@ import torch
 
 import isostep
 from isostep import schedules
+from isostep.blocks import FORMATS, SCALE
 from isostep.domains import Pair, Real
 from isostep.rule import BoundRule
 from isostep.schedules.recursion import Recursion
+from isostep.state import StepError
 from isostep_torch import paths, storage
 from isostep_torch.loop import TorchLoop
 
@@ -23,6 +25,8 @@ from isostep_torch.loop import TorchLoop
 SHARED = "shared"
 #: Where a state dict has a group's schedules.
 SCHEDULES = "schedules"
+#: What an array in blocks of eight bits has beside its bytes in a state dict.
+SCALES = "scales"
 
 #: What schedules of ours are made of: checkpoints of them are read with ``weights_only``.
 _OURS: list[Any] = [*filter(is_dataclass, vars(schedules).values()), Recursion]
@@ -34,9 +38,16 @@ def export(optimizer: Any, packed: dict[str, Any]) -> None:
 
     Parameters at the same step share its count; those classes count in place. They look for what a group shares, and
     for a rule's ``derived`` numbers, with each parameter, and know no schedules. ``torch.load`` takes Python's numbers.
+
+    An array in blocks is a dict of its form and its scales. Those classes would take the bytes for numbers: of a dict
+    they say that it is no tensor. If a group's ``state_dtype`` has left blocks since its last step, so has the array.
     """
     state = {k: dict(v) if isinstance(v, dict) else v for k, v in packed["state"].items()}
     for own_group, group in zip(optimizer.param_groups, packed["param_groups"], strict=True):
+        for key, p in zip(group["params"], own_group["params"], strict=True):
+            if own := state.get(key):
+                form = optimizer._forms.get(p, storage.kept(own_group).form)
+                state[key] = _nested(own_group, p, own, form)
         owns = {key: own for key in group["params"] if (own := state.get(key))}
         found = {n: v for n, v in (group.get(SHARED) or {}).items() if n != "step"}
         shared = {  # users may have put numbers there
@@ -64,6 +75,62 @@ def export(optimizer: Any, packed: dict[str, Any]) -> None:
         kept = {SHARED} | theirs - {*rule.values}
         group |= {n: _pure(v) for n, v in group.items() if n not in kept}
     packed["state"] = state
+
+
+def _nested(
+    group: Mapping[str, Any], p: torch.Tensor, own: dict[str, Any], form: str | None
+) -> dict[str, Any]:
+    """A parameter's entry with arrays in blocks as dicts, or as numbers where the group now wants those."""
+    names = [n for n in own if storage.is_packed(own, n)]
+    found = {n: v for n, v in own.items() if n.removesuffix(SCALE) not in names or n in names}
+    for n in names:
+        if form is not None and form == group["state_dtype"]:
+            found[n] = {form: own[n], SCALES: own[n + SCALE]}
+        else:
+            found[n] = storage.opened(own, n, form).to(storage.dtype_of_state(group, p))
+    return found
+
+
+def _flat(rule: str, group: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved entry as optimizers have it: arrays in blocks of the group's form, with their scales; others as numbers.
+
+    Raises:
+        ValueError: it has bytes of which it does not say the form, or which are another model's.
+    """
+    found: dict[str, Any] = {}
+    for n, v in own.items():
+        form = next((f for f in FORMATS if isinstance(v, Mapping) and f in v), None)
+        if form is None:
+            if storage.is_packed(own, n):
+                message = (
+                    f"{rule}: state {n} is of bytes, which mean nothing without their form; "
+                    "save it with state_dict()"
+                )
+                raise ValueError(message)
+            found[n] = v
+            continue
+        both = {n: v[form], n + SCALE: v.get(SCALES)}
+        if not storage.is_packed(both, n):
+            message = f"{rule}: state {n} in blocks must be a dict of uint8 tensors {form!r} and {SCALES!r}"
+            raise ValueError(message)
+        try:
+            found |= both if form == group["state_dtype"] else {n: storage.opened(both, n, form)}
+        except StepError as error:
+            message = f"{rule}: {error}; it was saved for another model"
+            raise ValueError(message) from None
+    return found
+
+
+def without_bytes(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict for torch to load, which would widen bytes to the parameter's dtype for nothing."""
+    state = {}
+    for key, own in saved["state"].items():
+        state[key] = own
+        if isinstance(own, Mapping):
+            left = {n for n in own if storage.is_packed(own, n)}
+            left |= {n + SCALE for n in left}
+            state[key] = {n: v for n, v in own.items() if n not in left}
+    return {**saved, "state": state}
 
 
 def _pure(value: Any) -> Any:
@@ -96,6 +163,9 @@ def _plain(value: Any) -> bool:
 def filled(rule: str, kind: str, groups: list[dict[str, Any]], saved: Any) -> dict[str, Any]:
     """A state dict whose groups have all options and hyperparameters: what torch.optim's lack is this optimizer's.
 
+    Options are the state dict's but for blocks of eight bits: whether state is kept in those, and in which, is this
+    optimizer's, and ``check`` and ``arrays_of`` find it so.
+
     ``kind`` is the name of the optimizer's class.
     """
     wanted = ("state", "param_groups")
@@ -103,7 +173,7 @@ def filled(rule: str, kind: str, groups: list[dict[str, Any]], saved: Any) -> di
         got = sorted(map(str, saved)) if isinstance(saved, Mapping) else type(saved).__name__
         message = f"{rule}: a state dict must be a dict with state and param_groups, got {got}"
         raise ValueError(message)
-    every = []
+    every, state = [], dict(saved["state"])
     for group, other in zip(groups, saved["param_groups"], strict=False):
         own = {n: v for n, v in group.items() if n not in ("params", "param_names", "rule", SHARED)}
         known = {n: v for n, v in other.items() if n != SCHEDULES}
@@ -112,9 +182,15 @@ def filled(rule: str, kind: str, groups: list[dict[str, Any]], saved: Any) -> di
         for n, v in other.get(SCHEDULES, {}).items():
             kept = own[n] if any(map(callable, _each(own.get(n)))) else known[n]
             known[n] = kept if v is None else v
-        every.append(own | known)
+        merged = own | known
+        if storage.in_blocks(own) or storage.in_blocks(merged):
+            merged["state_dtype"] = own["state_dtype"]
+        every.append(merged)
+        for key in other["params"]:
+            if isinstance(entry := state.get(key), Mapping):
+                state[key] = _flat(rule, merged, entry)
     every += saved["param_groups"][len(every) :]
-    return {**saved, "param_groups": every}
+    return {**saved, "state": state, "param_groups": every}
 
 
 def _check_torchs(rule: str, kind: str, other: Mapping[str, Any]) -> None:
@@ -193,8 +269,9 @@ def _check_one(
             f"expected {sorted(rule.state_names)}; it was saved by another rule or setting"
         )
         raise ValueError(message)
-    names = (*rule.state_names, *storage.extra_names(group, p))
-    shapes = {n: tuple(p.shape) for n in names}
+    how = storage.kept(group, rule)
+    names = (*rule.state_names, *storage.extra_names(how, p))
+    shapes = {n: how.shape_of(n, tuple(p.shape)) for n in names}
     if free or p.is_complex():
         made = storage.make_state(rule, group, p, TorchLoop())
         shapes |= {n: tuple(a.shape) for n, a in made.items()}
@@ -242,23 +319,30 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def arrays_of(
-    group: Mapping[str, Any], p: torch.Tensor, names: tuple[str, ...], own: Mapping[str, Any]
+    rule: BoundRule, group: Mapping[str, Any], p: torch.Tensor, own: Mapping[str, Any], place: int
 ) -> dict[str, torch.Tensor]:
-    """Copies of the saved arrays of one parameter on its device, in the dtype that they are kept in.
+    """Copies of the saved arrays of one parameter on its device, in the dtype that they are kept in, or in blocks.
 
     torch.optim casts all state to the parameter's dtype, which loses what state_dtype and master_weights are for.
+    ``place``: the parameter's, among all, of the noise that what goes into blocks is rounded with.
     """
+    how = storage.kept(group, rule)
+    noise = (group["rounding_seed"], int(own.get("step") or 0), place)
     found = {}
     if (step := own.get("step")) is not None:
         # Where it lies, whatever torch's default device is. SparseAdam's is a number.
         there = step.device if isinstance(step, torch.Tensor) else "cpu"
         count = torch.as_tensor(step, dtype=torch.float32, device=there)
         found["step"] = count.detach().clone()  # capturable steps count in place
-    for n in (*names, *storage.extra_names(group, p)):
+    for n in (*rule.state_names, *storage.extra_names(how, p)):
         value = own.get(n)
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) and n in how.packed and value.dtype is not torch.uint8:
+            found |= storage.packed(how, n, value.to(p.device), rule.state_names, noise)
+        elif isinstance(value, torch.Tensor):
             dtype = storage.dtype_of_state(group, p)
-            if n == storage.MASTER:
+            if n in how.packed or n in how.scales:
+                dtype = torch.uint8
+            elif n == storage.MASTER:
                 dtype = torch.float32
             elif n == storage.LOST or value.is_complex():
                 dtype = p.dtype

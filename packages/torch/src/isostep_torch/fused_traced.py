@@ -201,6 +201,7 @@ class TracedTriton(TorchTriton):
         times: list[Any] = [*state.t, state.group_t]
         here = arrays[0].device if arrays else None
         fits = all(getattr(t, "dtype", None) is torch.float32 and t.device == here for t in times)
+        fits = fits and not (state.storage.packed and not self.takes_blocks(rule))
         if self._obstacle(rule) or not fits or super().path(rule) != "fused":
             return self._by_foreach(rule, params, grads, state, **inputs)
         # Every array has a count of its own; to the plan they are just different ones.

@@ -17,7 +17,7 @@ import torch
 
 from isostep.lower.plan import same
 from isostep.state import State
-from isostep.storage import Storage
+from isostep.storage import PLAIN, Storage
 from isostep_torch.addresses import finder, in_python
 from isostep_torch.entries import Entries
 from isostep_torch.storage import local
@@ -36,6 +36,9 @@ class Kept:
     ways: tuple[Any, ...]  # the group's options that chose the backend
     #: how the tensors are stored, if they may be stepped as they are
     storage: Storage | None = None
+    #: how the options have them stored
+    how: Storage = PLAIN
+    mixed: bool = False  # whether there were gradients of other dtypes than their parameters
     opened_plan: Any = None  # the backend's own notes of steps whose tensors were opened
     #: name -> the entries that have it, and what they hold
     columns: dict[str, tuple[list[dict[str, Any]], list[Any]]] = field(init=False)

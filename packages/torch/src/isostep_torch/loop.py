@@ -12,8 +12,9 @@ import torch
 from isostep import ArrayBackend
 from isostep.backends.numpy import numpy_dtype
 from isostep.rule import BoundRule
+from isostep.state import StepError
 from isostep.strides import folded
-from isostep_torch import sharded
+from isostep_torch import blocks, sharded
 from isostep_torch.calls import call
 from isostep_torch.rounding import key_of, stochastic_
 
@@ -85,6 +86,24 @@ class TorchLoop(ArrayBackend):
             return found
 
         return sharded.by_parts(rounded, value)
+
+    def bytes(self, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+        if sharded.distributed(like):
+            raise StepError(blocks.NO_SHARDS)
+        return torch.zeros(shape, dtype=torch.uint8, device=like.device)
+
+    def packed(
+        self, value: torch.Tensor, form: str, noise: tuple[Any, Any, int] | None, place: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert noise is not None
+        return blocks.packed(value, form, key_of(*noise, value.device), place)
+
+    def unpacked(self, codes: torch.Tensor, scales: torch.Tensor, form: str) -> torch.Tensor:
+        return blocks.unpacked(codes, scales, form)
+
+    def takes_blocks(self, rule: BoundRule) -> bool:
+        """Whether kernels take state in blocks as it is; else it is opened before a step and closed after it."""
+        return False
 
     def call(self, op: str, *args: Any) -> Any:
         return call(op, *args)

@@ -35,7 +35,10 @@ class Optimizer(Stepping):
     lets autograd through the step, to tensors given as hyperparameters too. For half-precision parameters:
     ``master_weights`` (a float32 copy is stepped), ``kahan`` (a second half-precision array keeps what the
     parameter cannot hold) or ``stochastic_rounding`` (of parameters and state, by ``rounding_seed``; see
-    ``isostep.rounding``). ``state_dtype`` is the dtype of state arrays, else the parameter's.
+    ``isostep.rounding``). ``state_dtype`` is the dtype of state arrays, else the parameter's. As ``"mxfp8_e4m3"`` or
+    ``"mxfp8_e5m2"`` it keeps those that start as zeros (averages) in eight bits and a quarter: uint8 tensors, with the
+    scales of blocks of 32 neighbours in another, ``exp_avg_scale`` (``isostep.blocks``). It may be set in mid-run, and
+    a state dict is loaded into the blocks, or into none, that the optimizer has.
 
     Complex parameters are pairs of reals. A sparse gradient steps the rows that it names, if the rule works element
     by element.
@@ -63,7 +66,7 @@ class Optimizer(Stepping):
         self._watched()
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_template": self._template}
+        return super().__getstate__() | {"_template": self._template, "_forms": self._forms}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         loading = getattr(self, "_loading", None)
@@ -78,12 +81,17 @@ class Optimizer(Stepping):
 
     def _take_arrays(self, saved: Mapping[str, Any]) -> None:
         """The saved arrays again, from the state dict itself: torch has cast them to the parameter's dtype."""
+        every = (p for group in self.param_groups for p in group["params"])
+        places = {p: k for k, p in enumerate(every)}
         for group, other in zip(self.param_groups, saved["param_groups"], strict=True):
             rule = self.bound(group)
             pairs = zip(group["params"], other["params"], strict=True)
             owns = [(p, own) for p, key in pairs if (own := saved["state"].get(key))]
             for p, own in owns:
-                taken = checkpoint.arrays_of(group, p, rule.state_names, own)
+                taken = checkpoint.arrays_of(rule, group, p, own, places[p])
+                self._forms.pop(p, None)
+                if form := storage.kept(group).form:
+                    self._forms[p] = form
                 # What other settings use stays (SGD's buffer while its momentum is 0), as it does in torch.optim.
                 stale = {*rule.group_names, *rule.rule.derived}
                 kept = {n: v for n, v in self.state[p].items() if n not in stale | taken.keys()}
@@ -107,8 +115,10 @@ class Optimizer(Stepping):
                     "use p.resolve_conj()"
                 )
                 raise ValueError(message)
-            self.bound(param_group)
+            rule = self.bound(param_group)
             check_options(self._template.name, param_group)
+            storage.check_blocks(rule, param_group)
+            storage.kept(param_group).of_rule(rule)
         except Exception:
             self.param_groups.pop()
             raise
@@ -143,7 +153,7 @@ class Optimizer(Stepping):
             )
             checkpoint.check(self._template, self.param_groups, whole)
             self._loading = whole
-            return whole
+            return checkpoint.without_bytes(whole)
 
         if not isinstance(state_dict, Mapping):
             look(self, state_dict)  # says what is wrong
@@ -219,9 +229,13 @@ class Optimizer(Stepping):
                     storage.real(own.get(storage.MASTER, p.detach()))
                     for p, own in zip(params, owns, strict=True)
                 ]
+                forms = [self._forms.get(p, storage.kept(group).form) for p in params]
                 arrays = [
-                    {n: storage.real(own[n]).to(w.dtype) for n in rule.state_names}
-                    for own, w in zip(owns, wide, strict=True)
+                    {
+                        n: storage.real(storage.opened(own, n, form)).to(w.dtype)
+                        for n in rule.state_names
+                    }
+                    for own, w, form in zip(owns, wide, forms, strict=True)
                 ]
                 shared = {n: v for n, v in (group.get(SHARED) or {}).items() if n != "step"}
                 state = State(rule.name, [int(own["step"]) for own in owns], arrays, shared)
@@ -266,6 +280,6 @@ class Optimizer(Stepping):
         for g in self.param_groups:
             rule, params = self.bound(g), g["params"]
             reached = storage.shards(rule, params) or params
-            name, reason = paths.path_of(g, reached), paths.why(g, reached)
+            name, reason = self._path_of(rule, g, reached), paths.why(g, reached)
             lines.append(f"{name}: {reason}; {paths.make(name, g).path(rule)}")
         return "\n".join(lines)

@@ -51,17 +51,26 @@ def stochastic_(target: torch.Tensor, value: torch.Tensor, key: torch.Tensor, ar
         _block(out[part], given[part], key, array, start)
 
 
-def _block(out: torch.Tensor, x: torch.Tensor, key: torch.Tensor, array: int, start: int) -> None:
-    # BLOCK divides 2**32, so that all elements of a block have the same upper half.
-    element = torch.arange(len(x), dtype=torch.int32, device=x.device).add_(_as_int32(start))
-    dropped = (1 << DROPPED[str(out.dtype).removeprefix("torch.")]) - 1
+def noise(
+    count: int, device: torch.device, key: torch.Tensor, array: int, start: int
+) -> torch.Tensor:
+    """The noise of ``count`` elements of an array from ``start`` on, a multiple of ``BLOCK``: the lowest bits are its.
+
+    They are int32. BLOCK divides 2**32, so that all elements of a block have the same upper half.
+    """
+    element = torch.arange(count, dtype=torch.int32, device=device).add_(_as_int32(start))
     hashed = mix(mix(element + key) + mix(key + array // 2) + (start >> 32))
-    noise = (_shifted(hashed, 16) if array % 2 else hashed).bitwise_and_(dropped)
-    rounded = ((x.view(torch.int32) + noise) & ~dropped).view(torch.float32)
+    return _shifted(hashed, 16) if array % 2 else hashed
+
+
+def _block(out: torch.Tensor, x: torch.Tensor, key: torch.Tensor, array: int, start: int) -> None:
+    dropped = (1 << DROPPED[str(out.dtype).removeprefix("torch.")]) - 1
+    added = noise(len(x), x.device, key, array, start).bitwise_and_(dropped)
+    rounded = ((x.view(torch.int32) + added) & ~dropped).view(torch.float32)
     if out.dtype is torch.float16:  # below the normal numbers the spacing is 2**-24 everywhere
         units = x.abs() * 2.0**24
         whole = units.floor()
-        up = ((units - whole) * (dropped + 1)).floor_() > (dropped - noise)
+        up = ((units - whole) * (dropped + 1)).floor_() > (dropped - added)
         small = torch.copysign((whole + up) * 2.0**-24, x)
         rounded = torch.where(x.abs() < 2.0**-14, small, rounded)
     known = x.abs() <= torch.finfo(out.dtype).max

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from isostep.blocks import SCALE
 from isostep.lower.plan import same
 from isostep.rule import BoundRule
 from isostep.state import State, StepError, check_inputs, check_value
@@ -24,6 +25,7 @@ from isostep_torch import paths, storage
 from isostep_torch.checkpoint import SHARED
 from isostep_torch.entries import Entries
 from isostep_torch.kept import Kept
+from isostep_torch.memory import check_apart
 from isostep_torch.paths import check_options
 from isostep_torch.traced import Held
 
@@ -42,6 +44,8 @@ class Stepping(torch.optim.Optimizer):
         ] = {}  # those that ``capturable`` steps advance in place
         self._backends: dict[Any, Any] = {}
         self._loading: Mapping[str, Any] | None = None  # the state dict that is being loaded
+        #: by parameter, the blocks that its state is kept in: its bytes do not tell
+        self._forms: dict[Any, str] = getattr(self, "_forms", {})
         #: threads that step one optimizer take turns: what is kept is one step's at a time
         self._turns = RLock()
         self._observed: bool | str = getattr(self, "_observed", False)
@@ -85,6 +89,9 @@ class Stepping(torch.optim.Optimizer):
             return None  # on the CPU: see _step_supports_amp_scaling
         sparse = any(map(attrgetter("is_sparse"), present))
         rule = self.bound(group, paths.traced(group))
+        known = self._kept.get(id(group))
+        if sparse or known is None or known.how.state != group["state_dtype"]:
+            storage.check_blocks(rule, group, sparse)
         if sparse:
             storage.check_rows(rule)
         check_inputs(rule, inputs)
@@ -123,20 +130,24 @@ class Stepping(torch.optim.Optimizer):
         state.handling.factor = _factor(scale, group["maximize"], group["capturable"])
         stored = None
         if not sparse:
-            stored = PLAIN if kept.plain else self._as_stored(rule, kept, params, grads, given)
+            plain = kept.plain and not (kept.mixed and storage.mixed(ready.params, ready.grads))
+            stored = PLAIN if plain else self._as_stored(rule, kept, params, grads, given)
         if stored is not None:
             state.storage = replace(stored, scaled=True) if scaled else stored
             try:
                 backend.step(rule, params, grads, state, **given)
-            except StepError:
-                # Nothing has been written. A model that was moved to another dtype takes its state along.
-                fits = storage.as_kept(stored, params, state.arrays)
-                if fits or not storage.same_dtypes(params, grads):
-                    raise
-                self._rebuild(rule, group, kept.params, ways, cast=True)
-                self._step_group(group, ready, inputs)
-                return
-        else:
+            except StepError:  # nothing has been written
+                kept.mixed = storage.mixed(ready.params, ready.grads)
+                if not kept.mixed:
+                    # A model that was moved to another dtype takes its state along.
+                    fits = storage.as_kept(stored, params, state.arrays)
+                    if fits or not storage.same_dtypes(params, grads):
+                        raise
+                    self._rebuild(rule, group, kept.params, ways, cast=True)
+                    self._step_group(group, ready, inputs)
+                    return
+                stored = None
+        if stored is None:  # or no more: gradients have dtypes of their own
             self._step_opened(group, rule, kept, params, grads, given, scaled)
         backend.wrote(written)
         if not group["capturable"]:
@@ -177,15 +188,40 @@ class Stepping(torch.optim.Optimizer):
         scaled: bool,
     ) -> None:
         """A step of tensors that are not stored as backends see them; see ``isostep_torch.storage``."""
-        state, active = kept.state, [i for i, g in enumerate(grads) if g is not None]
-        opened = []
+        state, how = kept.state, kept.how
+        active = [i for i, g in enumerate(grads) if g is not None]
+        some = storage.runs(rule, how, params, active)
+        if how.packed:
+            given = {"gradient": grads} | {n: inputs[n] for n in rule.input_names if n in inputs}
+            kept.backend._checked_params(rule, params)
+            storage.check_opened(rule, how, params, given, state.arrays, active)
+        before: Any = state.group_t
+        for k, run in enumerate(some):
+            # A count on the device is advanced in place, by the last.
+            last = k == len(some) - 1 or not isinstance(before, torch.Tensor)
+            state.group_t = before if last else before.clone()
+            self._step_run(group, rule, kept, params, grads, inputs, scaled, run)
+
+    def _step_run(
+        self,
+        group: dict[str, Any],
+        rule: BoundRule,
+        kept: Kept,
+        params: list[Any],
+        grads: list[Any],
+        inputs: dict[str, Any],
+        scaled: bool,
+        active: list[int],
+    ) -> None:
+        """The step of some of the parameters."""
+        state, how, opened = kept.state, kept.how, []
         for i in active:
             p = params[i]
-            extra = {n: state.arrays[i][n] for n in storage.extra_names(group, p)}
+            extra = {n: state.arrays[i][n] for n in storage.extra_names(how, p)}
             own = {n: inputs[n][i] for n in rule.input_names if n in inputs}
             noise = (group["rounding_seed"], state.t[i] + 1, state.handling.places[i])
             arrays = {n: state.arrays[i][n] for n in rule.state_names}
-            opened.append(storage.open_tensors(group, p, grads[i], own, arrays, extra, noise))
+            opened.append(storage.open_tensors(how, p, grads[i], own, arrays, extra, noise))
         given = inputs | {n: [o.inputs[n] for o in opened] for n in rule.input_names if n in inputs}
         inner = State(
             state.rule,
@@ -198,11 +234,14 @@ class Stepping(torch.optim.Optimizer):
             handling=Handling(factor=state.handling.factor),
         )
         kept.backend.step(rule, [o.p for o in opened], [o.g for o in opened], inner, **given)
+        found_inf = getattr(kept.backend, "found_inf", None)
         for o in opened:
-            o.close()
+            o.close(found_inf)
         for i, t in zip(active, inner.t, strict=True):
             state.t[i] = t
-        state.group_t, kept.opened_plan = inner.group_t, inner.plan
+        state.group_t = inner.group_t
+        if not how.packed:  # it holds on to what was opened
+            kept.opened_plan = inner.plan
         found = inner.figures
         state.figures = None if found is None else found.spread(active, params)
 
@@ -242,12 +281,18 @@ class Stepping(torch.optim.Optimizer):
         """The group's state anew. ``cast``: in the dtypes that the options say, whatever it was kept in."""
         check_options(rule.name, group)
         storage.check_dense(rule, params)
+        written = {*rule.state_names, *(n + SCALE for n in rule.state_names), MASTER, LOST}
+        entries = (own for p in params for own in self.state.get(p, {}).items())
+        held = [v for n, v in entries if n in written and isinstance(v, torch.Tensor)]
+        check_apart(rule, [*params, *held])
+        storage.check_blocks(rule, group)
+        how = storage.kept(group, rule)
         old = self._kept.get(id(group))
         changed = cast or (
             old is not None and (old.ways != ways or old.dtypes != [p.dtype for p in params])
         )
         reached = storage.shards(rule, params) or params
-        backend = self._backend_of(group, reached)
+        backend = self._backend_of(group, reached, rule)
         first = self.bound(group, group["differentiable"])  # state may start as a hyperparameter
         if not any(self.state.get(p) for p in group["params"]):
             group.pop(SHARED, None)  # the state was cleared, and with it what is shared
@@ -259,7 +304,10 @@ class Stepping(torch.optim.Optimizer):
         arrays, counts = [], []
         for p in params:
             own = self.state[p]
-            names = (*rule.state_names, *storage.extra_names(group, p))
+            names = (*rule.state_names, *storage.extra_names(how, p))
+            own.update(self._in_form(rule, how, group, p, places[p]))
+            for n in {n + SCALE for n in rule.state_names} - {*names} & own.keys():
+                del own[n]
             for n in ({MASTER, LOST} - {*names}) & own.keys():
                 del own[n]  # of an option that is off: steps without it would leave it behind
             if any(own.get(n) is None for n in ("step", *names)):
@@ -271,7 +319,12 @@ class Stepping(torch.optim.Optimizer):
                 own.update({"step": _count(bool(found))} | fresh | found)
             storage.check_state(rule, own)
             if changed:
-                own.update(storage.kept_as(group, p, {n: own[n] for n in rule.state_names}))
+                whole = {n: own[n] for n in rule.state_names}
+                own.update(storage.kept_as(how, group, p, whole))
+            if how.form is not None:
+                self._forms[p] = how.form
+            else:
+                self._forms.pop(p, None)
             if not isinstance(own["step"], torch.Tensor):  # torch.optim.SparseAdam's is a number
                 own["step"] = _count(own["step"])
             if group["capturable"] and own["step"] is not self._counts.get(p):
@@ -299,16 +352,44 @@ class Stepping(torch.optim.Optimizer):
             group[SHARED] = {"step": done, **shared}
         state = State(rule.name, counts, arrays, group_t=done, group=shared, sealed=True)
         owns = [self.state[p] for p in params]
-        plain, how = storage.plain(group), storage.kept(group)
+        plain = storage.plain(group)
         fits = storage.as_kept(how, reached, arrays)
+        fits = fits and (not how.packed or backend.takes_blocks(rule))
         state.handling = Handling(places=[places[p] for p in params])
         names, own = rule.state_names, how if fits else None
-        kept = Kept(list(params), owns, state, names, plain, backend, ways, own)
+        kept = Kept(list(params), owns, state, names, plain, backend, ways, own, how)
         self._kept[id(group)] = kept
         return kept
 
-    def _backend_of(self, group: dict[str, Any], params: list[Any]) -> Any:
-        key = (paths.path_of(group, params), group["capturable"], group["differentiable"])
+    def _in_form(
+        self, rule: BoundRule, how: Storage, group: Mapping[str, Any], p: Any, place: int
+    ) -> dict[str, Any]:
+        """What of a parameter's state is not in the blocks that it should be in, or should be in none, as it should be.
+
+        The noise is that of its last step, which other numbers were rounded with.
+        """
+        own = self.state.get(p) or {}
+        packed = any(storage.is_packed(own, n) for n in rule.state_names)
+        if not packed and not how.packed:
+            return {}
+        t = own.get("step", 0)
+        t = t if isinstance(t, torch.Tensor) and group["capturable"] else int(t or 0)
+        form = self._forms.get(p, storage.kept(group).form)
+        found = storage.in_form(rule, how, own, form, (group["rounding_seed"], t, place))
+        return found | storage.kept_as(
+            how, group, p, {n: a for n, a in found.items() if n not in how.scales}
+        )
+
+    def _path_of(self, rule: BoundRule, group: dict[str, Any], params: list[Any]) -> str:
+        """The path of a group. A graph can hold no kernels' tables of tensors that are opened anew in every step."""
+        path = paths.path_of(group, params)
+        opened = path == "torch:fused(cuda)" and group["capturable"] and storage.in_blocks(group)
+        opened = opened and not paths.make(path, group).takes_blocks(rule)
+        return "torch:foreach" if opened else path
+
+    def _backend_of(self, group: dict[str, Any], params: list[Any], rule: BoundRule) -> Any:
+        path = self._path_of(rule, group, params)
+        key = (path, group["capturable"], group["differentiable"])
         if key not in self._backends:
             self._backends[key] = paths.make(key[0], group)
         return self._backends[key]

@@ -44,7 +44,7 @@ def from_rule(rule: BoundRule, params: ParamsT, **options: Any) -> Optimizer: ..
 OPTION_TYPES = {
     "foreach": "bool | None",
     "fused": "bool | None",
-    "state_dtype": "torch.dtype | None",
+    "state_dtype": "torch.dtype | str | None",
 }
 
 

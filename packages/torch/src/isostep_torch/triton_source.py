@@ -7,6 +7,8 @@ at multiples of 16 bytes, without masks and with loads and stores 16 bytes wide;
 
 from __future__ import annotations
 
+from isostep.blocks import BLOCK as EACH
+from isostep.blocks import FORMATS, SCALE
 from isostep.lower.device import FACT_COLUMNS, Given, Kernel, Kernels
 from isostep.lower.device import kernels as kernels_of
 from isostep.program import Program
@@ -68,6 +70,9 @@ class _Pass:
         self.kernels, self.names = words.kernels, words.names
         self.arguments = arguments(kernel, traced=traced)
         self.over_units = kernel.grid == "units"
+        storage = words.kernels.layout.storage
+        self.packed = storage.packed
+        self.mantissa = FORMATS[storage.form].mantissa if storage.form else 0
 
     def text(self) -> list[str]:
         stage, given = self.kernel.stage, ", ".join(self.arguments)
@@ -136,6 +141,7 @@ class _Pass:
         """What is the same for all elements of a row."""
         kernel, layout = self.kernel, self.kernels.layout
         wanted = {*kernel.inputs, *kernel.stores}
+        wanted |= (scales := {n + SCALE for n in self.packed if n in wanted})
         whole = "False" if self.over_units else "WHOLE"
         return [
             *(f"{FACT_NAMES[c]} = {_fact(c)}" for c in FACT_COLUMNS if c in self._facts()),
@@ -149,7 +155,7 @@ class _Pass:
             *self._group_outputs(),
             *(
                 f"{identifier(s)}_at = pointer(table, {layout.width + 1} * array + {k}, "
-                f"tl.{layout.dtype_of(s)}, {whole})"
+                f"tl.{layout.dtype_of(s)}, {'False' if s in scales else whole})"
                 for k, s in enumerate(self.kernels.slots)
                 if s in wanted
             ),
@@ -179,6 +185,11 @@ class _Pass:
         ]
         if self.kernel.reads_units:
             body.append("unit = base + unit_of(at, lane, inner, units, BLOCK)")
+        if {*self.packed} & {*self.kernel.inputs, *self.kernel.stores}:
+            body += [
+                f"_block = at // {EACH} + tl.arange(0, BLOCK // {EACH})",
+                f"_begun = below(_block * {EACH}, stop, WHOLE)",
+            ]
         return [
             "lane = tl.arange(0, BLOCK)",
             *(f"{self._sum(r)} = tl.full((BLOCK,), 0, tl.float64)" for r in self.kernel.sums),
@@ -295,28 +306,44 @@ class _Pass:
             node = self.kernel.inputs["p"]
             p = "p" if node is None else self.names[node]
             values["p"] = f"{p} + {self.words.value(self.kernel.update, None)}"
+        blocks = [s for s in values if s in self.packed]
+        wide = [f"_new_{identifier(s)} = {values[s]}" for s in blocks]
         values = {s: self._to_store(s, v) for s, v in values.items()}
-        pairs = self.kernels.layout.pairs if values else []
+        pairs = [*self.kernels.layout.pairs, *self.kernels.layout.packed_pairs] if values else []
         noise = ["hashed = hash_of(key, i)"] if pairs else []
         noise += [f"noise_{k} = noise_of(hashed, key, {k}, i)" for k in pairs]
-        mask = "inside"
+        mask, begun = "inside", "_begun"
         if self._may_be_left_out() and self.kernel.figures:  # sums are wanted all the same
-            mask = "both(inside, item(amp, 1) == 0)"
+            mask, begun = (f"both({m}, item(amp, 1) == 0)" for m in (mask, begun))
+        for s in blocks:
+            n = identifier(s)
+            wide += [
+                f"_scale_{n} = scale_of(_new_{n}, inside, {self.mantissa}, BLOCK)",
+                f"tl.store({identifier(s + SCALE)}_at + _block, _scale_{n}, mask={begun})",
+            ]
         stores = [f"tl.store({identifier(s)}_at + i, {v}, mask={mask})" for s, v in values.items()]
-        return noise + stores
+        return noise + wide + stores
 
     def _loaded(self, slot: str, text: str) -> str:
         """What is loaded from a slot, in the dtype of the arithmetic."""
         dtype = self.kernels.layout.dtype_of(slot)
+        if slot in self.packed:
+            scales = f"tl.load({identifier(slot + SCALE)}_at + _block, mask=_begun, other=0)"
+            dtype, text = "float32", f"unpacked({text}, {scales}, {self.mantissa}, BLOCK)"
         if dtype in HALVES:
             dtype, text = "float32", f"widen({text})"
         return text if dtype == self.kernels.compute else f"{text}.to(tl.{self.kernels.compute})"
 
     def _to_store(self, slot: str, text: str) -> str:
         """A value as a slot's arrays hold it."""
-        dtype = self.kernels.layout.dtype_of(slot)
-        if (number := self.kernels.layout.noisy(slot)) is not None:
+        layout = self.kernels.layout
+        dtype, packed = layout.dtype_of(slot), slot in self.packed
+        number = layout.number(slot) if packed else layout.noisy(slot)
+        if number is not None:
             half = f"noise_{number // 2}{' >> 16' if number % 2 else ''}"
+            if packed:
+                n = identifier(slot)
+                return f"packed(_new_{n}, _scale_{n}, {half}, {self.mantissa}, BLOCK)"
             return f"rounded({text}, {half}, tl.{dtype})"
         if dtype in HALVES:
             return f"narrow({text}, tl.{dtype})"

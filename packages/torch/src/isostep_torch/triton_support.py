@@ -121,6 +121,61 @@ def rounded(x, noise, dtype: tl.constexpr):
 
 
 @device
+def spread(scales, BLOCK: tl.constexpr):
+    """What is one for 32 neighbours (``isostep.blocks``), for each of them."""
+    each = tl.broadcast_to(tl.expand_dims(scales, 1), (BLOCK // 32, 32))
+    return tl.reshape(each, (BLOCK,))
+
+
+@device
+def scale_of(x, inside, MANTISSA: tl.constexpr, BLOCK: tl.constexpr):
+    """The scales of numbers in blocks, as bytes."""
+    TOP: tl.constexpr = 8 if MANTISSA == 3 else 15
+    LEAST: tl.constexpr = 10 if MANTISSA == 3 else 17
+    size = x.to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    size = tl.where(both(inside, size < 0x7F800000), size, 0)
+    top = largest(tl.reshape(size, (BLOCK // 32, 32)), 1)
+    place = (top >> 23) + ((top & 0x7FFFFF) > 0x600000).to(tl.int32)
+    return (tl.maximum(place, LEAST + TOP) - TOP).to(tl.uint8)
+
+
+@device
+def packed(x, scales, noise, MANTISSA: tl.constexpr, BLOCK: tl.constexpr):
+    """Numbers in blocks of these scales, as bytes.
+
+    A float of a byte is the upper part of a float32 of the same exponent, which is smaller by a power of two; below the
+    normal numbers too, where the product rounds as ``isostep.blocks`` does.
+    """
+    SMALLER: tl.constexpr = 2.0**-120 if MANTISSA == 3 else 2.0**-112
+    INFINITE: tl.constexpr = 0x7F if MANTISSA == 3 else 0x7C
+    x = x.to(tl.float32)
+    bits = x.to(tl.uint32, bitcast=True)
+    size = bits & 0x7FFFFFFF
+    back = ((254 - scales.to(tl.int32)) << 23).to(tl.float32, bitcast=True)
+    small = (tl.abs(x) * spread(back, BLOCK)) * SMALLER
+    code = small.to(tl.uint32, bitcast=True) + ((noise & 0xFFFF) << (7 - MANTISSA))
+    code = tl.minimum(code >> (23 - MANTISSA), INFINITE)
+    if MANTISSA == 2:
+        code = tl.where(size > 0x7F800000, 0x7F, code)
+    code = tl.maximum(code, tl.minimum(size, 1))  # what is not zero stays so
+    return (code | ((bits >> 24) & 0x80)).to(tl.uint8)
+
+
+@device
+def unpacked(codes, scales, MANTISSA: tl.constexpr, BLOCK: tl.constexpr):
+    """The numbers again, in float32."""
+    power = (scales.to(tl.int32) << 23).to(tl.float32, bitcast=True)
+    codes = codes.to(tl.int32)
+    if MANTISSA == 2:  # the upper half of a float16
+        x = widen((codes << 8).to(tl.int16).to(tl.float16, bitcast=True))
+    else:
+        bits = ((codes & 0x7F) << 20) | ((codes & 0x80) << 24)
+        x = bits.to(tl.float32, bitcast=True) * 2.0**120
+        x = tl.where((codes & 0x7F) == 0x7F, float("nan"), x)
+    return x * spread(power, BLOCK)
+
+
+@device
 def _add(x, y):
     return x + y
 

@@ -29,7 +29,7 @@ COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
 INFIX = COMPARISONS | {"add", "sub", "mul"}
 HELPERS = (
     "item", "pointer", "widen", "narrow", "key_of", "hash_of", "noise_of", "rounded", "total", "kept_total", "quotient",
-    "unit_of", "both", "either",
+    "unit_of", "both", "either", "below", "scale_of", "packed", "unpacked",
 )  # fmt: skip
 FACT_NAMES = dict(zip(FACT_COLUMNS, ("size", "ndim", "inner", "units", "base"), strict=True))
 #: What a kernel's own text uses, so that no value of a rule's may be called so.
@@ -104,7 +104,7 @@ class KernelWords(Words):
     def __init__(self, kernels: Kernels) -> None:
         self.kernels = kernels
         touch = [f"{identifier(n)}_at" for n in kernels.slots]
-        touch += [f"noise_{k}" for k in kernels.layout.pairs]
+        touch += [f"noise_{k}" for k in (*kernels.layout.pairs, *kernels.layout.packed_pairs)]
         super().__init__(kernels.program, kernels.compute, (*RESERVED, *touch))
 
     def dtype_of(self, node: Value) -> str:

@@ -16,7 +16,7 @@ from isostep.storage import PLAIN, Storage
 #: Elements of one chunk: large enough to hide the loop's start, small enough to share 1M elements evenly.
 CHUNK = 32768
 #: Bytes of an element.
-WIDTH = {"float64": 8, "float32": 4}
+WIDTH = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
 
 
 @dataclass(eq=False)
@@ -76,9 +76,10 @@ class Bin:
     @cached_property
     def bytes(self) -> np.ndarray:
         """How much memory each array takes, slot by slot."""
-        widths = [WIDTH.get(self.layout.dtype_of(n), 2) for n in self.layout.slots]
-        sizes = [int(np.prod(s, dtype=np.int64)) for s in self.shapes]
-        return np.outer(np.array(sizes, np.int64), np.array(widths, np.int64))
+        slots, shape_of = self.layout.slots, self.storage.shape_of
+        widths = np.array([WIDTH[self.layout.dtype_of(n)] for n in slots], np.int64)
+        sizes = [[int(np.prod(shape_of(n, s), dtype=np.int64)) for n in slots] for s in self.shapes]
+        return np.array(sizes, np.int64).reshape(-1, len(slots)) * widths
 
     @cached_property
     def size(self) -> int:

@@ -26,6 +26,7 @@ class FusedCPU(FusedBackend):
 
     #: who runs them
     team: Team = POOL
+    blocks = True
 
     def passes(
         self, axes: Axes, one: Pass, dtype: str, like: Any, count: int, **given: Any

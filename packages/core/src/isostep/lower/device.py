@@ -30,7 +30,8 @@ argument        dtype      shape                                  what it holds
 ``table``       int64      [arrays, Layout.width + 1]             addresses, by ``Kernels.slots`` (0 in those that this
                                                                   dtype has not); then, where there is noise, the
                                                                   parameter's number; last column: 1 if all of this
-                                                                  array's addresses are multiples of 16
+                                                                  array's addresses are multiples of 16, those
+                                                                  of scales apart
 ``facts``       int64      [arrays, 5]                            ``FACT_COLUMNS``: size, ndim, inner, count, base;
                                                                   unit u of the array is row base + u of unit_sums
 ``chunks``      int64      [count, 4]                             array, start, stop, kind
@@ -62,7 +63,10 @@ Rounding is fixed here and not in the writers. ``compute`` is the dtype of all a
 that of values of the group (``of_group``: domain GROUP, or a scalar of scope "group"); float64 tables are rounded
 once to that of the node that is read from them; a value of the group is rounded to ``compute`` where a value that
 is not of the group uses it. Arrays of another dtype (``Layout.dtype_of`` a slot) are converted at the load and round
-once, to nearest even or with noise (``Layout.noisy``), at the store. Sums are added up in float64. No fast
+once, to nearest even or with noise (``Layout.noisy``), at the store. Of a slot in ``storage.packed`` the numbers are
+float32 in blocks of eight bits (``isostep.blocks``, with the noise of ``Layout.number``): a kernel that loads or stores
+one has the slot of its scales to itself, a byte for every 32 elements of the array; rows, of a grid of chunks always,
+begin with a block. Sums are added up in float64. No fast
 arithmetic: denormals are kept, NaN propagates, a * b + c may be contracted.
 """
 
@@ -123,6 +127,7 @@ class Kernel:
     sums: what to add up over a row, node -> column of ``partials``; the operand is ``node.args[0]``.
     unit_sums: what to add up over a unit, node -> column of ``unit_sums``.
     stores: slot name -> the node to store (rounded to the array's dtype); ``p`` is in it only if it is overwritten.
+        Scales are not among inputs and stores: they go with the array that they are of.
     update: the node to be added to ``p``, sum stored; None if there is nothing to add.
     group_outputs: the group's new state, by index, for the launch with ``lead``.
     figures: an observed rule's sums over a row, by the column of ``seen``; of the product of ``sums.factors(node)``.
@@ -190,7 +195,7 @@ class Kernels:
 
     @property
     def slots(self) -> list[str]:
-        """The arrays, in the order of the table's columns: p, g, inputs, state."""
+        """The arrays, in the order of the table's columns: p, g, inputs, state, the scales of state in blocks."""
         return self.layout.slots
 
     @cached_property

@@ -73,6 +73,7 @@ class DeviceBackend(FusedBackend):
     """A backend whose fused passes are a device's kernels."""
 
     device: Device
+    blocks = True
     _held: list[Callable[[], None]] | None = None
 
     def device_of(self, array: Any) -> Device:
@@ -262,9 +263,9 @@ class Runner:
 
     def upload_addresses(self, tables: Sequence[np.ndarray], group: np.ndarray) -> None:
         """Where arrays lie, and where the group's state does."""
-        self.tables.write(
-            "table", _with_alignment(np.concatenate(tables), len(self.kernels[0].slots))
-        )
+        layout = self.kernels[0].layout
+        wide = len(layout.slots) - len(layout.storage.scales)  # scales are loaded byte by byte
+        self.tables.write("table", _with_alignment(np.concatenate(tables), wide))
         self.tables.write("group", group)
 
     def launch(self) -> None:

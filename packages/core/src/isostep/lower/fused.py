@@ -18,7 +18,8 @@ import numpy as np
 
 from isostep import telemetry
 from isostep.lower.bins import Bin
-from isostep.lower.layout import obstacle
+from isostep.lower.layout import in_blocks, obstacle
+from isostep.lower.overlap import SHARES
 from isostep.lower.plan import Looks, Part, Plan, Plans, Slot, at, same
 from isostep.lower.stacked import Stacked
 from isostep.program import trace
@@ -63,6 +64,8 @@ class FusedBackend(Stacked):
     array_type: type = np.ndarray
     #: whether an array's elements stay at one address as long as the array object lives
     stays_put = True
+    #: whether kernels know blocks of eight bits
+    blocks = False
     #: what gradients and moved parameters are looked at for: they must be what the plan was made for
     shape_of = staticmethod(attrgetter("dtype", "shape"))
 
@@ -123,6 +126,10 @@ class FusedBackend(Stacked):
     def looks(self, arrays: list[Any]) -> Looks | None:
         """What these arrays look like; None if only a look at each can tell."""
         return None
+
+    def takes_blocks(self, rule: BoundRule) -> bool:
+        """Whether kernels of this rule take state in blocks of eight bits (``isostep.blocks``) as it is."""
+        return self.blocks and obstacle(rule) is None and in_blocks(rule)
 
     def path(self, rule: BoundRule) -> str:
         why = obstacle(rule)
@@ -194,8 +201,13 @@ class FusedBackend(Stacked):
         known = next((plan for plan in made if same(plan.params, arrays)), None)
         if obstacle(rule) or not (known or self.all_reachable(arrays)):
             return None
+        if isinstance(state, State) and state.storage.packed and not self.takes_blocks(rule):
+            return None
         seen = known if known and (state.sealed or known.has_states(state.arrays)) else None
-        names_too = seen is None or seen.states.keys() != set(rule.state_names)
+        names_too = seen is None or seen.states.keys() != {
+            *rule.state_names,
+            *state.storage.scales,
+        }
         check_state(rule, state, len(arrays), names_too)
         check_inputs(rule, inputs)
         given = [aligned(rule, "grads", params, grads)]
@@ -298,7 +310,8 @@ class FusedBackend(Stacked):
                 [phases[t + 1] for t in counts],
             )
             dtype = np.dtype(self._dtype_of_group(state.group, stepped))
-            states = {n: [own[n] for own in state.arrays] for n in rule.state_names}
+            lasting = (*rule.state_names, *state.storage.scales)
+            states = {n: [own[n] for own in state.arrays] for n in lasting}
             shapes = list(map(self.shape_of, stepped))
             plan, made = Plan(list(arrays), states, shapes, parts, dtype), True
             again = alike = False
@@ -347,11 +360,10 @@ class FusedBackend(Stacked):
             plan.given = list(map(ref, now)) if in_sight else []
         return plan
 
-    @staticmethod
-    def _check_apart(rule: BoundRule, state: State, parts: Sequence[Part]) -> None:
-        if any(part.shares_memory() for part in parts):
+    def _check_apart(self, rule: BoundRule, state: State, parts: Sequence[Part]) -> None:
+        if any(part.shares_memory(self) for part in parts):
             state.plan = None
-            message = f"{rule.name}: a parameter or state array shares memory with another array; pass copies"
+            message = f"{rule.name}: {SHARES}"
             raise StepError(message)
 
     def _alike(
@@ -375,11 +387,11 @@ class FusedBackend(Stacked):
             kept = state.storage.of(self.dtype(p))
             self._check_beside(rule, i, p, own, state.storage)
             for n, a in own.items():
-                dtype = kept.dtype_of(n, self.dtype(p))
-                if a.shape != p.shape or self.dtype(a) != dtype or not self.writable(a):
+                dtype, shape = kept.dtype_of(n, self.dtype(p)), kept.shape_of(n, tuple(p.shape))
+                if tuple(a.shape) != shape or self.dtype(a) != dtype or not self.writable(a):
                     message = (
                         f"{rule.name}: state {n} of params[{i}] must be a writable {dtype} array of shape "
-                        f"{tuple(p.shape)}, got {self.dtype(a)} {tuple(a.shape)}; make a new state"
+                        f"{shape}, got {self.dtype(a)} {tuple(a.shape)}; make a new state"
                     )
                     raise StepError(message)
 
@@ -422,7 +434,7 @@ class FusedBackend(Stacked):
             bin = Bin(program, dtype, shapes, numbers, state.storage)
             count = len(bin.layout.slots)
             table = np.zeros((len(members), bin.layout.width), np.int64)
-            if state.storage.stochastic:
+            if state.storage.noisy:
                 table[:, -1] = [state.handling.places[i] for i in members]
             parts.append(Part(bin, members, [Slot([], None) for _ in range(count)], table))
         return parts

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
+from isostep.blocks import SCALE
 from isostep.program import Program, ancestors, trace
 from isostep.rule import BoundRule
 from isostep.storage import HALVES, PLAIN, Storage
@@ -50,27 +51,38 @@ class Layout:
     @cached_property
     def slots(self) -> list[str]:
         """The arrays in the pointer table: p, g, inputs and state, in this order."""
-        return ["p", "g", *self.program.input_names, *self.state_names]
+        return ["p", "g", *self.program.input_names, *self.state_names, *self.storage.scales]
 
     @cached_property
     def filled(self) -> list[str]:
         """The slots that arrays of this dtype have; the addresses of others are zero."""
-        return ["p", "g", *self.program.input_names, *self.program.state_names]
+        own = (*self.program.state_names, *self.storage.scales)
+        return ["p", "g", *self.program.input_names, *own]
+
+    @cached_property
+    def lasting(self) -> list[str]:
+        """The slots of arrays that are there for the next step."""
+        return ["p", *self.state_names, *self.storage.scales]
 
     @property
     def width(self) -> int:
         """The columns of the pointer table: a further one has parameters' numbers, where there is noise."""
-        return len(self.slots) + self.storage.stochastic
+        return len(self.slots) + self.storage.noisy
 
     def dtype_of(self, slot: str) -> str:
         """The dtype of the arrays in a slot."""
-        return self.storage.dtype_of(slot, self.dtype) if slot in self.state_names else self.dtype
+        own = slot != "p" and slot in self.lasting
+        return self.storage.dtype_of(slot, self.dtype) if own else self.dtype
 
     def noisy(self, slot: str) -> int | None:
         """The number of an array that is rounded stochastically: 0 for the parameter, then the state's."""
         if not self.storage.stochastic or self.dtype_of(slot) not in HALVES:
             return None
-        return 0 if slot == "p" else 1 + self.state_names.index(slot)
+        return self.number(slot)
+
+    def number(self, slot: str) -> int:
+        """The number of an array of a parameter, which its noise goes by."""
+        return self.storage.number(slot, self.state_names)
 
     @cached_property
     def pairs(self) -> list[int]:
@@ -78,9 +90,20 @@ class Layout:
         return sorted({k // 2 for n in self.written if (k := self.noisy(n)) is not None})
 
     @cached_property
+    def packed_pairs(self) -> list[int]:
+        """The same of what is stored in blocks, which is always rounded by chance."""
+        return sorted({self.number(n) // 2 for n in self.packed})
+
+    @cached_property
     def written(self) -> list[str]:
         """The slots that the last stage stores to."""
-        return ["p", *self.program.stored]
+        stored = self.program.stored
+        return ["p", *stored, *(n + SCALE for n in self.packed)]
+
+    @cached_property
+    def packed(self) -> list[str]:
+        """The slots that the last stage stores in blocks."""
+        return [n for n in self.program.stored if n in self.storage.packed]
 
     @cached_property
     def only_noise(self) -> set[Value]:
@@ -194,6 +217,11 @@ def _obstacle(kinds: Iterable[Program]) -> str | None:
         sums.add(tuple((name, program.stage[n]) for name, n in program.group_sums.items()))
     # Arrays of several kinds take part in one sum, which is added up after one pass of all.
     return None if len(sums) == 1 else "its kinds of step sum over the group in different passes"
+
+
+def in_blocks(rule: BoundRule) -> bool:
+    """Whether kernels can take elements block by block: not where they go from unit to unit."""
+    return not any(layout(trace(rule, kind), "float32").axes for kind in rule.kinds())
 
 
 @cache

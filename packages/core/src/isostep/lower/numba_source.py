@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from isostep.blocks import BLOCK, SCALE
 from isostep.listing import bare, identifiers, lines
 from isostep.lower.bins import WIDTH
 from isostep.lower.layout import Layout, Pass, layout
@@ -46,7 +47,8 @@ RESERVED = (
     "last", "table", "scalars", "columns", "units", "facts", "sums", "unit_sums", "dtype", "SIGNATURE", "chunk",
     "array", "start", "stop", "kind", "i", "unit", "inner", "count", "base", "end", "at", "min", "range", "run",
     "added", "njit", "room", "loader", "storer", "word", "fetch", "line", "after", "begin", "until", "number", "put",
-    "KERNEL", "row", "key", "key_of", "hashed", "hash_of", "noise_of", "by_sign",
+    "KERNEL", "row", "key", "key_of", "hashed", "hash_of", "noise_of", "by_sign", "block", "size_of", "power_of",
+    "back_of",
 )  # fmt: skip
 
 
@@ -87,9 +89,13 @@ class Writer:
         self.program = layout.program
         self.compute = COMPUTE_DTYPE[layout.dtype]
         self.kinds = {n: layout.dtype_of(n) for n in layout.slots}
-        self.rooms = max(len(self._set_aside(stage)) for stage in range(layout.stages))
+        self.packed, self.form = layout.storage.packed, layout.storage.form
+        self.rooms = max(map(self._rooms, range(layout.stages)))
         touch = [f"{verb}_{_id(n)}" for verb in ("load", "store", "address") for n in layout.slots]
-        touch += [f"noise_{k}" for k in layout.pairs]
+        touch += [f"noise_{k}" for k in {*layout.pairs, *layout.packed_pairs}]
+        words = ("power", "top", "size", "scale", "back")
+        touch += [f"{verb}_{_id(n)}" for verb in words for n in self.packed]
+        touch += [f"{verb}_{self.form}" for verb in ("pack", "scale", "unpack")]
         touch += [
             f"{verb}_{k}" for verb in ("room", "aside", "keep", "kept") for k in range(self.rooms)
         ]
@@ -146,7 +152,7 @@ class Writer:
             *(("# what a pass sums is set aside for a run",) if room else ()),
             *(f"room_{k} = room({RUN})" for k in range(self.rooms)),
             *(
-                f"{verb}_{k} = {made}({self.compute!r}, {len(slots) + k}, {places})"
+                f"{verb}_{k} = {made}('float32', {len(slots) + k}, {places})"
                 for k in range(self.rooms)
                 for verb, made in (("keep", "storer"), ("kept", "loader"))
             ),
@@ -162,7 +168,7 @@ class Writer:
             f"def stage{stage}({', '.join(ARGUMENTS)}):",
             f'    """{self._summary(stage)}"""',
             "    one = dtype(1)",
-            *(f"    aside_{k} = room_{k}()" for k in range(len(self._set_aside(stage)))),
+            *(f"    aside_{k} = room_{k}()" for k in range(self._rooms(stage))),
             "    for chunk in range(first, last):",
             *(
                 f"        {n} = word(chunks, 4 * chunk + {k})"
@@ -223,15 +229,21 @@ class Writer:
         loads = [n.attrs[0] for n in self.layout.elements(stage) if n.op == "input"]
         stores = self.layout.written if stage == self.layout.stages - 1 else []
         also = ["p"] if stores and UPDATE in self.program.outputs else []
-        return [n for n in self.layout.slots if n in {*loads, *stores, *also}]
+        scales = [n + SCALE for n in loads if n in self.packed]
+        return [n for n in self.layout.slots if n in {*loads, *stores, *also, *scales}]
 
     def _load(self, slot: str) -> str:
         text, kind = f"load_{_id(slot)}(address_{_id(slot)}, i)", self.kinds[slot]
+        if slot in self.packed:
+            text, kind = f"unpack_{self.form}({text}, power_{_id(slot)})", "float32"
         if kind in HALVES:
             return f"widen_{kind}({text})"
         return text if kind == self.compute else f"dtype({text})"
 
     def _store(self, slot: str, value: str) -> str:
+        if slot in self.packed:  # its block's scale is known when all of the block is
+            k = self.layout.packed.index(slot)
+            return f"keep_{k}(aside_{k}, i - block, np.float32({value}))"
         kind = self.kinds[slot]
         if (number := self.layout.noisy(slot)) is not None:
             value = f"round_{kind}({value}, noise_{number // 2}{' >> 16' if number % 2 else ''})"
@@ -249,7 +261,11 @@ class Writer:
             if self.program.noise
             else []
         )
-        return [f"{verb}_{k}" for k in halves for verb in ("narrow", "widen")] + noise
+        found = [f"{verb}_{k}" for k in halves for verb in ("narrow", "widen")] + noise
+        if self.packed:
+            found += ["back_of", "power_of", "size_of"]
+            found += [f"{verb}_{self.form}" for verb in ("pack", "scale", "unpack")]
+        return found
 
     def _key(self, this: Pass) -> list[str]:
         """The key of the noise with which a chunk's arrays are rounded."""
@@ -307,6 +323,12 @@ class Writer:
                 out.append("hashed = hash_of(key, i)")
             out += [f"noise_{k} = noise_of(hashed, key, {k}, i)" for k in self.layout.pairs]
             out += [self._store(n, self._text(v)) for n, v in self.program.stored.items()]
+            for slot in self.layout.packed:
+                size, top = f"size_{_id(slot)}", f"top_{_id(slot)}"
+                out += [
+                    f"{size} = size_of(np.float32({self._text(self.program.stored[slot])}))",
+                    f"{top} = {size} if {size} > {top} else {top}",
+                ]
             (name, value), *_ = self.program.outputs.items()
             p_in = inputs["p"] if "p" in inputs else None
             p = names[p_in] if p_in is not None else "p"
@@ -316,6 +338,49 @@ class Writer:
                 )
             )
         return out
+
+    def _rooms(self, stage: int) -> int:
+        """How many buffers of a run a stage has."""
+        last = stage == self.layout.stages - 1
+        return len(self.layout.packed) if last and self.packed else len(self._set_aside(stage))
+
+    def _blocks(self, stage: int, stop: str, body: list[str]) -> list[str] | None:
+        """The loop over a run's elements block by block, if any array of the pass is in blocks."""
+        slots = [n for n in self._touched(stage) if n in self.packed]
+        if not slots:
+            return None
+        loads = {n.attrs[0] for n in self.layout.elements(stage) if n.op == "input"}
+        stores = [(k, n) for k, n in enumerate(self.layout.packed) if n in slots]
+        if stage < self.layout.stages - 1:
+            stores = []
+        at = f"block // {BLOCK}"
+        end = f"min({stop}, block + {BLOCK})"  # a run is whole blocks
+        out = [
+            f"power_{_id(n)} = power_of(load_{_id(n + SCALE)}(address_{_id(n + SCALE)}, {at}))"
+            for n in slots
+            if n in loads
+        ]
+        out += [f"top_{_id(n)} = np.int32(0)" for _, n in stores]
+        out += [f"for i in range(block, {end}):", *_indent(body)]
+        for _, n in stores:
+            out += [
+                f"scale_{_id(n)} = scale_{self.form}(top_{_id(n)})",
+                f"store_{_id(n + SCALE)}(address_{_id(n + SCALE)}, {at}, scale_{_id(n)})",
+                f"back_{_id(n)} = back_of(scale_{_id(n)})",
+            ]
+        pack = ["hashed = hash_of(key, i)"]
+        pack += [f"noise_{k} = noise_of(hashed, key, {k}, i)" for k in self.layout.packed_pairs]
+        for k, n in stores:
+            number = self.layout.number(n)
+            noise = f"noise_{number // 2}{' >> 16' if number % 2 else ''}"
+            value = f"pack_{self.form}(kept_{k}(aside_{k}, i - block), back_{_id(n)}, {noise})"
+            pack.append(f"store_{_id(n)}(address_{_id(n)}, i, {value})")
+        if stores:
+            out += [f"for i in range(block, {end}):", *_indent(pack)]
+        return [
+            f"for block in range(run, min({stop}, run + {self._length(stage)}), {BLOCK}):",
+            *_indent(out),
+        ]
 
     def _set_aside(self, stage: int) -> list[Value]:
         """The sums whose terms wait in a buffer until a run is done: float64 among float32 halves the lanes of both.
@@ -338,7 +403,8 @@ class Writer:
 
     def _chunk(self, stage: int) -> list[str]:
         """The loop over a chunk whose elements are all alike; it fetches what comes next."""
-        slots, line = self._touched(stage), LINE[self.compute]
+        touched, line = self._touched(stage), LINE[self.compute]
+        slots = [n for n in touched if n not in self.layout.storage.scales]
         places = [
             f"table, {self.layout.width} * after + {self.layout.slots.index(n)}" for n in slots
         ]
@@ -359,7 +425,7 @@ class Writer:
         return SHORT if self.layout.figures(stage) and not self._set_aside(stage) else RUN
 
     def _fetch(self, slots: list[str], addresses: list[str]) -> list[str]:
-        widths = [WIDTH.get(self.kinds[n], 2) for n in slots]
+        widths = [WIDTH[self.kinds[n]] for n in slots]
         return [
             f"    fetch({at} + {width} * line)" for at, width in zip(addresses, widths, strict=True)
         ]
@@ -382,8 +448,10 @@ class Writer:
         return [
             f"for run in range({first}, {stop}, {length}):",
             *_indent([*before, *(f"{short} = dtype(0)" for _, short in pairs)]),
-            f"    for i in range(run, min({stop}, run + {length})):",
-            *_indent(body, 2),
+            *_indent(
+                self._blocks(stage, stop, body)
+                or [f"for i in range(run, min({stop}, run + {length})):", *_indent(body)]
+            ),
             *(
                 [f"    for i in range(min({stop} - run, {length})):", *_indent(terms, 2)]
                 if terms

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import config, float32, int32, int64, njit, types, uint16, uint32
+from numba import config, float32, int32, int64, njit, types, uint8, uint16, uint32
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
+
+from isostep.blocks import FORMATS, NAN
 
 #: Options of a kernel. It is called by its address (``lower.objects``), so nothing is made that Python could call.
 KERNEL = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -24,6 +26,7 @@ STORAGE = {
     "float32": types.float32,
     "bfloat16": types.uint16,
     "float16": types.uint16,
+    "uint8": types.uint8,
 }
 
 
@@ -256,6 +259,75 @@ def round_float16(x: Any, noise: Any) -> Any:
     small = np.copysign((whole + up) * float32(2.0**-24), x)
     rounded = small if np.abs(x) < float32(2.0**-14) else normal
     return narrow_float16(rounded if np.abs(x) <= float32(65504.0) else x)
+
+
+# State in blocks of eight bits; what is done is ``isostep.blocks``'s, see there.
+
+
+@njit
+def size_of(x: Any) -> Any:
+    """The bits of a float32's size, which have the order of the numbers; 0 for what is not finite."""
+    size = int32(_bits(x) & uint32(0x7FFFFFFF))
+    return size if size < int32(0x7F800000) else int32(0)
+
+
+@njit
+def power_of(scale: Any) -> Any:
+    """The power of two that a block's byte stands for."""
+    return _float(uint32(scale) << uint32(23))
+
+
+@njit
+def back_of(scale: Any) -> Any:
+    """One by it."""
+    return _float(uint32(uint32(254) - uint32(scale)) << uint32(23))
+
+
+def _form(kind: str) -> tuple[Any, Any, Any]:
+    """``scale(top)``, ``pack(x, back, noise)`` and ``unpack(code, power)`` of a format."""
+    form = FORMATS[kind]
+    top, least, infinity, nan = form.top, form.least + form.top, form.infinity, NAN
+    dropped, zero, step = 23 - form.mantissa, form.zero, 1 << form.mantissa
+    smallest = np.float32(form.small)
+
+    @njit
+    def scale(largest: Any) -> Any:
+        above = int32(1) if (largest & int32(0x7FFFFF)) > int32(0x600000) else int32(0)
+        place = int32((largest >> int32(23)) + above)
+        return uint8((place if place > int32(least) else int32(least)) - int32(top))
+
+    @njit
+    def pack(x: Any, back: Any, noise: Any) -> Any:
+        bits, y = _bits(x), np.abs(x) * back
+        size, small = uint32(bits & uint32(0x7FFFFFFF)), y < smallest
+        lifted = _bits(y + (smallest if small else float32(0)))
+        own = uint32(noise << uint32(dropped - 16))
+        code = uint32(lifted + (own & uint32(0xFFFF << (dropped - 16)))) >> uint32(dropped)
+        code = uint32(code - uint32(uint32(zero + step) if small else uint32(zero)))
+        code = uint32(code if code < uint32(infinity) else uint32(infinity))
+        one = uint32(size if size < uint32(1) else uint32(1))
+        code = uint32(code if code > one else one)
+        if infinity != nan:
+            code = uint32(nan if size > uint32(0x7F800000) else code)
+        return uint8(uint32(code | uint32(uint32(bits >> uint32(24)) & uint32(0x80))))
+
+    @njit
+    def unpack(code: Any, power: Any) -> Any:
+        size = uint32(uint32(code) & uint32(0x7F))
+        small = size < uint32(step)
+        whole = uint32(size + (uint32(zero + step) if small else uint32(zero)))
+        value = _float(whole << uint32(dropped)) - (smallest if small else float32(0))
+        special = float32(np.nan)
+        if infinity != nan:
+            special = float32(np.inf) if size == uint32(infinity) else special
+        value = value * power if size < uint32(infinity) else special
+        return _float(_bits(value) | uint32((uint32(code) & uint32(0x80)) << uint32(24)))
+
+    return scale, pack, unpack
+
+
+scale_mxfp8_e4m3, pack_mxfp8_e4m3, unpack_mxfp8_e4m3 = _form("mxfp8_e4m3")
+scale_mxfp8_e5m2, pack_mxfp8_e5m2, unpack_mxfp8_e5m2 = _form("mxfp8_e5m2")
 
 
 @njit(fastmath={"reassoc", "nsz"})

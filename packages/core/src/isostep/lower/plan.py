@@ -11,7 +11,7 @@ from weakref import ref
 import numpy as np
 
 from isostep.lower.bins import Bin
-from isostep.lower.overlap import Written
+from isostep.lower.overlap import Written, spread
 
 if TYPE_CHECKING:
     from isostep.lower.fused import FusedBackend
@@ -162,12 +162,15 @@ class Part:
         """Put the addresses of gradients, which look like the last step's, into their slot; whether any moved."""
         return self._write(self.bin.layout.slots.index("g"), gradients)
 
-    def shares_memory(self) -> bool:
+    def shares_memory(self, backend: FusedBackend) -> bool:
         written = [k for k, n in enumerate(self.bin.layout.slots) if n in self.bin.layout.written]
         read = [k for k in range(len(self.slots)) if k not in written]
         pick = lambda ks: (self.table[:, ks].ravel(), self.bin.bytes[:, ks].ravel())  # noqa: E731
         if self.written is None:
-            self.written = Written(*pick(written))
+            slots = [self.slots[k] for k in written]
+            others = [s.arrays[i] for s in slots for i in s.strided]
+            spreads = map(spread, others, backend.addresses(others).tolist())
+            self.written = Written(*pick(written), [*spreads])
         return self.written.overlap or self.written.meets(*pick(read))
 
 
@@ -231,7 +234,7 @@ class Plan:
         """Hold on to no gradient: it is freed when its owner wants it to be."""
         for part in self.parts:
             for name, slot in zip(part.bin.layout.slots, part.slots, strict=True):
-                if name != "p" and name not in part.bin.layout.state_names:
+                if name not in part.bin.layout.lasting:
                     if slot.strided:  # it will be copied from again
                         self.given = []
                     slot.arrays, slot.used, slot.strided = [], [], []

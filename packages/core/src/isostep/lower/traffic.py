@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from isostep.blocks import BLOCK
 from isostep.lower.axes import Axes
 from isostep.lower.bins import WIDTH
 from isostep.lower.layout import layout
@@ -9,7 +10,7 @@ from isostep.program import UPDATE, Program
 from isostep.storage import PLAIN, Storage
 
 
-def bytes_moved(program: Program, dtype: str = "float32", storage: Storage = PLAIN) -> int | None:
+def bytes_moved(program: Program, dtype: str = "float32", storage: Storage = PLAIN) -> float | None:
     """Bytes per element that a fused step loads and stores, summed over its passes; None for a generic program."""
     found = layout(program, dtype, storage)
     if found.obstacle is not None:
@@ -20,7 +21,10 @@ def bytes_moved(program: Program, dtype: str = "float32", storage: Storage = PLA
     if UPDATE in program.outputs:
         loads[-1].add("p")
     touched = [slot for some in (*loads, found.written) for slot in some]
-    return sum(WIDTH.get(found.dtype_of(slot), 2) for slot in touched)
+    blocks = sum(slot in storage.scales for slot in touched)
+    blocks += sum(slot in storage.packed for some in loads for slot in some)
+    whole = [slot for slot in touched if slot not in storage.scales]
+    return sum(WIDTH[found.dtype_of(slot)] for slot in whole) + blocks / BLOCK
 
 
 def bytes_in_passes(axes: Axes, dtype: str = "float32") -> int:
