@@ -105,9 +105,11 @@ def moved_in_passes(name: str) -> dict[str, int]:
 
 def moved(name: str, dtype: str = "float32", storage: Storage = PLAIN) -> dict[str, int]:
     """How often a large step goes over the elements, and the bytes that it must move."""
-    program = trace(bound(name), kept=storage.of(dtype))
+    rule = bound(name)
+    storage = storage.of_rule(rule)
+    program = trace(rule, kept=storage.of(dtype))
     per_element = bytes_moved(program, dtype, storage) or 0
     return {
         "stages": len(kernels(program, dtype, None, storage).stages),
-        "bytes": per_element * LARGE[0] * LARGE[1],
+        "bytes": round(per_element * LARGE[0] * LARGE[1]),
     }

@@ -107,7 +107,7 @@ def main() -> int:
     rule = isostep.rule("adamw", lr=1e-3)
     moved = {
         f"isostep, {way}": bytes_moved(trace(rule, kept=s.of("bfloat16")), "bfloat16", s)
-        for way, (_, s) in WAYS.items()
+        for way, s in ((way, s.of_rule(rule)) for way, (_, s) in WAYS.items())
     }
     out = arguments.out or results(result["machine"], "-low")
     for size in arguments.sizes:

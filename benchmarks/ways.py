@@ -17,11 +17,12 @@ WAYS: dict[str, tuple[dict[str, Any], Storage]] = {
         {"master_weights": True, "state_dtype": "float32"},
         Storage(state="float32", beside=MASTER),
     ),
+    "state_dtype=mxfp8_e4m3": ({"state_dtype": "mxfp8_e4m3"}, Storage(state="mxfp8_e4m3")),
 }
 
 
 def options_of(way: str) -> dict[str, Any]:
-    """A way's options, dtypes as torch has them."""
+    """A way's options, dtypes as torch has them; blocks of eight bits are none of its."""
     import torch
 
-    return {n: getattr(torch, v) if isinstance(v, str) else v for n, v in WAYS[way][0].items()}
+    return {n: getattr(torch, v, v) if isinstance(v, str) else v for n, v in WAYS[way][0].items()}

@@ -415,3 +415,29 @@ def test_an_average_that_rests_keeps_its_bytes(name):
         backend.step(rule, params, grads, state)
         same = {n for n, a in state.arrays[0].items() if np.array_equal(a, before[n])}
         assert same in [{n, n + "_scale"} for n in state.storage.packed]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [("float32", {"state_dtype": "mxfp8_e4m3"}), ("float16", {"stochastic_rounding": True})],
+)
+@pytest.mark.parametrize(
+    "name", ["numpy:reference", pytest.param("numpy:fused", marks=pytest.mark.whole)]
+)
+def test_a_new_value_that_is_one_number_is_rounded_element_by_element(name, dtype, options):
+    def update(p, g, m, n, t, /, *, lr):
+        return -lr * g * (m + n), 0.7 * lr, n * 0 + 0.7 * lr
+
+    rule = isostep.Rule(
+        name="numbered",
+        update=update,
+        hyper={"lr": isostep.domains.Real(low=0)},
+        state=("m", "n"),
+    ).bind(lr=0.0573)
+    backend, params = isostep.backend(name), [np.ones((40, 9), dtype)]
+    state = backend.init(rule, params, storage=low_precision(**options), seed=3)
+    backend.step(rule, params, [np.ones((40, 9), dtype)], state)
+    (own,) = state.arrays
+    for a in (own["m"], own["n"]):
+        assert len(np.unique(a)) == 2
+    assert not np.array_equal(own["m"], own["n"])  # each has noise of its own

@@ -466,7 +466,8 @@ class ArrayBackend(ABC):
                     continue
                 if v is old[n] and not item.written:
                     continue  # it rests: packed again its scale may be another
-                both = self.packed(self.cast(v, "float32"), str(ways.form), noise, place)
+                narrow = _spread(self.cast(v, "float32"), tuple(own[n].shape))
+                both = self.packed(narrow, str(ways.form), noise, place)
                 for each, kept in zip((n, n + blocks.SCALE), both, strict=True):
                     new_state[i][each] = self.write(own[each], kept)
         moved = [item is not None for item in work]
@@ -496,7 +497,8 @@ class ArrayBackend(ABC):
         if written and dtype == self.dtype(value):
             return target
         if noise is not None and dtype in HALVES:
-            value = self.stochastic(self.cast(value, "float32"), dtype, noise, place)
+            narrow = _spread(self.cast(value, "float32"), tuple(target.shape))
+            value = self.stochastic(narrow, dtype, noise, place)
         return self.write(target, value)
 
     def _narrowed(self, p: Any, value: Any) -> Any:
@@ -546,3 +548,8 @@ class ArrayBackend(ABC):
         state.t[:] = [t + m for t, m in zip(state.t, moved, strict=True)]
         state.group.update(group)
         state.group_t += any(moved)
+
+
+def _spread(value: Any, shape: tuple[int, ...]) -> Any:
+    """A value that may be one number for all elements, each of which is rounded by a chance of its own."""
+    return value if tuple(value.shape) == shape else nm.namespace(value).broadcast_to(value, shape)

@@ -24,7 +24,8 @@ def bytes_moved(program: Program, dtype: str = "float32", storage: Storage = PLA
     blocks = sum(slot in storage.scales for slot in touched)
     blocks += sum(slot in storage.packed for some in loads for slot in some)
     whole = [slot for slot in touched if slot not in storage.scales]
-    return sum(WIDTH[found.dtype_of(slot)] for slot in whole) + blocks / BLOCK
+    bytes_ = sum(WIDTH[found.dtype_of(slot)] for slot in whole)
+    return bytes_ + blocks / BLOCK if blocks else bytes_
 
 
 def bytes_in_passes(axes: Axes, dtype: str = "float32") -> int:
