@@ -5,7 +5,7 @@ import pytest
 
 import isostep
 import isostep_cupy
-from isostep import BackendError, blocks, nm, pieces
+from isostep import blocks, nm, pieces
 from isostep.domains import Real
 from isostep.lower import device, executor
 from isostep.program import trace
@@ -48,14 +48,6 @@ OTHERS = {
     "diffgrad": isostep.rule("diffgrad", lr=0.1),
     "adahessian": isostep.rule("adahessian", lr=0.1),
 }
-
-
-@pytest.fixture(scope="module")
-def raw():
-    try:
-        return isostep.backend("cupy:raw(host)")
-    except BackendError as error:
-        pytest.skip(str(error))
 
 
 def arrays(dtype, seed, shapes=SHAPES):

@@ -58,14 +58,6 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def raw():
-    try:
-        return isostep.backend("cupy:raw(host)")
-    except BackendError as error:
-        pytest.skip(str(error))
-
-
 def arrays(dtype, shapes=SHAPES, seed=0):
     rng = np.random.default_rng(seed)
     return [np.asarray(rng.normal(size=s)).astype(DTYPES[dtype]) for s in shapes]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import isostep
-from isostep import BackendError, pieces
+from isostep import pieces
 from isostep.lower.device import kernels
 from isostep_cupy import AdamW, cuda_source
 
@@ -15,14 +15,6 @@ DEEP = isostep.compose(
     isostep.rule("lamb", lr=0.1),
     pieces.lookahead(2),
 )
-
-
-@pytest.fixture(scope="module")
-def raw():
-    try:
-        return isostep.backend("cupy:raw(host)")
-    except BackendError as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from isostep.blocks import BLOCK
 from isostep.lower.layout import Layout, layout
 from isostep.lower.small import Facts
 from isostep.program import Program
@@ -76,10 +77,11 @@ class Bin:
     @cached_property
     def bytes(self) -> np.ndarray:
         """How much memory each array takes, slot by slot."""
-        slots, shape_of = self.layout.slots, self.storage.shape_of
-        widths = np.array([WIDTH[self.layout.dtype_of(n)] for n in slots], np.int64)
-        sizes = [[int(np.prod(shape_of(n, s), dtype=np.int64)) for n in slots] for s in self.shapes]
-        return np.array(sizes, np.int64).reshape(-1, len(slots)) * widths
+        slots, scales = self.layout.slots, self.storage.scales
+        sizes = np.array([int(np.prod(s, dtype=np.int64)) for s in self.shapes], np.int64)
+        blocks = -(-sizes // BLOCK)
+        counts = np.stack([blocks if n in scales else sizes for n in slots], axis=1)
+        return counts * np.array([WIDTH[self.layout.dtype_of(n)] for n in slots], np.int64)
 
     @cached_property
     def size(self) -> int:
