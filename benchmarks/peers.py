@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -43,22 +44,32 @@ def torch_optim(name: str, kind: str, **hyper: Any) -> Contender:
     return torch_class("torch.optim", name, f"torch {kind}", **{kind: True}, **hyper)
 
 
-def optax(name: str, *args: Any, **hyper: Any) -> Contender:
-    """An optax transformation, update and apply_updates in one jit with donation."""
+def jitted(tx: Any, options: dict[str, Any] | None = None) -> Callable[..., Any]:
+    """``step(params, grads, state)``: update and apply_updates in one jit with donation."""
+    import jax
+    from optax import apply_updates
+
+    @partial(jax.jit, donate_argnums=(0, 2), compiler_options=options)
+    def step(p: Any, g: Any, s: Any) -> Any:
+        updates, s = tx.update(g, s, p)
+        return apply_updates(p, updates), s
+
+    return step
+
+
+def transformation(
+    label: str, make: Callable[[], Any], compiled: Callable[[Any], Callable[..., Any]] = jitted
+) -> Contender:
+    """An optax-style transformation, and how its step is compiled."""
 
     def prepare(params: list[np.ndarray], grads: list[np.ndarray]) -> Callable[[], Any]:
         import jax
         import jax.numpy as jnp
-        import optax as library
 
-        tx = getattr(library, name)(*args, **hyper)
+        tx = make()
+        update = compiled(tx)
         own, given = [jnp.array(p) for p in params], [jnp.array(g) for g in grads]
         held = {"params": own, "state": tx.init(own)}
-
-        @partial(jax.jit, donate_argnums=(0, 2))
-        def update(p: Any, g: Any, s: Any) -> Any:
-            updates, s = tx.update(g, s, p)
-            return library.apply_updates(p, updates), s
 
         def step() -> None:
             held["params"], held["state"] = update(held["params"], given, held["state"])
@@ -66,7 +77,12 @@ def optax(name: str, *args: Any, **hyper: Any) -> Contender:
 
         return step
 
-    return Contender("optax", prepare)
+    return Contender(label, prepare)
+
+
+def optax(name: str, *args: Any, **hyper: Any) -> Contender:
+    """One of optax's."""
+    return transformation("optax", lambda: getattr(import_module("optax"), name)(*args, **hyper))
 
 
 #: rule -> (the rule as measured, the same rule elsewhere)

@@ -6,10 +6,10 @@
 >>> updates, state = tx.update({"w": jnp.ones(3)}, tx.init(params), params)
 
 Hyperparameters may be callables of the steps done. ``transform`` takes a composed rule, ``step`` jits a step with
-donation, ``grouped=True`` and ``flat`` are for many small leaves, ``hutchinson``, ``sam_gradient``,
-``looksam_gradient``, ``pcgrad`` and ``noise`` obtain what some rules need beside a gradient, ``observe`` takes figures
-of every step, and ``fresh_batch_stats`` belongs to averaged weights. ``lbfgs`` is a solver: it calls the function that
-it minimises.
+donation (``in_place`` has its compiler options, for steps of yours), ``grouped=True`` and ``flat`` are for many small
+leaves, ``hutchinson``, ``sam_gradient``, ``looksam_gradient``, ``pcgrad`` and ``noise`` obtain what some rules need
+beside a gradient, ``observe`` takes figures of every step, and ``fresh_batch_stats`` belongs to averaged weights.
+``lbfgs`` is a solver: it calls the function that it minimises.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from isostep.version import VERSION as __version__
 from isostep_jax.backend import JaxGrouped, JaxJit
 from isostep_jax.batch_stats import fresh_batch_stats
 from isostep_jax.constructors import constructor
+from isostep_jax.donated import in_place, step
 from isostep_jax.extra import (
     hutchinson,
     looksam_gradient,
@@ -33,11 +34,11 @@ from isostep_jax.flat import FlatTransform, flat
 from isostep_jax.observe import Observed, figures, observe
 from isostep_jax.solver import TreeSolver
 from isostep_jax.solver import constructor as solver
-from isostep_jax.transform import Transform, TransformState, step, transform
+from isostep_jax.transform import Transform, TransformState, transform
 
 __all__ = [
     "FlatTransform", "JaxGrouped", "JaxJit", "Observed", "Transform", "TransformState", "TreeSolver", "__version__",
-    "figures", "flat", "fresh_batch_stats", "hutchinson", "looksam_gradient", "noise", "observe", "pcgrad",
+    "figures", "flat", "fresh_batch_stats", "hutchinson", "in_place", "looksam_gradient", "noise", "observe", "pcgrad",
     "sam_gradient", "step", "task_gradients", "transform",
 ]  # fmt: skip
 

@@ -7,7 +7,7 @@ gathered before the step, and what it makes is sharded as what it was given. Wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +32,11 @@ def gathers(rule: BoundRule, given: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a step needs whole arrays: some are spread, and a kind of step takes some as matrices."""
     if not any(spread(a) is not None for arrays in given for a in arrays.values()):
         return False
-    shapes = {tuple(arrays["p"].shape) for arrays in given}
+    return multiplies(rule, {tuple(arrays["p"].shape) for arrays in given})
+
+
+def multiplies(rule: BoundRule, shapes: Iterable[tuple[int, ...] | None] = (None,)) -> bool:
+    """Whether a kind of step takes some arrays of these shapes as matrices; None is a shape that the rule takes."""
     programs = (trace(rule, phase, shape) for shape in shapes for phase in rule.kinds())
     return any(n.op in TENSOR_OPS and n.op not in _SUMS for p in programs for n in p.live)
 

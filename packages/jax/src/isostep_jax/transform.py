@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,6 @@ from isostep.state import COMPUTE_DTYPE, StepError, check_inputs, check_rule
 from isostep.storage import HALVES, OPTIONS, PLAIN, Storage
 from isostep.values import Domain, Value
 from isostep_jax import devices, mesh
-from isostep_jax.dtypes import widest
 from isostep_jax.layout import (
     Buffer,
     Flat,
@@ -386,28 +385,6 @@ def build(
         return jax.tree.unflatten(tree, [updates[i] for i in range(len(leaves))]), after
 
     return Transform(init, update)
-
-
-def step(tx: Transform) -> Callable[..., tuple[Any, TransformState]]:
-    """``step(params, grads, state, **inputs) -> (params, state)``, jitted, in place by donation.
-
-    The parameters and the state that go in are used up: XLA writes the new ones where they were.
-    """
-
-    @partial(jax.jit, donate_argnums=(0, 2))
-    def run(params: Any, grads: Any, state: Any, inputs: dict[str, Any]) -> Any:
-        updates, state = tx.update(grads, state, params, **inputs)
-        return jax.tree.map(_added, params, updates), state
-
-    return lambda params, grads, state, **inputs: run(params, grads, state, inputs)
-
-
-def _added(p: jax.Array, u: jax.Array | None) -> jax.Array:
-    """The parameter after an update, added in the wider dtype and rounded once; where there is none, as it was."""
-    if u is None:
-        return p
-    wide = widest(p.dtype, u.dtype)
-    return (p.astype(wide) + u.astype(wide)).astype(p.dtype)
 
 
 def _by_phase(rule: BoundRule, t: jax.Array, step: Callable[[tuple[int, ...]], Any]) -> Any:
