@@ -11,7 +11,7 @@ TEXT = PAGE.read_text(encoding="utf-8")
 
 def test_the_examples_run():
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     names = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)

@@ -34,7 +34,7 @@ def execute(block):
 def title(block):
     named = [
         name
-        for name in ("cupy", "torch", "jax", "compose", "RULE", "from_formula")
+        for name in ("portable", "cupy", "torch", "jax", "compose", "RULE", "from_formula")
         if name in block
     ]
     return named[0] if named else "numpy"
@@ -61,6 +61,10 @@ def test_block_runs(block, capsys):
     names = execute(block)
     if "backend" in names:
         assert names["state"].t == [1] * len(names["params"])
+    elif "optimizer" in names and "tx" in names:
+        moments = names["state"].arrays["exp_avg"]
+        assert sorted(moments) == ["bias", "weight"]
+        np.testing.assert_allclose(moments["weight"], np.full((1, 3), 0.2), rtol=1e-6)
     elif (
         "tx" in names
     ):  # PowerSign's first step from 1 with gradient 2, which its average agrees with
@@ -81,6 +85,7 @@ def test_there_is_one_example_for_each_framework():
         "cupy",
         "compose",
         "from_formula",
+        "portable",
         "RULE",
     ]
     for block in BLOCKS[:4]:

@@ -37,6 +37,7 @@ from isostep.execute import ArrayBackend
 from isostep.extras import MissingExtra
 from isostep.files import FileError, load, save
 from isostep.formulas import FormulaError, from_formula
+from isostep.moving import move
 from isostep.program import Program, trace
 from isostep.registry import Folder
 from isostep.rule import BoundPiece, BoundRule, Piece, Rule, RuleError, compose
@@ -79,6 +80,7 @@ __all__ = [
     "guards",
     "load",
     "low_precision",
+    "move",
     "multitask",
     "nm",
     "noise",

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from isostep import file_checks, schedules
-from isostep.backend import Backend, BackendError, families, family
+from isostep.backend import Backend, BackendError
 from isostep.backend import backend as find_backend
 from isostep.domains import DomainError
 from isostep.extras import need
-from isostep.nm import namespace
+from isostep.moving import backend_of, handed
 from isostep.registry import FILE
 from isostep.replacing import FileError, replacing
 from isostep.rule import BoundRule, Component, Piece, Rule, RuleError
@@ -64,7 +64,7 @@ def save(
     params = keyed(rule, params, state)
     arrays = as_list(params)
     check_state(rule, state, len(arrays))
-    writer = _backend_of(arrays, backend)
+    writer = backend_of(arrays, backend, "save")
     tensors = {f"params/{i}": a for i, a in enumerate(arrays)}
     for i, own in enumerate(state.arrays):
         tensors |= {f"state/{i}/{n}": a for n, a in own.items()}
@@ -133,11 +133,6 @@ def load(
         state.storage = state.storage.of_rule(bound)
         check_state(bound, state, len(plain))
         file_checks.arrays(bound, plain, state)
-        for own in (*([p] for p in plain), *map(dict.values, state.arrays), state.group.values()):
-            for a in own:
-                if a.dtype.name not in (*reader.dtypes, "uint8"):
-                    message = f"{name} has {a.dtype.name} arrays, and {reader.name} takes {', '.join(reader.dtypes)}"
-                    raise FileError(message)
     except FileError:
         raise
     except StepError as error:
@@ -149,9 +144,10 @@ def load(
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         message = f"{name} is damaged: {type(error).__name__} {error}; save it again"
         raise FileError(message) from None
-    state.arrays = [{n: reader.asarray(a) for n, a in own.items()} for own in state.arrays]
-    state.group = {n: reader.asarray(a) for n, a in state.group.items()}
-    params = [reader.asarray(a) for a in plain]
+    try:
+        params = handed(name, plain, state, reader)
+    except StepError as error:
+        raise FileError(str(error)) from None
     return bound, params if keys is None else dict(zip(keys, params, strict=True)), state
 
 
@@ -211,21 +207,6 @@ def _keys(params: Any) -> list[str] | None:
             )
             raise StepError(message)
     return list(params)
-
-
-def _backend_of(arrays: list[Any], given: Any) -> Any:
-    """The backend whose arrays these are: given, or the simplest path of the family of their namespace."""
-    if given is not None:
-        return find_backend(given) if isinstance(given, str) else given
-    words = namespace(arrays[0]).__name__.split(".") if arrays else ["numpy"]
-    known = families()
-    name = next((w for w in words if w in known), None)
-    if name is None:
-        message = (
-            f"no installed backend has arrays of {'.'.join(words)}; name it: save(..., backend=...)"
-        )
-        raise StepError(message)
-    return find_backend(f"{name}:{list(family(name).paths)[-1]}")
 
 
 # The rule as JSON.

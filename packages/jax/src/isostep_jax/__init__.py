@@ -32,14 +32,15 @@ from isostep_jax.extra import (
 )
 from isostep_jax.flat import FlatTransform, flat
 from isostep_jax.observe import Observed, figures, observe
+from isostep_jax.portable import from_portable, to_portable
 from isostep_jax.solver import TreeSolver
 from isostep_jax.solver import constructor as solver
 from isostep_jax.transform import Transform, TransformState, transform
 
 __all__ = [
     "FlatTransform", "JaxGrouped", "JaxJit", "Observed", "Transform", "TransformState", "TreeSolver", "__version__",
-    "figures", "flat", "fresh_batch_stats", "hutchinson", "in_place", "looksam_gradient", "noise", "observe", "pcgrad",
-    "sam_gradient", "step", "task_gradients", "transform",
+    "figures", "flat", "fresh_batch_stats", "from_portable", "hutchinson", "in_place", "looksam_gradient", "noise",
+    "observe", "pcgrad", "sam_gradient", "step", "task_gradients", "to_portable", "transform",
 ]  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from isostep_torch.groups import param_groups
 from isostep_torch.lbfgs import LBFGS
 from isostep_torch.loop import TorchLoop
 from isostep_torch.optimizer import Optimizer
+from isostep_torch.portable import from_portable, to_portable
 from isostep_torch.sparse_adam import SparseAdam
 
 __all__ = [
@@ -35,10 +36,12 @@ __all__ = [
     "TorchForeach",
     "TorchLoop",
     "__version__",
+    "from_portable",
     "from_rule",
     "list_optimizers",
     "load_optimizer",
     "param_groups",
+    "to_portable",
 ]
 
 
