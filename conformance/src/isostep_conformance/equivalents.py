@@ -276,4 +276,11 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "always the second branch: where(((sqrt(...) / sqrt(...)) == 0), 1.0, *",
         _MASKED,
     ),
+    Equivalent(
+        "normuon",
+        "*: (sqrt(sum(mul(...))) * 1.0) [2-d]",
+        "the shape's factor is one for a wide matrix",
+    ),
+    Equivalent("scion", "sum of each unit only: * [1-d]", "a vector is one unit"),
+    Equivalent("scion", "size -> unit_size: * [1-d]", "a vector is one unit"),
 )

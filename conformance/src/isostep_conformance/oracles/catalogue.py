@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from . import (
+    check_kin,
     check_modern,
+    check_orthogonal,
     check_second,
     packages_adam,
     packages_free,
@@ -38,6 +40,7 @@ def all_checks() -> list[Check]:
         packages_free,
         packages_projection,
         packages_second,
+        check_kin,
     )
     tables = [table for module in modules for table in module.TABLES]
     rows = [row for table in tables for row in table()]
@@ -45,6 +48,7 @@ def all_checks() -> list[Check]:
         *(row.check() for row in rows),
         *check_modern.checks(),
         *check_second.checks(),
+        *check_orthogonal.collections(),
         *packages_matrix.checks(),
         *packages_kron.checks(),
         *packages_pieces.checks(),

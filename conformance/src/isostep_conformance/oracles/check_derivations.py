@@ -11,6 +11,8 @@ from typing import Any
 import isostep
 
 from . import (
+    check_kin,
+    check_orthogonal,
     derivations,
     derivations_free,
     derivations_projection,
@@ -33,6 +35,8 @@ def checks() -> Iterator[Check]:
     yield from rangers()
     yield from short()
     yield from optax_alone()
+    yield from check_orthogonal.derivations()
+    yield from check_kin.derivations()
 
 
 def switches() -> Iterator[Check]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from .derivations_orthogonal import newton_schulz
 from .problems import Floats, Problem, Record
 
 
@@ -175,7 +176,6 @@ def muon(
     The momentum is a running average, Nesterov's form of it interpolates towards the gradient, and
     ``scale`` gives the factor of lr from the number of rows and columns.
     """
-    a, b, c = coefficients
     p = [value.copy() for value in problem.start]
     m = [np.zeros_like(value) for value in p]
     record = Record()
@@ -183,16 +183,8 @@ def muon(
         for i, g in enumerate(gradients):
             m[i] = momentum * m[i] + (1 - momentum) * g
             x = momentum * m[i] + (1 - momentum) * g if nesterov else m[i]
-            rows, columns = x.shape
-            # One thin singular value decomposition instead of products of matrices: the iteration
-            # is an odd polynomial, which acts on the singular values alone.
-            left, sizes, right = np.linalg.svd(x, full_matrices=False)
-            sizes = sizes / max(math.sqrt(float(np.sum(sizes**2))), eps)
-            for _ in range(steps):
-                sizes = a * sizes + b * sizes**3 + c * sizes**5
-            p[i] = (
-                p[i] - lr * weight_decay * p[i] - lr * scale(rows, columns) * (left * sizes) @ right
-            )
+            o = newton_schulz(x, coefficients, steps, eps)
+            p[i] = p[i] - lr * weight_decay * p[i] - lr * scale(*x.shape) * o
         record.add(p, {"momentum_buffer": m})
     return record
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from isostep import nm, parts
+from isostep.domains import Domain, Flag, Integer, Pair, Real
 from isostep.values import Value
 
 #: The largest number of axes of rules with a matrix for each axis: a rule has the same states for every array.
@@ -88,3 +89,33 @@ def newton_schulz(x: Any, coefficients: tuple[Any, Any, Any], steps: int, eps: A
         gram = nm.matmul(x, nm.transpose(x))
         x = a * x + nm.matmul(b * gram + c * nm.matmul(gram, gram), x)
     return nm.transpose(x) if tall else x
+
+
+def direction(b: Any, g: Any, momentum: Any, nesterov: bool) -> tuple[Any, Any]:
+    """Muon's running average of the gradients, and what it orthogonalises: that, or Nesterov's look ahead of it."""
+    b = parts.average(b, g, momentum)
+    return b, parts.average(b, g, momentum) if nesterov else b
+
+
+def width(rows: int, columns: int) -> float:
+    """By how much more than in a square matrix an orthogonal one's outputs grow: sqrt(rows / columns), at least 1."""
+    return math.sqrt(max(1.0, rows / max(columns, 1)))
+
+
+def orthogonalising() -> dict[str, Domain]:
+    """The hyperparameters of ``direction`` and ``newton_schulz``, as Muon has them, but for the norm's bound."""
+    # The cases are an iteration that stays bounded, as others near Muon's do not, and few steps of it: each multiplies
+    # what rounding has done to small singular values by three.
+    coefficients = (
+        Real(3.4445, cases=(3.0,)),
+        Real(-4.7750, cases=(-3.2,)),
+        Real(2.0315, cases=(1.2,)),
+    )
+    return {
+        "momentum": parts.decay_rate(0.95),
+        "nesterov": Flag(True, doc="Nesterov momentum"),
+        "ns_coefficients": Pair(*coefficients, doc="a, b, c of the Newton-Schulz iteration"),
+        "ns_steps": Integer(
+            5, low=0, high=99, static=True, cases=(2,), doc="Newton-Schulz iterations"
+        ),
+    }

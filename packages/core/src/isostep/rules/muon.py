@@ -33,8 +33,8 @@ import math
 from typing import Any
 
 from isostep import parts
-from isostep.domains import Choice, Flag, Integer, Pair, Real
-from isostep.matrix import newton_schulz
+from isostep.domains import Choice, Real
+from isostep.matrix import direction, newton_schulz, orthogonalising, width
 from isostep.rule import Rule
 
 
@@ -55,17 +55,16 @@ def update(
     adjust_lr_fn: str | None,
 ) -> tuple[Any, Any]:
     """See the module's equations."""
-    b = parts.average(b, g, momentum)
-    d = parts.average(b, g, momentum) if nesterov else b
+    b, d = direction(b, g, momentum, nesterov)
     o = newton_schulz(d, ns_coefficients, ns_steps, eps)
-    rows, columns = p.shape
-    if adjust_lr_fn == "match_rms_adamw":
-        scale = 0.2 * math.sqrt(max(rows, columns))
-    else:
-        scale = math.sqrt(max(1.0, rows / max(columns, 1)))
+    matched = adjust_lr_fn == "match_rms_adamw"
+    scale = 0.2 * math.sqrt(max(p.shape)) if matched else width(*p.shape)
     u = -(lr * scale) * o
     return parts.decoupled(p, u, lr, weight_decay), b
 
+
+#: In torch's order of arguments.
+SETTINGS = orthogonalising()
 
 RULE = Rule(
     name="muon",
@@ -74,13 +73,11 @@ RULE = Rule(
     hyper={
         "lr": parts.lr(1e-3, unit="spectral norm per step"),
         "weight_decay": parts.weight_decay(0.1, case=0.2),
-        "momentum": parts.decay_rate(0.95),
-        "nesterov": Flag(True, doc="Nesterov momentum"),
-        "ns_coefficients": Pair(
-            Real(3.4445), Real(-4.7750), Real(2.0315), doc="a, b, c of the Newton-Schulz iteration"
-        ),
+        "momentum": SETTINGS["momentum"],
+        "nesterov": SETTINGS["nesterov"],
+        "ns_coefficients": SETTINGS["ns_coefficients"],
         "eps": Real(1e-7, low=0, doc="lower bound of the norm that the matrix is divided by"),
-        "ns_steps": Integer(5, low=0, high=99, static=True, doc="Newton-Schulz iterations"),
+        "ns_steps": SETTINGS["ns_steps"],
         "adjust_lr_fn": Choice(
             None, options=(None, "original", "match_rms_adamw"), doc="how lr depends on the shape"
         ),
