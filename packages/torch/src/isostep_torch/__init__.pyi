@@ -13,6 +13,8 @@ from isostep_torch.groups import param_groups as param_groups
 from isostep_torch.lbfgs import LBFGS as LBFGS
 from isostep_torch.loop import TorchLoop as TorchLoop
 from isostep_torch.optimizer import Optimizer as Optimizer
+from isostep_torch.portable import from_portable as from_portable
+from isostep_torch.portable import to_portable as to_portable
 from isostep_torch.sparse_adam import SparseAdam as SparseAdam
 
 #: A number, a tensor that holds it, or a schedule: a function of the steps already done.
@@ -457,6 +459,44 @@ class Adam(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class AdamAtan2(Optimizer):
+    """Adam-Atan2: Adam with an arc tangent in the place of the division, which needs no epsilon.
+
+        m <- b1 * m + (1 - b1) * g
+        v <- b2 * v + (1 - b2) * g**2
+        u  = -lr * a * atan2(m / (1 - b1**t), b * sqrt(v / (1 - b2**t))) - lr * weight_decay * p
+
+    Follows: Everett et al., "Scaling Exponents Across Parameterizations and Optimizers", arXiv 2407.05872, which has it,
+        and lucidrains/adam-atan2-pytorch (AdamAtan2), whose names and defaults these are: a = 1.27 is about 4 / pi, with
+        which |m| = sqrt(v) steps by lr.
+    Departs:
+        - weight_decay is times lr, as the package's with decoupled_wd=False; with True it is divided by the first lr, which
+          is the piece independent_weight_decay. cautious_factor and regen_reg_rate of the package are not here.
+        - The paper's PDF was not read: the formula is the package's.
+    lr unit: parameter units per step, as Adam. The step does not depend on the gradients' scale at all.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.0001,
+        betas: tuple[Number, Number] = (0.9, 0.99),
+        weight_decay: Number = 0.0,
+        a: Number = 1.27,
+        b: Number = 1.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class AdamHD(Optimizer):
     """Adam-HD: Adam that also learns its learning rate, by the loss's gradient with respect to it.
 
@@ -735,6 +775,54 @@ class AdamP(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class AdaMuon(Optimizer):
+    """AdaMuon: Muon whose orthogonal step is divided, element by element, by the root of the average of its squares.
+
+        b <- momentum * b + (1 - momentum) * g
+        d  = momentum * b + (1 - momentum) * g with nesterov, else b
+        o  = newton_schulz(d)                           see isostep/matrix.py
+        v <- beta2 * v + (1 - beta2) * o**2
+        r  = o / (sqrt(v / (1 - beta2**t)) + eps)
+        u  = -lr * weight_decay * p - lr * 0.2 * sqrt(rows * columns) / (|r| + eps) * r
+
+    Follows: Si, Zhang, Shen, "AdaMuon: Adaptive Muon Optimizer", arXiv 2507.11005, and the authors' code
+        Chongjie-Si/AdaMuon, adamuon.py, whose 0.2 * sqrt(max(rows, columns)) and sqrt(min(rows, columns)) are one factor.
+    Departs:
+        - Later versions of the paper orthogonalise the sign of the momentum ("sign-stabilized orthogonal update"); the code
+          above, pytorch_optimizer's AdaMuon and this rule do not.
+        - The iteration runs in the compute dtype, not in bfloat16, and its norm has the lower bound ns_eps, to which the
+          code adds 1e-7. See muon.
+        - The code rounds the step to bfloat16 before it is taken.
+        - Only matrices; the code flattens kernels of convolutions to matrices first.
+        - pytorch_optimizer's AdaMuon has no Nesterov momentum.
+    lr unit: update RMS of 0.2 per step and unit of lr.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.02,
+        weight_decay: Number = 0.01,
+        beta2: Number = 0.999,
+        eps: Number = 1e-08,
+        momentum: Number = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[Number, Number, Number] = (3.4445, -4.775, 2.0315),
+        ns_steps: int = 5,
+        ns_eps: Number = 1e-07,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class AdamW(Optimizer):
     """AdamW: Adam beside a weight decay that does not pass through the averages.
 
@@ -811,6 +899,47 @@ class Adan(Optimizer):
         eps: Number = 1e-08,
         weight_decay: Number = 0.0,
         no_prox: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class AdaNorm(Optimizer):
+    """AdaNorm: Adam whose momentum takes small gradients as large as they have been on average.
+
+        e <- r * e + (1 - r) * |g|                      one number for an array
+        s  = g * max(e / |g|, 1)
+        m <- b1 * m + (1 - b1) * s
+        v <- b2 * v + (1 - b2) * g**2 + eps             the gradient as it is; the eps stays in v
+        u  = -lr * m / (1 - b1**t) / (sqrt(v / (1 - b2**t)) + eps) - lr * weight_decay * p
+
+    Follows: Dubey, Singh, Chaudhuri, "AdaNorm: Adaptive Gradient Norm Correction based Optimizer for CNNs",
+        arXiv 2210.06364, and the authors' code shivram1987/AdaNorm, AdamNorm.py.
+    Departs:
+        - A gradient of zeros stays zeros, where the code has 0 / 0.
+        - weight_decay is the code's with weight_decouple=True; its default, the coupled kind, is the piece weight_decay,
+          and fixed_decay the piece independent_weight_decay. Decay and step act on the parameter as it was.
+        - r is 0.95 in the code. amsgrad and rectify are not here, nor the paper's other rules with this gradient.
+        - pytorch_optimizer's AdaNorm adds eps before the division by the correction's root, and keeps none in v.
+    lr unit: parameter units per step, as Adam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        r: Number = 0.95,
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -1158,6 +1287,41 @@ class Amos(Optimizer):
         eps: Number = 2.350988701644575e-38,
         slots: Literal["element", "unit", "array"] = "element",
         unit_axis: int = 0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class Ano(Optimizer):
+    """Ano: the sign of the momentum with the size of the gradient, over Yogi's root.
+
+        m <- b1 * m + (1 - b1) * g
+        v <- b2 * v + (1 - b2) * sign(g**2 - v) * g**2
+        u  = -lr * sign(m) * |g| / (sqrt(v / (1 - b2**t)) + eps) - lr * weight_decay * p
+
+    Follows: Kegreisz, "Ano: Faster is Better in Noisy Landscape", arXiv 2508.18258, as pytorch_optimizer has it; the
+        paper's PDF and the author's code could not be read.
+    Departs:
+        - Anolog (pytorch_optimizer's logarithmic_schedule) is a schedule: betas[0] as a callable, 1 - 1 / log(max(2, t)).
+        - weight_decay is decoupled and times lr, and both act on the parameter as it was before this step.
+    lr unit: parameter units per step, as Adam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.0001,
+        betas: tuple[Number, Number] = (0.92, 0.99),
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -1775,6 +1939,43 @@ class DoWG(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class EXAdam(Optimizer):
+    """EXAdam: Adam with the gradient once more beside its average, and corrections that look at each other's moment.
+
+        m <- b1 * m + (1 - b1) * g
+        v <- b2 * v + (1 - b2) * g**2
+        d1 = 1 + b2**t * v / (v + eps)
+        d2 = 1 + b1**t * m**2 / (m**2 + eps)
+        u  = -lr * d1 * (m + g) / (1 - b1**t) / (sqrt(d2 * v / (1 - b2**t)) + eps) - lr * weight_decay * p
+
+    Follows: Adly, "EXAdam: The Power of Adaptive Cross-Moments", arXiv 2412.20302, and the author's code
+        AhmedMostafa16/EXAdam, exadam.py.
+    Departs:
+        - x / (x + eps) is 1 / (1 + eps / x), which stays a number where x overflows.
+        - weight_decay and the step act on the parameter as it was before this step; the code decays first.
+    lr unit: parameter units per step, as Adam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class Fromage(Optimizer):
     """Fromage: a step of a fixed fraction of the parameter's norm, array by array, then shrunk back.
 
@@ -1837,6 +2038,41 @@ class Ftrl(Optimizer):
         l2_regularization_strength: Number = 0.0,
         l2_shrinkage_regularization_strength: Number = 0.0,
         beta: Number = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class Grams(Optimizer):
+    """Grams: the length of Adam's step, element by element, in the direction of the gradient's sign.
+
+        m <- b1 * m + (1 - b1) * g
+        v <- b2 * v + (1 - b2) * g**2
+        u  = -lr * sign(g) * |m / (1 - b1**t)| / (sqrt(v / (1 - b2**t)) + eps) - lr * weight_decay * p
+
+    Follows: Cao, Li, Song, "Grams: Gradient Descent with Adaptive Momentum Scaling", arXiv 2412.17107, as pytorch_optimizer
+        has it; the authors' code (Gunale0926/Grams) was not there to be read.
+    Departs:
+        - Where the gradient is zero nothing moves, whatever the momentum, as in pytorch_optimizer.
+        - weight_decay is decoupled and times lr, and both act on the parameter as it was before this step.
+    lr unit: parameter units per step, as Adam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-06,
+        weight_decay: Number = 0.0,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -2408,6 +2644,59 @@ class Nero(Optimizer):
         bias_correction: bool = True,
         constraints: bool = True,
         unit_axis: int = 0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class NorMuon(Optimizer):
+    """NorMuon: Muon whose orthogonal step is divided, neuron by neuron, by the root of a running mean of its squares.
+
+        b <- momentum * b + (1 - momentum) * g
+        d  = momentum * b + (1 - momentum) * g with nesterov, else b
+        o  = newton_schulz(d)                           see isostep/matrix.py
+        v <- beta2 * v + (1 - beta2) * mean(o**2)       one for each neuron, the mean over its inputs
+        r  = o / (sqrt(v) + eps)
+        u  = -lr * weight_decay * p - lr * scale * r
+
+        scale = |o| / (|r| + eps) * sqrt(max(1, outputs / inputs))      dialect "authors"
+        scale = 0.2 * sqrt(outputs * inputs) / (|r| + eps)              dialect "paper"
+
+    Follows: Li, Liu, Liang, Chen, Zhao, "NorMuon: Making Muon more efficient and scalable", arXiv 2510.05491, and the
+        authors' code zichongli5/NorMuon, normuon.py, normuon_update, whose step keeps the norm of the orthogonal matrix.
+    Departs:
+        - The paper could not be read whole: "paper", a step of root mean square 0.2, is what pytorch_optimizer's
+          update_scale="match_rms" says of its Algorithm 1.
+        - The iteration runs in the compute dtype, not in bfloat16, and its norm has the lower bound ns_eps, to which the
+          code adds 1e-7. See muon.
+        - eps is the code's 1e-10, twice.
+        - Only matrices; the code flattens kernels of convolutions to matrices first.
+        - Neurons are what unit_axis numbers: rows, as in the code, or JAX's columns.
+    lr unit: spectral norm per step ("authors"); update RMS of 0.2 per step and unit of lr ("paper").
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.02,
+        weight_decay: Number = 0.0,
+        beta2: Number = 0.95,
+        eps: Number = 1e-10,
+        momentum: Number = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[Number, Number, Number] = (3.4445, -4.775, 2.0315),
+        ns_steps: int = 5,
+        ns_eps: Number = 1e-07,
+        unit_axis: int = 0,
+        dialect: Literal["authors", "paper"] = "authors",
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -3301,6 +3590,61 @@ class ScheduleFreeSGD(Optimizer):
         weight_decay: Number = 0.0,
         r: Number = 0.0,
         weight_lr_power: Number = 2.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class Scion(Optimizer):
+    """Scion: steps to the corners of a ball of some operator norm, which the parameters are kept in, or need not be.
+
+        m <- (1 - momentum) * m + momentum * g
+        u  = -lr * p - lr * scale * o(m)                constrained: p stays where |p| <= scale
+        u  = -lr * scale * o(m)                         unconstrained
+
+        o(m), of a matrix with rows (outputs) and columns (inputs):
+        spectral    newton_schulz(m) * sqrt(rows / columns)     without normalized sqrt(rows); see isostep/matrix.py
+        sign        sign(m) / columns                           without normalized sign(m)
+        row         m / (|m|_row * sqrt(columns) + eps)         without normalized without sqrt(columns)
+        col         m / (rms(m)_column + eps)                   with normalized rms(m)_column * columns
+        of a vector or a number  m / (rms(m) + eps), whatever norm is
+
+    Follows: Pethick, Xie, Antonakopoulos, Zhu, Silveti-Falls, Cevher, "Training Deep Learning Models with Norm-Constrained
+        LMOs", arXiv 2502.07529, and the authors' code LIONS-EPFL/scion, scion.py: with norm="spectral" its "Auto".
+    Departs:
+        - A kernel of 3 or 4 axes is the matrix of its first axis, and spectral divides by the elements of its window, as
+          SpectralConv does; the other norms of the code take matrices alone.
+        - normalized=None is each norm's default in the code: False of col, else True.
+        - momentum has no default 1, which would be no momentum (and no state in the code); 0.1 is that of its examples.
+        - The iteration runs in the compute dtype, not in bfloat16, and its norm has the lower bound ns_eps, to which the
+          code adds 1e-7. See muon.
+        - ScionLight, which keeps m in place of the gradient, is this rule's steps to whoever does not zero gradients.
+        - The code's first weights (init) are not an update rule's.
+        - pytorch_optimizer's SCION has weight_decay and a constraint flag of its own.
+    lr unit: the fraction of the way to the corner (constrained); a step of norm scale per unit of lr (unconstrained).
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        momentum: Number = 0.1,
+        scale: Number = 1.0,
+        norm: Literal["spectral", "sign", "row", "col"] = "spectral",
+        normalized: Literal[None, True, False] = None,
+        unconstrained: bool = False,
+        eps: Number = 1e-08,
+        ns_coefficients: tuple[Number, Number, Number] = (3.4445, -4.775, 2.0315),
+        ns_steps: int = 5,
+        ns_eps: Number = 1e-07,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
