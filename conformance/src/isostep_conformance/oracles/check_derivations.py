@@ -37,6 +37,7 @@ def checks() -> Iterator[Check]:
     yield from optax_alone()
     yield from check_orthogonal.derivations()
     yield from check_kin.derivations()
+    yield from check_kin.sums()
 
 
 def switches() -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""Adam's kin with other sizes and signs of a step: against loops of their formulas, and against packages."""
+"""Adam's kin, AccSGD, M-SVAG, KATE and Mirror MADGRAD: against loops of their formulas, and against packages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import isostep
 
-from . import derivations_kin
+from . import derivations_kin, derivations_sums
 from .check import Check, words
 from .package_row import ADAM, BETAS, EPS, MOMENTS, Row, quiet
 from .problems import MIXED_SHAPES, wild
@@ -35,6 +35,54 @@ def derivations() -> Iterator[Check]:
             yield Check(rule, source, words(settings), wild(MIXED_SHAPES), run)
 
 
+#: rule -> its settings
+SUMS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("accsgd", {"kappa": 30.0, "xi": 4.0, "small_const": 0.6, "weight_decay": 0.1}),
+    ("accsgd", {"kappa": 100.0, "xi": 9.0, "small_const": 0.8, "weight_decay": 0.0}),
+    ("msvag", {"beta": 0.85}),
+    ("msvag", {"beta": 0.4}),
+    ("kate", {"eta": 0.3, "eps": 1e-3, "weight_decay": 0.1}),
+    ("kate", {"eta": 0.0, "eps": 0.1, "weight_decay": 0.0}),
+    ("mirror_madgrad", {"momentum": 0.8, "eps": 1e-3, "weight_decay": 0.1}),
+    ("mirror_madgrad", {"momentum": 0.0, "eps": 1e-3, "weight_decay": 0.0}),
+    ("mirror_madgrad", {"momentum": 0.6, "eps": 0.1, "weight_decay": 0.1, "decouple_decay": True}),
+)
+
+
+def sums() -> Iterator[Check]:
+    """Against loops that sum over the steps so far."""
+    for name, settings in SUMS:
+        run = partial(getattr(derivations_sums, name), **settings)
+        source = isostep.definition(name).paper.partition(",")[0]
+        yield Check(
+            isostep.rule(name, **settings), source, words(settings), wild(MIXED_SHAPES), run
+        )
+
+
+def sum_rows() -> Iterator[Row]:
+    """Against the packages that have them."""
+    for name, settings in SUMS:
+        if name == "accsgd":
+            theirs = {n: v for n, v in settings.items() if n != "small_const"}
+            const = settings["small_const"]
+            own = {**theirs, "constant": const, **LOOP}
+            yield Row(name, "pytorch_optimizer", "AccSGD", settings, own)
+            yield Row(name, "torch_optimizer", "AccSGD", settings, {**theirs, "small_const": const})
+        elif name == "msvag":
+            note = "pytorch_optimizer subtracts the square of one average from the other"
+            theirs = {**settings, **LOOP}
+            yield Row(name, "pytorch_optimizer", "MSVAG", settings, theirs, {}, quiet, note, 1e-9)
+        elif name == "kate":
+            # It adds eps to the sum itself, once in every step.
+            own = {**settings, "eps": 1e-12}
+            theirs = {**own, "delta": own["eta"], **LOOP}
+            del theirs["eta"]
+            note = "pytorch_optimizer adds eps to the sum, in every step"
+            yield Row(name, "pytorch_optimizer", "Kate", own, theirs, {}, quiet, note, 1e-9)
+        else:
+            yield Row(name, "madgrad", "MirrorMADGRAD", settings, settings)
+
+
 def rows() -> Iterator[Row]:
     """Against pytorch_optimizer, and the package of Adam-atan2."""
     for decay in (0.0, 0.1):
@@ -51,4 +99,4 @@ def rows() -> Iterator[Row]:
         yield Row("adam_atan2", "adam_atan2_pytorch", "AdamAtan2", own, own, MOMENTS)
 
 
-TABLES: tuple[Callable[[], Iterator[Row]], ...] = (rows,)
+TABLES: tuple[Callable[[], Iterator[Row]], ...] = (rows, sum_rows)

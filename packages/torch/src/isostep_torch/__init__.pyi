@@ -26,6 +26,46 @@ def list_optimizers(pattern: str = "*") -> list[str]: ...
 def load_optimizer(name: str) -> type[Any]: ...
 def from_rule(rule: BoundRule, params: ParamsT, **options: Any) -> Optimizer: ...
 
+class AccSGD(Optimizer):
+    """AccSGD: a short step of SGD, averaged with a point that takes long steps and is drawn to the parameter.
+
+        g <- g + weight_decay * p
+        a  = small_const**2 * xi / kappa
+        w <- (1 - a) * w + a * (p - lr * kappa / small_const * g)       w starts at the parameter
+        u  = (small_const * (-lr * g) + a * (w - p)) / (small_const + a)
+
+    Follows: Kidambi, Netrapalli, Jain, Kakade, "On the insufficiency of existing momentum schemes for Stochastic
+        Optimization", arXiv 1803.05591 (there ASGD, with 0.7 for small_const), and the authors' code rahulkidambi/AccSGD,
+        AccSGD.py, for smallConst, weight_decay and defaults. torch_optimizer and pytorch_optimizer agree.
+    Departs:
+        - The long step is taken as lr * small_const * xi, which is what a makes of it: the code multiplies by
+          1 / a - 1, adds, and multiplies by a.
+        - lr, a required argument there, defaults to 0.1, which its README has.
+        - kappa and xi have to be such that a is at most 1; the code takes any.
+    lr unit: as SGD, of the short step; the long one is kappa / small_const times as much.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.1,
+        kappa: Number = 1000.0,
+        xi: Number = 10.0,
+        small_const: Number = 0.7,
+        weight_decay: Number = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class ACProp(Optimizer):
     """ACProp: the gradient over the root of AdaBelief's average as it was before this step.
 
@@ -2086,6 +2126,46 @@ class Grams(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class KATE(Optimizer):
+    """KATE: AdaGrad without its root, times the root of a second sum, so that the scale of a feature cancels.
+
+        b <- b + g**2
+        d  = b + eps
+        m <- m + eta * g**2 + g**2 / d
+        u  = -lr * sqrt(m) * g / d - lr * weight_decay * p
+
+    Follows: Choudhury, Tupitsa, Loizou, Horvath, Takac, Gorbunov, "Remove that Square Root: A New Efficient
+        Scale-Invariant Version of AdaGrad", arXiv 2403.02648, where b and m are called b_t**2 and m_t**2, and the
+        authors' code nazya/KATE, codes/optimizers.py, whose names, state and eps these are.
+    Departs:
+        - lr, eta and eps have to be given there; their defaults here are those of its comment.
+        - weight_decay is in neither. It is decoupled, as by default in pytorch_optimizer.
+        - Where g / d is zero so is u: after a sum that has overflowed, the authors' code has infinity times zero.
+        - eps has to be positive; there it may be 0, and 0 / 0 follow.
+        - pytorch_optimizer adds eps to b itself, once in every step, so that they agree without eps; eta is delta there.
+    lr unit: parameter units per step, as AdaGrad, of the part of eta; times a gradient unit, of the other.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        eta: Number = 0.9,
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class LAMB(Optimizer):
     """LAMB: Adam's step with decay, rescaled array by array to the size of the parameter.
 
@@ -2397,6 +2477,48 @@ class MARS(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class MirrorMADGRAD(Optimizer):
+    """Mirror MADGRAD: MADGRAD's weights and cube root around mirror descent in the place of dual averaging.
+
+        g <- g + weight_decay * p                       or z <- z - r * weight_decay * z, decouple_decay
+        r  = lr + eps                                   0 where lr = 0
+        v <- sqrt((t - 1) / t) * v + g**2
+        z <- z - r * cbrt(t) * g / (cbrt(v) + eps)      z starts at the parameter
+        u  = (1 - momentum) * (z - p)
+
+    Without momentum z is p, and is not stored. Without eps a divisor of 0 counts as 1.
+
+    Follows: the class MirrorMADGRAD of the package madgrad, by the authors of Defazio, Jelassi, "Adaptivity without
+        Compromise: A Momentumized, Adaptive, Dual Averaged Gradient Method for Stochastic Optimization", arXiv 2101.11075.
+        Times sqrt(t), v is MADGRAD's sum of sqrt(t) * g**2; that is the cbrt(t) here where sqrt(t) is there.
+    Departs:
+        - Without eps the package takes no step where the root of v is zero; here a g whose square is zero is divided by 1.
+        - t is counted per parameter; the package counts calls of step.
+        - The package writes the coupled decay into the caller's gradient.
+    lr unit: parameter units per (gradient unit)**(1/3), about.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.01,
+        momentum: Number = 0.9,
+        weight_decay: Number = 0.0,
+        eps: Number = 0.0,
+        decouple_decay: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class MoMo(Optimizer):
     """MoMo: SGD with momentum whose rate is at most lr, and what a model of the loss says that is left to gain.
 
@@ -2482,6 +2604,47 @@ class MoMoAdam(Optimizer):
         divide: bool = True,
         lb: Number = 0.0,
         use_fstar: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class MSVAG(Optimizer):
+    """M-SVAG: momentum whose elements shrink as the noise in them outgrows them.
+
+        w  = (1 - beta) / (1 - beta**t)                 the weight of g in the bias-corrected averages
+        n  = w * (1 + beta**t) / 2 * (s + w * (g - m)**2)        the variance of the new m; 0 at t = 1
+        s <- (1 - w) * (s + w * (g - m)**2)             v - m**2 of the corrected averages, with the old m
+        m <- m + w * (g - m)
+        u  = -lr * m**2 / (m**2 + n) * m                0 where m = 0
+
+    Follows: Balles, Hennig, "Dissecting Adam: The Sign, Magnitude and Variance of Stochastic Gradients", arXiv
+        1705.07774, M-SVAG, and the authors' code lballes/msvag, msvag/msvag.py: n is their rho * s, rho = (1 - beta) *
+        (1 + beta**t) / ((1 + beta) * (1 - beta**t)), s = (v - m**2) / (1 - rho).
+    Departs:
+        - The state is the corrected average and its variance, which are all that the update sees of the averages
+          of g and g**2 there. Neither v - m**2 nor 1 - rho, which cancel, is computed, and no factor has to be clipped.
+        - At t = 1, where 0 / 0 stands in the paper, the step is that of m, as in the code, whose rho is at most 0.999;
+          with a beta above 0.998 that bound would act at later steps too (0.9999 in pytorch_optimizer).
+        - With beta = 0 the code's rho is bounded at every step, and its factor 1; here it is the limit, in which n is half
+          of the squared change of g.
+        - lr, a required argument there, defaults to pytorch_optimizer's.
+    lr unit: as SGD with an averaged gradient.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.01,
+        beta: Number = 0.9,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
