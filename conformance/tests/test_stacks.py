@@ -165,7 +165,9 @@ def lives(path, rule, dtype, steps=4, shapes=SHAPES):
 
 def agree(found, wanted, rtol):
     for key, value in wanted.items():
-        np.testing.assert_allclose(found[key], value, rtol=rtol, atol=rtol, err_msg=str(key))
+        # A product of matrices is as exact as its largest terms, which differ from one library's order to another's.
+        atol = rtol + 8 * np.finfo(value.dtype).eps * np.abs(value).max(initial=0)
+        np.testing.assert_allclose(found[key], value, rtol=rtol, atol=atol, err_msg=str(key))
 
 
 def test_all_paths_of_stacks_are_looked_at():

@@ -289,4 +289,5 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "always the first branch: where((t > 1), (1 - (sub(...) / c)), 0.0)*",
         "at t = 1 the weight of the gradient is one, and nothing is left",
     ),
+    Equivalent("adanorm", "gt -> ge: (where((size > 0), (e / size), 1.0) > 1)*", _CONTINUOUS),
 )

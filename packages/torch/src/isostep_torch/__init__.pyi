@@ -1341,7 +1341,7 @@ class Amos(Optimizer):
     ) -> None: ...
 
 class Ano(Optimizer):
-    """Ano: the sign of the momentum with the size of the gradient, over Yogi's root.
+    """Ano: the sign of the momentum with the size of the gradient, over a root whose squares may be taken away again.
 
         m <- b1 * m + (1 - b1) * g
         v <- b2 * v + (1 - b2) * sign(g**2 - v) * g**2
@@ -1351,6 +1351,7 @@ class Ano(Optimizer):
         paper's PDF and the author's code could not be read.
     Departs:
         - Anolog (pytorch_optimizer's logarithmic_schedule) is a schedule: betas[0] as a callable, 1 - 1 / log(max(2, t)).
+        - betas[1] has to be 0.5 at least, or v could become negative.
         - weight_decay is decoupled and times lr, and both act on the parameter as it was before this step.
     lr unit: parameter units per step, as Adam.
     """
@@ -1991,7 +1992,7 @@ class EXAdam(Optimizer):
     Follows: Adly, "EXAdam: The Power of Adaptive Cross-Moments", arXiv 2412.20302, and the author's code
         AhmedMostafa16/EXAdam, exadam.py.
     Departs:
-        - x / (x + eps) is 1 / (1 + eps / x), which stays a number where x overflows.
+        - x / (x + eps) is 1 - eps / (x + eps), which stays a number where x overflows.
         - weight_decay and the step act on the parameter as it was before this step; the code decays first.
     lr unit: parameter units per step, as Adam.
     """

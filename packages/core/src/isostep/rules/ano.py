@@ -1,4 +1,4 @@
-"""Ano: the sign of the momentum with the size of the gradient, over Yogi's root.
+"""Ano: the sign of the momentum with the size of the gradient, over a root whose squares may be taken away again.
 
     m <- b1 * m + (1 - b1) * g
     v <- b2 * v + (1 - b2) * sign(g**2 - v) * g**2
@@ -8,12 +8,14 @@ Follows: Kegreisz, "Ano: Faster is Better in Noisy Landscape", arXiv 2508.18258,
     paper's PDF and the author's code could not be read.
 Departs:
     - Anolog (pytorch_optimizer's logarithmic_schedule) is a schedule: betas[0] as a callable, 1 - 1 / log(max(2, t)).
+    - betas[1] has to be 0.5 at least, or v could become negative.
     - weight_decay is decoupled and times lr, and both act on the parameter as it was before this step.
 lr unit: parameter units per step, as Adam.
 """
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from isostep import nm, parts
@@ -43,6 +45,14 @@ def update(
     return parts.decoupled(p, -lr * nm.sign(m) * nm.abs(g) / d, lr, weight_decay), m, v
 
 
+def check(h: SimpleNamespace) -> str | None:
+    """v loses no more than there is of it."""
+    b2 = h.betas[1]
+    return (
+        f"betas[1] must be at least 0.5, got {b2!r}" if isinstance(b2, float) and b2 < 0.5 else None
+    )
+
+
 RULE = Rule(
     name="ano",
     update=update,
@@ -53,6 +63,7 @@ RULE = Rule(
         "eps": parts.eps(1e-8),
         "weight_decay": parts.weight_decay(),
     },
+    check=check,
     family="adam",
     year=2025,
     paper="Kegreisz, Ano: Faster is Better in Noisy Landscape",

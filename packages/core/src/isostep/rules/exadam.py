@@ -9,7 +9,7 @@
 Follows: Adly, "EXAdam: The Power of Adaptive Cross-Moments", arXiv 2412.20302, and the author's code
     AhmedMostafa16/EXAdam, exadam.py.
 Departs:
-    - x / (x + eps) is 1 / (1 + eps / x), which stays a number where x overflows.
+    - x / (x + eps) is 1 - eps / (x + eps), which stays a number where x overflows.
     - weight_decay and the step act on the parameter as it was before this step; the code decays first.
 lr unit: parameter units per step, as Adam.
 """
@@ -39,8 +39,8 @@ def update(
     """See the module's equations."""
     m, v = parts.moments(g, m, v, betas)
     c1, c2 = parts.corrections(betas, t)
-    d1 = 1 + (1 - c2) / (1 + eps / v)
-    d2 = 1 + (1 - c1) / (1 + eps / (m * m))
+    d1 = 1 + (1 - c2) * (1 - eps / (v + eps))
+    d2 = 1 + (1 - c1) * (1 - eps / (m * m + eps))
     root = nm.sqrt(d2) * parts.root(v, c2)
     u = (-lr / c1) * d1 * (m + g) / denominator(root + eps)
     return parts.decoupled(p, u, lr, weight_decay), m, v
