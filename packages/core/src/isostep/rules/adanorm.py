@@ -50,7 +50,9 @@ def update(
     """See the module's equations."""
     size = parts.norm(g)
     e = parts.average(e, size, r)
-    lift = nm.where(size > 0, e / size, 1.0)
+    lift = e / nm.where(
+        size == 0, 1.0, size
+    )  # a gradient of zeros stays that, however it is lifted
     # Of norms beyond all numbers the quotient is none, and is not above 1.
     m = parts.average(m, nm.where(lift > 1, lift, 1.0) * g, betas[0])
     v = parts.average(v, g * g, betas[1]) + eps

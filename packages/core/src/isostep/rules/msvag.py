@@ -39,8 +39,8 @@ def update(
     # 1 + beta**t is 2 - c.
     noise = nm.where(t > 1, weight * (1 - 0.5 * c), 0.0) * spread
     m = parts.corrected(m, g, beta, t)
-    ratio = nm.sqrt(noise) / nm.where(m == 0, 1.0, m)
-    return -lr * m / (1 + ratio * ratio), m, nm.where(t > 1, 1 - weight, 0.0) * spread
+    divisor = nm.where(m == 0, 1.0, m)  # twice, as its square may be beyond all numbers
+    return -lr * m / (1 + noise / divisor / divisor), m, nm.where(t > 1, 1 - weight, 0.0) * spread
 
 
 RULE = Rule(
