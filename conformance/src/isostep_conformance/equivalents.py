@@ -33,6 +33,8 @@ _CONTINUOUS = (
     "both branches agree at the threshold, so it does not matter on which side equality falls"
 )
 
+_ANGLE = "of m = 0 the angle is 0 beside any number: the choice is for the derivative"
+
 EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
         "*lamb*",
@@ -289,5 +291,16 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "always the first branch: where((t > 1), (1 - (sub(...) / c)), 0.0)*",
         "at t = 1 the weight of the gradient is one, and nothing is left",
     ),
-    Equivalent("adanorm", "gt -> ge: (where((size > 0), (e / size), 1.0) > 1)*", _CONTINUOUS),
+    Equivalent(
+        "adanorm",
+        "gt -> ge: (((mul(...) + mul(...)) / where(eq(...), 1.0, size)) > 1)*",
+        _CONTINUOUS,
+    ),
+    Equivalent("adam_atan2", "x 1.01: 0*", _ANGLE),
+    Equivalent("adam_atan2", "x 1.01: 1.0*", _ANGLE),
+    Equivalent(
+        "adam_atan2", "eq -> ne: (((betas[1] * exp_avg_sq) + (sub(...) * mul(...))) == 0)*", _ANGLE
+    ),
+    Equivalent("adam_atan2", "right operand dropped: (((mul(...) + mul(...)) == 0) and *", _ANGLE),
+    Equivalent("adam_atan2", "always the second branch: where(((m == 0) and *", _ANGLE),
 )

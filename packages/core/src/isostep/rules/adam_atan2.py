@@ -40,7 +40,9 @@ def update(
     """See the module's equations."""
     m, v = parts.moments(g, m, v, betas)
     c1, c2 = parts.corrections(betas, t)
-    u = (-lr * a) * nm.atan2(m / c1, b * parts.root(v, c2))
+    # Of nothing the angle is 0 beside any number, and beside one that is not zero it has a derivative.
+    beside = nm.where(nm.logical_and(m == 0, v == 0), 1.0, b * parts.root(v, c2))
+    u = (-lr * a) * nm.atan2(m / c1, beside)
     return parts.decoupled(p, u, lr, weight_decay), m, v
 
 

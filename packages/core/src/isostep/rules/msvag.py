@@ -36,11 +36,11 @@ def update(
     weight = (1 - beta) / c
     change = g - m
     spread = s + weight * (change * change)
-    # 1 + beta**t is 2 - c.
-    noise = nm.where(t > 1, weight * (1 - 0.5 * c), 0.0) * spread
+    # 1 + beta**t is 2 - c. At t = 1 the root of nothing would have no derivative.
+    noise = nm.where(t > 1, nm.sqrt(weight * (1 - 0.5 * c) * spread), 0.0)
     m = parts.corrected(m, g, beta, t)
-    divisor = nm.where(m == 0, 1.0, m)  # twice, as its square may be beyond all numbers
-    return -lr * m / (1 + noise / divisor / divisor), m, nm.where(t > 1, 1 - weight, 0.0) * spread
+    ratio = noise / nm.where(m == 0, 1.0, m)
+    return -lr * m / (1 + ratio * ratio), m, nm.where(t > 1, 1 - weight, 0.0) * spread
 
 
 RULE = Rule(
