@@ -285,7 +285,6 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     ),
     Equivalent("scion", "sum of each unit only: * [1-d]", "a vector is one unit"),
     Equivalent("scion", "size -> unit_size: * [1-d]", "a vector is one unit"),
-    Equivalent("msvag", "x 1.01: 1.0*", _MASKED),
     Equivalent(
         "msvag",
         "always the first branch: where((t > 1), (1 - (sub(...) / c)), 0.0)*",

@@ -36,8 +36,8 @@ def update(
     weight = (1 - beta) / c
     change = g - m
     spread = s + weight * (change * change)
-    # 1 + beta**t is 2 - c. At t = 1 the root of nothing would have no derivative.
-    noise = nm.where(t > 1, nm.sqrt(weight * (1 - 0.5 * c) * spread), 0.0)
+    # 1 + beta**t is 2 - c. What is 0 at t = 1 is so outside of the root, which has no derivative at 0.
+    noise = nm.where(t > 1, 1.0, 0.0) * nm.sqrt(weight * (1 - 0.5 * c) * spread)
     m = parts.corrected(m, g, beta, t)
     ratio = noise / nm.where(m == 0, 1.0, m)
     return -lr * m / (1 + ratio * ratio), m, nm.where(t > 1, 1 - weight, 0.0) * spread
