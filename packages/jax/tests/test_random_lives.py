@@ -66,6 +66,8 @@ def drawn_rule(rng):
             bound = piece.bind(**values(rng, piece, piece.name))
             if rule.momentum is None and piece.needs_momentum(bound.values):
                 continue
+            if piece.name in {c.part.name for c in rule.components}:
+                continue
             rule = isostep.compose(*((bound, rule) if piece.after is None else (rule, bound)))
     return rule
 
