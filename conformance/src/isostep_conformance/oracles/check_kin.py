@@ -14,7 +14,7 @@ from .package_row import ADAM, BETAS, EPS, MOMENTS, Row, quiet
 from .problems import MIXED_SHAPES, wild
 
 LOOP = {"foreach": False}
-#: rule -> what it has beside Adam's settings, or None where it has no eps
+#: rule -> what it has beside Adam's decay rates
 MORE: dict[str, dict[str, Any]] = {
     "grams": {"eps": EPS},
     "adam_atan2": {"a": 1.1, "b": 1.6},
@@ -30,57 +30,58 @@ def derivations() -> Iterator[Check]:
         for decay in (0.0, 0.1):
             settings = {"betas": BETAS, "weight_decay": decay, **more}
             run = partial(getattr(derivations_kin, name), **settings)
-            source = f"{isostep.definition(name).paper.partition(',')[0]}"
+            source = isostep.definition(name).paper.partition(",")[0]
             rule = isostep.rule(name, **settings)
             yield Check(rule, source, words(settings), wild(MIXED_SHAPES), run)
 
 
-#: rule -> its settings
-SUMS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("accsgd", {"kappa": 30.0, "xi": 4.0, "small_const": 0.6, "weight_decay": 0.1}),
-    ("accsgd", {"kappa": 100.0, "xi": 9.0, "small_const": 0.8, "weight_decay": 0.0}),
-    ("msvag", {"beta": 0.85}),
-    ("msvag", {"beta": 0.4}),
-    ("kate", {"eta": 0.3, "eps": 1e-3, "weight_decay": 0.1}),
-    ("kate", {"eta": 0.0, "eps": 0.1, "weight_decay": 0.0}),
-    ("mirror_madgrad", {"momentum": 0.8, "eps": 1e-3, "weight_decay": 0.1}),
-    ("mirror_madgrad", {"momentum": 0.0, "eps": 1e-3, "weight_decay": 0.0}),
-    ("mirror_madgrad", {"momentum": 0.6, "eps": 0.1, "weight_decay": 0.1, "decouple_decay": True}),
-)
+#: rule -> settings
+SUMS: dict[str, tuple[dict[str, Any], ...]] = {
+    "accsgd": (
+        {"kappa": 30.0, "xi": 4.0, "small_const": 0.6, "weight_decay": 0.1},
+        {"kappa": 100.0, "xi": 9.0, "small_const": 0.8, "weight_decay": 0.0},
+    ),
+    "msvag": ({"beta": 0.85}, {"beta": 0.4}),
+    "kate": (
+        {"eta": 0.3, "eps": 1e-3, "weight_decay": 0.1},
+        {"eta": 0.0, "eps": 0.1, "weight_decay": 0.0},
+    ),
+    "mirror_madgrad": (
+        {"momentum": 0.8, "eps": 1e-3, "weight_decay": 0.1},
+        {"momentum": 0.0, "eps": 1e-3, "weight_decay": 0.0},
+        {"momentum": 0.6, "eps": 0.1, "weight_decay": 0.1, "decouple_decay": True},
+    ),
+}
 
 
 def sums() -> Iterator[Check]:
     """Against loops that sum over the steps so far."""
-    for name, settings in SUMS:
-        run = partial(getattr(derivations_sums, name), **settings)
+    for name, every in SUMS.items():
         source = isostep.definition(name).paper.partition(",")[0]
-        yield Check(
-            isostep.rule(name, **settings), source, words(settings), wild(MIXED_SHAPES), run
-        )
+        for settings in every:
+            run = partial(getattr(derivations_sums, name), **settings)
+            rule = isostep.rule(name, **settings)
+            yield Check(rule, source, words(settings), wild(MIXED_SHAPES), run)
 
 
 def sum_rows() -> Iterator[Row]:
     """Against the packages that have them."""
-    for name, settings in SUMS:
-        if name == "accsgd":
-            theirs = {n: v for n, v in settings.items() if n != "small_const"}
-            const = settings["small_const"]
-            own = {**theirs, "constant": const, **LOOP}
-            yield Row(name, "pytorch_optimizer", "AccSGD", settings, own)
-            yield Row(name, "torch_optimizer", "AccSGD", settings, {**theirs, "small_const": const})
-        elif name == "msvag":
-            note = "pytorch_optimizer subtracts the square of one average from the other"
-            theirs = {**settings, **LOOP}
-            yield Row(name, "pytorch_optimizer", "MSVAG", settings, theirs, {}, quiet, note, 1e-9)
-        elif name == "kate":
-            # It adds eps to the sum itself, once in every step.
-            own = {**settings, "eps": 1e-12}
-            theirs = {**own, "delta": own["eta"], **LOOP}
-            del theirs["eta"]
-            note = "pytorch_optimizer adds eps to the sum, in every step"
-            yield Row(name, "pytorch_optimizer", "Kate", own, theirs, {}, quiet, note, 1e-9)
-        else:
-            yield Row(name, "madgrad", "MirrorMADGRAD", settings, settings)
+    package = "pytorch_optimizer"
+    for ours in SUMS["accsgd"]:
+        shared = {n: v for n, v in ours.items() if n != "small_const"}
+        theirs = {**shared, "constant": ours["small_const"], **LOOP}
+        yield Row("accsgd", package, "AccSGD", ours, theirs)
+        yield Row("accsgd", "torch_optimizer", "AccSGD", ours, ours)
+    note = "pytorch_optimizer subtracts the square of one average from the other"
+    for ours in SUMS["msvag"]:
+        yield Row("msvag", package, "MSVAG", ours, {**ours, **LOOP}, {}, quiet, note, 1e-9)
+    note = "pytorch_optimizer adds eps to the sum, in every step"
+    for settings in SUMS["kate"]:
+        ours = {**settings, "eps": 1e-12}
+        theirs = {n: v for n, v in ours.items() if n != "eta"} | {"delta": ours["eta"], **LOOP}
+        yield Row("kate", package, "Kate", ours, theirs, {}, quiet, note, 1e-9)
+    for ours in SUMS["mirror_madgrad"]:
+        yield Row("mirror_madgrad", "madgrad", "MirrorMADGRAD", ours, ours)
 
 
 def rows() -> Iterator[Row]:
