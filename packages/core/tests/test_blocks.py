@@ -234,6 +234,8 @@ def test_the_compiled_pass_leaves_the_reference_s_bits(name, dtype, kind):
         grads = draw()
         grads[2] = grads[2] if k else None
         grads[7][:3] = np.nan, np.inf, 0.0
+        grads[6][:64] = 0.0  # whole blocks of nothing, and of what is nearly that
+        grads[6][32:64:2] = 1e-41
         with np.errstate(all="ignore"):
             fused.step(rule, ours, grads, states[0])
         REFERENCE.step(rule, theirs, grads, states[1])
@@ -415,6 +417,21 @@ def test_an_average_that_rests_keeps_its_bytes(name):
         backend.step(rule, params, grads, state)
         same = {n for n, a in state.arrays[0].items() if np.array_equal(a, before[n])}
         assert same in [{n, n + "_scale"} for n in state.storage.packed]
+
+
+@pytest.mark.parametrize(
+    "name", ["numpy:reference", pytest.param("numpy:fused", marks=pytest.mark.whole)]
+)
+def test_an_average_of_a_matrix_that_rests_keeps_its_bytes(name):
+    """SOAP's first step makes bases only; passes over stacks write numbers where they were opened."""
+    backend, rule = isostep.backend(name), isostep.rule("soap")
+    params = [np.ones((6, 8), np.float32)]
+    state = backend.init(rule, params, storage=low_precision(state_dtype="mxfp8_e4m3"))
+    for step in range(2):
+        backend.step(rule, params, [np.ones((6, 8), np.float32)], state)
+        for n in state.storage.packed:
+            assert state.arrays[0][n].any() == step
+            assert state.arrays[0][n + "_scale"].any() == step
 
 
 @pytest.mark.parametrize(

@@ -452,13 +452,13 @@ def test_blocks_are_opened_where_the_option_is_another(now, loaded):
 
 def test_the_option_may_be_set_in_mid_run_and_again():
     params = parameters()
-    optimizer = isostep_torch.AdamW(params, lr=0.1)
+    optimizer = isostep_torch.AdamW(params, lr=0.1, rounding_seed=9)
     run(optimizer, params, 0, 2)
     before = copy.deepcopy(optimizer.state[params[0]])
     optimizer.param_groups[0]["state_dtype"] = E4M3
     optimizer.init_state()
     own = optimizer.state[params[0]]
-    codes, scales = packed(before["exp_avg"].numpy(), E4M3, (0, 2, 0), core.FIRST)
+    codes, scales = packed(before["exp_avg"].numpy(), E4M3, (9, 2, 0), core.FIRST)
     np.testing.assert_array_equal(own["exp_avg"].numpy(), codes)
     np.testing.assert_array_equal(own["exp_avg_scale"].numpy(), scales)
     run(optimizer, params, 2, 4)
@@ -519,6 +519,57 @@ def test_bytes_that_do_not_say_their_form_are_refused():
     loose.state.update({p: dict(own) for p, own in optimizer.state.items()})
     with pytest.raises(StepError, match="form is not known; set state_dtype"):
         step(loose, params, 1)
+
+
+def broken(own, n, value):
+    if value is None:
+        del own[n]
+    else:
+        own[n] = value
+
+
+WRONG = {
+    "no scales": ("exp_avg_scale", None, "state exp_avg is of bytes, which mean nothing without"),
+    "a number": ("exp_avg_scale", 3, "state exp_avg_scale must be a tensor, got 3"),
+    "one for all": (
+        "exp_avg_scale",
+        torch.zeros(1, dtype=torch.uint8).expand(4),
+        r"exp_avg_scale of params\[0\] must be a writable uint8 array of shape \(4,\)",
+    ),
+    "a byte for all": (
+        "exp_avg",
+        torch.zeros(1, dtype=torch.uint8).expand(33, 3),
+        r"exp_avg of params\[0\] must be a writable uint8 array of shape \(33, 3\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+@on_every_path
+def test_entries_that_do_not_fit_are_refused_and_nothing_is_written(path, wrong):
+    n, value, message = wrong
+    params = parameters()
+    optimizer = isostep_torch.AdamW(params, lr=0.1, state_dtype=E4M3, **path)
+    run(optimizer, params, 0, 1)
+    broken(optimizer.state[params[0]], n, value)
+    before = copy.deepcopy(params)
+    with pytest.raises(StepError, match=message):
+        step(optimizer, params, 1)
+    assert all(map(torch.equal, params, before))
+
+
+@pytest.mark.parametrize("now", [E4M3, None])
+def test_bytes_without_scales_are_never_numbers(now):
+    """In a state dict of somebody else's, whatever the option."""
+    params = parameters()
+    optimizer = isostep_torch.AdamW(params, state_dtype=now)
+    run(optimizer, params, 0, 1)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0]["exp_avg"] = torch.ones(33, 3, dtype=torch.uint8)
+    with pytest.raises(
+        ValueError, match="exp_avg is of bytes, which mean nothing without exp_avg_scale"
+    ):
+        optimizer.load_state_dict(saved)
 
 
 @on_every_path
@@ -597,6 +648,31 @@ def test_a_step_that_is_not_taken_leaves_every_byte():
     optimizer.found_inf = torch.zeros(())
     step(optimizer, [p], 1)
     assert not torch.equal(own["exp_avg_scale"], before["exp_avg_scale"])
+
+
+@on_every_path
+@in_every_form
+def test_an_average_that_rests_keeps_its_bytes(path, form):
+    """Of two that take turns: numbers that stay could be kept with a smaller scale, and no backend does so."""
+    rng = np.random.default_rng(0)
+    rule = isostep.rule("pnm", lr=0.1)
+    p = torch.nn.Parameter(torch.zeros(4000))
+    optimizer = isostep_torch.PNM([p], lr=0.1, state_dtype=form, **path)
+    params = [np.zeros(4000, np.float32)]
+    state = REFERENCE.init(rule, params, storage=isostep.low_precision(state_dtype=form))
+    for k in range(4):
+        g = (rng.standard_normal(4000) * 2.0 ** rng.integers(-9, 9, 4000)).astype(np.float32)
+        optimizer.init_state()
+        before = {n: a.clone() for n, a in optimizer.state[p].items()}
+        p.grad = torch.from_numpy(g)
+        optimizer.step()
+        own = optimizer.state[p]
+        resting = ("neg_momentum", "pos_momentum")[k % 2]
+        for n in (resting, resting + core.SCALE):
+            assert torch.equal(own[n], before[n])
+        REFERENCE.step(rule, params, [g], state)
+        far = [(a != own[n].numpy()).mean() for n, a in state.arrays[0].items()]
+        assert max(far) <= 1 / 50
 
 
 @on_every_path

@@ -459,12 +459,14 @@ class ArrayBackend(ABC):
             store = partial(self._store, noise=chance, written=item.written)
             new_params[i] = store(arrays[i], p := new.pop("p"), place=0)
             new_state[i] |= self._beside(state.arrays[i], new_params[i], p)
+            # Of what was written where it lies, a new value is the old array.
+            stored = trace(rule, item.phase, tuple(item.p.shape)).stored if item.written else ()
             for n, v in new.items():
                 place, own = ways.number(n, rule.state_names), state.arrays[i]
                 if n not in ways.packed:
                     new_state[i][n] = store(own[n], v, place=place)
                     continue
-                if v is old[n] and not item.written:
+                if v is old[n] and (not item.written or n not in stored):
                     continue  # it rests: packed again its scale may be another
                 narrow = _spread(self.cast(v, "float32"), tuple(own[n].shape))
                 both = self.packed(narrow, str(ways.form), noise, place)

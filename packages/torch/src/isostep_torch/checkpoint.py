@@ -269,6 +269,9 @@ def _check_one(
             f"expected {sorted(rule.state_names)}; it was saved by another rule or setting"
         )
         raise ValueError(message)
+    for wrong in filter(None, (storage.bytes_alone(own, n) for n in rule.state_names)):
+        message = f"{rule.name}: {wrong}, of parameter {place}; save it with state_dict()"
+        raise ValueError(message)
     how = storage.kept(group, rule)
     names = (*rule.state_names, *storage.extra_names(how, p))
     shapes = {n: how.shape_of(n, tuple(p.shape)) for n in names}

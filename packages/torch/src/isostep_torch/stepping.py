@@ -194,7 +194,7 @@ class Stepping(torch.optim.Optimizer):
         if how.packed:
             given = {"gradient": grads} | {n: inputs[n] for n in rule.input_names if n in inputs}
             kept.backend._checked_params(rule, params)
-            storage.check_opened(rule, how, params, given, state.arrays, active)
+            storage.check_opened(kept.backend, rule, how, params, given, state.arrays, active)
         before: Any = state.group_t
         for k, run in enumerate(some):
             # A count on the device is advanced in place, by the last.
@@ -219,9 +219,11 @@ class Stepping(torch.optim.Optimizer):
             p = params[i]
             extra = {n: state.arrays[i][n] for n in storage.extra_names(how, p)}
             own = {n: inputs[n][i] for n in rule.input_names if n in inputs}
-            noise = (group["rounding_seed"], state.t[i] + 1, state.handling.places[i])
+            t = state.t[i] + 1
+            noise = (group["rounding_seed"], t, state.handling.places[i])
+            rests = storage.resting(rule, how, t, tuple(p.shape))
             arrays = {n: state.arrays[i][n] for n in rule.state_names}
-            opened.append(storage.open_tensors(how, p, grads[i], own, arrays, extra, noise))
+            opened.append(storage.open_tensors(how, p, grads[i], own, arrays, extra, noise, rests))
         given = inputs | {n: [o.inputs[n] for o in opened] for n in rule.input_names if n in inputs}
         inner = State(
             state.rule,
@@ -304,6 +306,9 @@ class Stepping(torch.optim.Optimizer):
         arrays, counts = [], []
         for p in params:
             own = self.state[p]
+            for wrong in filter(None, (storage.bytes_alone(own, n) for n in rule.state_names)):
+                message = f"{rule.name}: {wrong}; set both, or clear the state"
+                raise StepError(message)
             names = (*rule.state_names, *storage.extra_names(how, p))
             own.update(self._in_form(rule, how, group, p, places[p]))
             for n in {n + SCALE for n in rule.state_names} - {*names} & own.keys():

@@ -17,6 +17,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -176,11 +178,19 @@ def check_dense(rule: BoundRule, params: Sequence[torch.Tensor]) -> None:
 
 
 def check_state(rule: BoundRule, own: Mapping[str, Any]) -> None:
-    """What stands under the rule's names in a parameter's entry must be tensors."""
-    for n in rule.state_names:
+    """What stands under the rule's names in a parameter's entry must be tensors, and so must scales beside them."""
+    for n in (*rule.state_names, *(n + SCALE for n in rule.state_names if n + SCALE in own)):
         if not isinstance(own[n], torch.Tensor):
             message = f"{rule.name}: state {n} must be a tensor, got {own[n]!r}; set it to one, or clear the state"
             raise StepError(message)
+
+
+def bytes_alone(own: Mapping[str, Any], name: str) -> str | None:
+    """What is wrong with an array of an entry that is of bytes, and has no scales of its own; None if nothing is."""
+    a, scales = own.get(name), own.get(name + SCALE)
+    if isinstance(a, torch.Tensor) and a.dtype is torch.uint8 and scales is None:
+        return f"state {name} is of bytes, which mean nothing without {name + SCALE}"
+    return None
 
 
 def kept_as(
@@ -279,8 +289,9 @@ def open_tensors(
     arrays: Tensors,
     extra: Tensors,
     noise: Noise,
+    rests: Mapping[str, Any],
 ) -> Opened:
-    """Open one parameter. ``extra`` are the options' own arrays."""
+    """Open one parameter. ``extra`` are the options' own arrays; ``rests``: see ``resting``."""
     layers: list[Close] = []
     tensors = {"p": p, **arrays, **extra}
     given = {"g": g, **{n: v for n, v in inputs.items() if isinstance(v, torch.Tensor)}}
@@ -293,11 +304,33 @@ def open_tensors(
     half = tensors["p"].dtype in HALVES and bool(extra or how.stochastic)
     others = (*(tensors[n] for n in arrays), *given.values())
     if half or any(a.dtype is not tensors["p"].dtype for a in others):
-        tensors, close = _wide(how, tensors, noise)
+        tensors, close = _wide(how, tensors, noise, rests)
         layers.append(close)
         given = {n: a.to(tensors["p"].dtype) for n, a in given.items()}
     own = {n: tensors[n] for n in arrays}
     return Opened(tensors["p"], given.pop("g"), {**inputs, **given}, own, layers)
+
+
+def resting(
+    rule: BoundRule, how: Storage, t: Any, shape: tuple[int, ...]
+) -> dict[str, bool | torch.Tensor]:
+    """The arrays in blocks that step ``t`` leaves alone: packed again, the same numbers may have other bytes.
+
+    Each is True, or where some kinds of step leave it alone and ``t`` is not to be read a tensor that says so.
+    """
+    if not how.packed:
+        return {}
+    kinds = rule.kinds() if isinstance(t, torch.Tensor) else [rule.phase(t)]
+    stored = [trace(rule, kind, shape).stored for kind in kinds]
+    found: dict[str, bool | torch.Tensor] = {}
+    for n in how.packed:
+        own = [k for k, names in enumerate(stored) if n not in names]
+        if len(own) == len(kinds):
+            found[n] = True
+        elif own:
+            which = rule.kind(t.long())
+            found[n] = reduce(or_, [which == k for k in own])
+    return found
 
 
 def _rows(tensors: Tensors, given: Tensors) -> tuple[Tensors, Tensors, Close]:
@@ -314,7 +347,9 @@ def _rows(tensors: Tensors, given: Tensors) -> tuple[Tensors, Tensors, Close]:
     return gathered, {"g": g.values(), **inputs}, close
 
 
-def _wide(how: Storage, tensors: Tensors, noise: Noise) -> tuple[Tensors, Close]:
+def _wide(
+    how: Storage, tensors: Tensors, noise: Noise, rests: Mapping[str, Any]
+) -> tuple[Tensors, Close]:
     """Everything in the compute dtype, the very tensors where they have it; the options' arrays become part of p.
 
     With ``kahan`` the parameter is the sum of two halves, itself and what it lost: both are rounded to nearest.
@@ -335,15 +370,18 @@ def _wide(how: Storage, tensors: Tensors, noise: Noise) -> tuple[Tensors, Close]
             stochastic_(target, value.to(torch.float32), key, place)
 
     def pack(name: str, value: torch.Tensor, found_inf: torch.Tensor | None) -> None:
+        # Numbers that stay may yet find a smaller scale.
+        stays = [] if found_inf is None else [found_inf != 0]
+        if (rest := rests.get(name)) is not None:
+            stays.append(rest)
         for n, a in packed(how, name, value, names, noise).items():
-            # Numbers that stay may yet find a smaller scale.
-            new = a if found_inf is None else torch.where(found_inf == 0, a, tensors[n])
-            tensors[n].copy_(new)
+            tensors[n].copy_(torch.where(reduce(or_, stays), tensors[n], a) if stays else a)
 
     def close(done: Tensors, found_inf: torch.Tensor | None) -> None:
         for place, n in enumerate(("p", *names)):
             if n in how.packed:
-                pack(n, done[n], found_inf)
+                if rests.get(n) is not True:
+                    pack(n, done[n], found_inf)
             else:
                 store(place, tensors[n], done[n])
         if MASTER in tensors:
@@ -378,6 +416,7 @@ def runs(
 
 
 def check_opened(
+    backend: Any,
     rule: BoundRule,
     how: Storage,
     params: Sequence[torch.Tensor],
@@ -398,9 +437,10 @@ def check_opened(
             check_like(rule, label, n, dtype, tuple(values[i].shape), (dtype, shape))
         for n in (*how.packed, *how.scales):
             a, wanted = arrays[i][n], how.shape_of(n, shape)
-            if tuple(a.shape) != wanted or a.dtype is not torch.uint8:
+            fits = tuple(a.shape) == wanted and a.dtype is torch.uint8
+            if not (fits and backend.writable(a) and not backend.folded(a)):
                 message = (
-                    f"{rule.name}: state {n} of {label} must be a uint8 array of shape {wanted}, got "
+                    f"{rule.name}: state {n} of {label} must be a writable uint8 array of shape {wanted}, got "
                     f"{_name(a.dtype)} {tuple(a.shape)}; make a new state"
                 )
                 raise StepError(message)
