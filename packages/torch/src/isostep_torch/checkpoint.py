@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
-from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
 
-import isostep
 from isostep import schedules
 from isostep.blocks import FORMATS, SCALE
-from isostep.domains import Pair, Real
 from isostep.rule import BoundRule
 from isostep.schedules.recursion import Recursion
 from isostep.state import StepError
-from isostep_torch import paths, storage
+from isostep_torch import foreign, paths, storage
 from isostep_torch.loop import TorchLoop
 
 #: Where a group keeps what its rule shares between parameters (a learned learning rate), if it does.
@@ -160,7 +157,9 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, int | float | str)
 
 
-def filled(rule: str, kind: str, groups: list[dict[str, Any]], saved: Any) -> dict[str, Any]:
+def filled(
+    template: BoundRule, kind: str, groups: list[dict[str, Any]], saved: Any
+) -> dict[str, Any]:
     """A state dict whose groups have all options and hyperparameters: what torch.optim's lack is this optimizer's.
 
     Options are the state dict's but for blocks of eight bits: whether state is kept in those, and in which, is this
@@ -168,7 +167,7 @@ def filled(rule: str, kind: str, groups: list[dict[str, Any]], saved: Any) -> di
 
     ``kind`` is the name of the optimizer's class.
     """
-    wanted = ("state", "param_groups")
+    rule, wanted = template.name, ("state", "param_groups")
     if not (isinstance(saved, Mapping) and all(n in saved for n in wanted)):
         got = sorted(map(str, saved)) if isinstance(saved, Mapping) else type(saved).__name__
         message = f"{rule}: a state dict must be a dict with state and param_groups, got {got}"
@@ -177,8 +176,7 @@ def filled(rule: str, kind: str, groups: list[dict[str, Any]], saved: Any) -> di
     for group, other in zip(groups, saved["param_groups"], strict=False):
         own = {n: v for n, v in group.items() if n not in ("params", "param_names", "rule", SHARED)}
         known = {n: v for n, v in other.items() if n != SCHEDULES}
-        if "rule" not in other:
-            _check_torchs(rule, kind, other)
+        foreign.check_owner(template, kind, other)
         for n, v in other.get(SCHEDULES, {}).items():
             kept = own[n] if any(map(callable, _each(own.get(n)))) else known[n]
             known[n] = kept if v is None else v
@@ -191,20 +189,6 @@ def filled(rule: str, kind: str, groups: list[dict[str, Any]], saved: Any) -> di
                 state[key] = _flat(rule, merged, entry)
     every += saved["param_groups"][len(every) :]
     return {**saved, "state": state, "param_groups": every}
-
-
-def _check_torchs(rule: str, kind: str, other: Mapping[str, Any]) -> None:
-    """A group that does not say its rule must have the numbers of torch.optim's class of this name, if there is one."""
-    theirs = getattr(torch.optim, kind, None)
-    domains = isostep.definition(rule).hyper if rule in isostep.rules() else {}
-    names = signature(theirs).parameters if theirs is not None else ()
-    for n in names:
-        if isinstance(domains.get(n), Real | Pair) and n not in other:
-            message = (
-                f"{rule}: a group of the state dict has no {n!r}, which torch.optim.{kind} has; "
-                "load it with the class that saved it"
-            )
-            raise ValueError(message)
 
 
 def check(template: BoundRule, groups: list[dict[str, Any]], saved: Mapping[str, Any]) -> None:
@@ -233,6 +217,7 @@ def check(template: BoundRule, groups: list[dict[str, Any]], saved: Mapping[str,
         for own in owns:
             _check_count(rule, own)
         shared_of(rule, owns)
+        foreign.check_shared(rule, owns, other.get(SHARED))
         rules.append(rule)
     params = [
         (other, p)
@@ -272,6 +257,8 @@ def _check_one(
     for wrong in filter(None, (storage.bytes_alone(own, n) for n in rule.state_names)):
         message = f"{rule.name}: {wrong}, of parameter {place}; save it with state_dict()"
         raise ValueError(message)
+    if {*rule.state_names} & own.keys():
+        foreign.check_count(rule, tuple(p.shape), place, own)
     how = storage.kept(group, rule)
     names = (*rule.state_names, *storage.extra_names(how, p))
     shapes = {n: how.shape_of(n, tuple(p.shape)) for n in names}

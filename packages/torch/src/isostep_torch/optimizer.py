@@ -148,9 +148,7 @@ class Optimizer(Stepping):
         """
 
         def look(_: Any, saved: dict[str, Any]) -> dict[str, Any]:
-            whole = checkpoint.filled(
-                self._template.name, type(self).__name__, self.param_groups, saved
-            )
+            whole = checkpoint.filled(self._template, type(self).__name__, self.param_groups, saved)
             checkpoint.check(self._template, self.param_groups, whole)
             self._loading = whole
             return checkpoint.without_bytes(whole)
