@@ -187,7 +187,7 @@ def test_the_readme_s_example():
     isostep_torch = pytest.importorskip("isostep_torch")
     page = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
-    (source,) = (block for block in blocks if "taken_over" in block)
+    (source,) = (block for block in blocks if "= taken_over(" in block)
     names = {"optimizer": run(torch.optim.AdamW, lr=0.01)}
     exec(source, names)
     assert isinstance(names["optimizer"], isostep_torch.Optimizer)

@@ -13,6 +13,7 @@ from isostep_conformance.identify.search import identify
 from isostep_conformance.identify.states import Match
 from isostep_conformance.identify.takeover import taken_over
 from isostep_conformance.identify.targets import Target, TargetError, target
+from isostep_conformance.identify.transformations import optax_taken_over
 
 __all__ = [
     "Answer",
@@ -21,6 +22,7 @@ __all__ = [
     "Target",
     "TargetError",
     "identify",
+    "optax_taken_over",
     "taken_over",
     "target",
 ]

@@ -15,7 +15,7 @@ from isostep.rule import BoundRule
 from isostep_conformance.identify import settings
 from isostep_conformance.identify.answer import ROUNDED, Answer
 from isostep_conformance.identify.search import identify
-from isostep_conformance.identify.states import STEP
+from isostep_conformance.identify.states import STEP, Match
 from isostep_conformance.identify.targets import (
     Target,
     TargetError,
@@ -48,15 +48,35 @@ def taken_over(optimizer: Any, *, rule: str | None = None, steps: int | None = N
         message = f"taken_over needs an optimizer with param_groups and state, as torch.optim's have, got {kind}"
         raise TargetError(message)
     unknown = target(type(optimizer), "torch")
-    choices = _choices(unknown, optimizer)
+    answer = known(unknown, _given(unknown, optimizer, optimizer.param_groups[0]), rule)
+    one, other = _double(optimizer), _double(optimizer)
+    _go_on_alike(one, _moved(other, unknown, answer, steps), unknown.label)
+    return _moved(optimizer, unknown, answer, steps)
+
+
+def known(unknown: Target, given: Mapping[str, Any], rule: str | None) -> Answer:
+    """Which rule takes the steps of an optimizer with these settings, and where it keeps what.
+
+    Of the settings those count that make it the optimizer it is: None, and those for which no number tells more.
+
+    Raises:
+        TargetError: no rule here does.
+    """
+    telling = settings.chosen(unknown.defaults, {})
+    choices = {
+        n: v
+        for n, v in given.items()
+        if n not in telling or v is None or (telling[n] == unknown.defaults[n] and v != telling[n])
+    }
     answer = identify(unknown, choices, rule=rule, slips_at_most=0, with_state=True)
+    if answer.verdict == "none":
+        alike = choices | _alike(given, telling)
+        answer = identify(unknown, alike, rule=rule, slips_at_most=0, with_state=True)
     if not (answer.same or answer.rounded):
         near = ", ".join(f.rule.name for f in answer.nearest[:1])
         message = f"{unknown.label} takes the steps of no rule here (nearest: {near}); isostep-identify tells more"
         raise TargetError(message)
-    one, other = _double(optimizer), _double(optimizer)
-    _go_on_alike(one, _moved(other, unknown, answer, steps), unknown.label)
-    return _moved(optimizer, unknown, answer, steps)
+    return answer
 
 
 def _given(unknown: Target, optimizer: Any, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,18 +89,18 @@ def _value(value: Any) -> Any:
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
 
 
-def _choices(unknown: Target, optimizer: Any) -> dict[str, Any]:
-    """What makes the optimizer the one it is: settings for which no number is taken that tells more."""
-    telling = settings.chosen(unknown.defaults, {})
-    given = _given(unknown, optimizer, optimizer.param_groups[0])
-    return {
-        n: v
-        for n, v in given.items()
-        if n not in telling or (telling[n] == unknown.defaults[n] and v != telling[n])
-    }
+def _alike(given: Mapping[str, Any], telling: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers for settings that are one number (AdaBelief's two epsilons, which its authors know as one)."""
+    numbers = {v: telling[n] for n, v in given.items() if n in telling and _is_number(v)}
+    return {n: numbers[v] for n, v in given.items() if _is_number(v) and v in numbers}
 
 
-def _rule(unknown: Target, answer: Answer, given: Mapping[str, Any]) -> BoundRule:
+def _is_number(value: Any) -> bool:
+    """One that says something: what is zero is off."""
+    return isinstance(value, float) and value != 0
+
+
+def rule_of(unknown: Target, answer: Answer, given: Mapping[str, Any]) -> BoundRule:
     """The rule that was found, with these settings in the place of those that it was found with."""
     found = (answer.same or answer.rounded)[0].rule
     told = settings.numbers(unknown.defaults, answer.settings)
@@ -105,7 +125,7 @@ def _moved(optimizer: Any, unknown: Target, answer: Answer, steps: int | None) -
     import isostep_torch
 
     groups = optimizer.param_groups
-    rules = [_rule(unknown, answer, _given(unknown, optimizer, g)) for g in groups]
+    rules = [rule_of(unknown, answer, _given(unknown, optimizer, g)) for g in groups]
     kept = [{n: g[n] for n in ("params", "initial_lr") if n in g} for g in groups]
     new = isostep_torch.from_rule(
         rules[0], [dict(k) | dict(r.values) for k, r in zip(kept, rules, strict=True)]
@@ -147,10 +167,7 @@ def _entry(
             # Not counted: past the first step. Whether more than that matters, the copies show.
             entry[STEP] = torch.tensor(float(1 if count is None else count))
         elif match.name in (*rule.state_names, *rule.group_names):
-            if not match.where or match.factor != 1:
-                has = "only by a factor" if match.where else "not"
-                message = f"{rule.name}: its {match.name!r} is {has} in the state of {answer.label}"
-                raise TargetError(message)
+            check_kept(rule, match, answer.label)
             value = own.get(match.where)
             if value is None:  # an array that has no such part
                 continue
@@ -158,6 +175,18 @@ def _entry(
             same = value.numel() == parameter.numel() and match.name in rule.state_names
             entry[match.name] = value.reshape(parameter.shape) if same else value
     return entry
+
+
+def check_kept(rule: BoundRule, match: Match, label: str) -> None:
+    """An array of the rule's must be one that the optimizer keeps, as it is.
+
+    Raises:
+        TargetError: it is nowhere, or only by a factor.
+    """
+    if not match.where or match.factor != 1:
+        has = "only by a factor" if match.where else "not"
+        message = f"{rule.name}: its {match.name!r} is {has} in the state of {label}"
+        raise TargetError(message)
 
 
 def _double(optimizer: Any) -> Any:

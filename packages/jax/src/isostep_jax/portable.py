@@ -87,7 +87,8 @@ def from_portable(tx: Transform, params: Any, state: State, *, names: Any = None
     if layout is not None:
         arrays = {n: layout.flatten(a) for n, a in arrays.items()}
     count = jnp.asarray(max(counts, default=0), jnp.int32)
-    made = TransformState(count, arrays, dict(moved.group))
+    group: dict[str, Any] = {n: float(v) for n, v in moved.group.items()}  # of any dtype
+    made = TransformState(count, arrays, group)
     return init.numbers(made, leaves)
 
 
