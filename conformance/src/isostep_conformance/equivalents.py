@@ -302,4 +302,27 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
     ),
     Equivalent("adam_atan2", "right operand dropped: (((mul(...) + mul(...)) == 0) and *", _ANGLE),
     Equivalent("adam_atan2", "always the second branch: where(((m == 0) and *", _ANGLE),
+    Equivalent("sgd_sai", "sum of each unit only: * [1-d]", "a vector is one unit"),
+    Equivalent("sgd_sai", "size -> unit_size: * [1-d]", "a vector is one unit"),
+    Equivalent(
+        "sgd_sai",
+        "right operand dropped: maximum((size(g) - 1), 1)*",
+        "it acts on one element, and the program of another rank is what is changed",
+    ),
+    Equivalent(
+        "stable_spam",
+        "x 1.01: 1.0*",
+        "of zeros every quotient is zero, whatever they are divided by",
+    ),
+    Equivalent(
+        "stable_spam",
+        "gt -> ge: (abs(g) > ((mul(...) + mul(...)) / (-expm1(...))))*",
+        "the one element that is as large as the bound is the largest, of which both branches are the same",
+    ),
+    Equivalent(
+        "adagc+lamb", "abs dropped: abs(g)*", "the peak is a unit: in another the norm is the same"
+    ),
+    Equivalent("adagc+lamb", "sum of each unit only: * [1-d]", "a vector is one unit"),
+    Equivalent("sgd_sai", "eq -> ne: (gsnr == gsnr)*", "both branches are the one number"),
+    Equivalent("sgd_sai", "*: where((gsnr == gsnr)*", "both branches are the one number"),
 )

@@ -313,11 +313,21 @@ def test_what_compose_refuses():
 @pytest.mark.parametrize(
     ("facts", "text"),
     [
-        ({"state": ("m", "m")}, "mine: state or input names appear twice: ['m']"),
-        ({"state": ("h",), "inputs": ("h",)}, "mine: state or input names appear twice: ['h']"),
+        (
+            {"state": ("m", "m")},
+            "mine: names of state, inputs or hyperparameters appear twice: ['m']",
+        ),
+        (
+            {"state": ("lr",)},
+            "mine: names of state, inputs or hyperparameters appear twice: ['lr']",
+        ),
+        (
+            {"state": ("h",), "inputs": ("h",)},
+            "mine: names of state, inputs or hyperparameters appear twice: ['h']",
+        ),
         (
             {"state": ("lr",), "group": {"lr": lambda h: h.lr}},
-            "mine: state or input names appear twice: ['lr']",
+            "mine: names of state, inputs or hyperparameters appear twice: ['lr']",
         ),
         (
             {"state": ("u", "t")},
@@ -337,7 +347,7 @@ def test_an_input_is_one_part_s():
     noise = pieces.gradient_noise(0.1)
     text = error(RuleError, compose, noise, noise, isostep.rule("sgd", lr=0.1))
     assert text.endswith(
-        "names appear twice: ['noise']; inputs go by their own names, so only one part may take each"
+        "appear twice: ['noise']; inputs go by their own names, so only one part may take each"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from . import (
+    check_directions,
     check_kin,
     check_modern,
     check_orthogonal,
@@ -22,6 +23,7 @@ from . import (
     packages_projection,
     packages_ranger21,
     packages_second,
+    packages_spikes,
     packages_torch,
 )
 from .check import Check
@@ -41,11 +43,13 @@ def all_checks() -> list[Check]:
         packages_projection,
         packages_second,
         check_kin,
+        check_directions,
     )
     tables = [table for module in modules for table in module.TABLES]
     rows = [row for table in tables for row in table()]
     return [
         *(row.check() for row in rows),
+        *check_directions.packages(),
         *check_modern.checks(),
         *check_second.checks(),
         *check_orthogonal.collections(),
@@ -53,6 +57,7 @@ def all_checks() -> list[Check]:
         *packages_kron.checks(),
         *packages_pieces.checks(),
         *packages_ranger21.checks(),
+        *packages_spikes.checks(),
     ]
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import isostep
 
 from . import (
+    check_directions,
     check_kin,
     check_orthogonal,
+    check_spikes,
     derivations,
     derivations_free,
     derivations_projection,
@@ -38,6 +40,8 @@ def checks() -> Iterator[Check]:
     yield from check_orthogonal.derivations()
     yield from check_kin.derivations()
     yield from check_kin.sums()
+    yield from check_directions.derivations()
+    yield from check_spikes.checks()
 
 
 def switches() -> Iterator[Check]:

@@ -312,9 +312,12 @@ def _trace(
 
 def _in_shape(name: str, new: Value, old: Value) -> Value:
     """A new value in the shape of the array that it is stored to, which may be larger: a mean kept along an axis."""
-    own, found = old.shape, () if new.domain <= Domain.ARRAY else new.shape
-    if found == own or (new.domain <= Domain.UNIT and old.domain is Domain.ELEMENT):
+    if new.domain <= Domain.UNIT and old.domain is Domain.ELEMENT:
         return new  # what is one number or one a unit is spread over elements wherever it is stored
+    number = new.domain <= Domain.ARRAY
+    own, found = old.shape, () if number else new.shape
+    if found == own and not number:
+        return new
     if broadcast(own, found) != own or any(n not in (1, m) for n, m in zip(found[::-1], own[::-1])):
         message = f"{name} has shape {own}, and its new value {found}; sum over axes, or reshape it"
         raise TraceError(message)

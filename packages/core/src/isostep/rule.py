@@ -280,18 +280,20 @@ class BoundRule:
         names: list[str] = []
         for c in self.components:
             group = c.group_state(self.values)
-            names += (*c.part.inputs, *self.state_of(c), *(c.prefix + n for n in group))
+            # (A number of the group may start as a hyperparameter, and have its name.)
+            own = (*group, *(n for n in c.part.hyper if n not in group))
+            names += (*c.part.inputs, *self.state_of(c), *(c.prefix + n for n in own))
         clash = {n for n in names if names.count(n) > 1}
         if clash:
             inputs = [n for n in clash if self.input_names.count(n) > 1]
             hint = (
                 "; inputs go by their own names, so only one part may take each" if inputs else ""
             )
-            message = f"{self.name}: state or input names appear twice: {sorted(clash)}{hint}"
+            message = f"{self.name}: names of state, inputs or hyperparameters appear twice: {sorted(clash)}{hint}"
             raise RuleError(message)
         for c in self.components:
-            own = tuple(n.removeprefix(c.prefix) for n in self.state_of(c))
-            check_calls(c.part, self.rule, own, tuple(c.group_state(self.values)), self.lent(c))
+            kept = tuple(n.removeprefix(c.prefix) for n in self.state_of(c))
+            check_calls(c.part, self.rule, kept, tuple(c.group_state(self.values)), self.lent(c))
 
     @cached_property
     def rule(self) -> Rule:

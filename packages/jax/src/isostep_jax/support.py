@@ -47,6 +47,7 @@ def gaps() -> list[Any]:
                 "psgd_kron",
                 "ranger21",
                 "scion",
+                "sgd_sai",
             ),
             "check": "huge",
             "partly": True,

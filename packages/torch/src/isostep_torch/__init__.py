@@ -20,6 +20,7 @@ import isostep
 from isostep.naming import by_class, camel_case
 from isostep.rule import BoundRule
 from isostep.version import VERSION as __version__
+from isostep_torch.backward import step_in_backward
 from isostep_torch.classes import optimizer_class
 from isostep_torch.foreach import TorchForeach
 from isostep_torch.groups import param_groups
@@ -41,6 +42,7 @@ __all__ = [
     "list_optimizers",
     "load_optimizer",
     "param_groups",
+    "step_in_backward",
     "to_portable",
 ]
 

@@ -8,6 +8,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from isostep.rule import BoundRule
+from isostep_torch.backward import step_in_backward as step_in_backward
 from isostep_torch.foreach import TorchForeach as TorchForeach
 from isostep_torch.groups import param_groups as param_groups
 from isostep_torch.lbfgs import LBFGS as LBFGS
@@ -292,6 +293,56 @@ class Adafactor(Optimizer):
         weight_decay: Number = 0.0,
         *,
         dialect: Literal["torch", "paper"] = "torch",
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class AdaGO(Optimizer):
+    """AdaGO: Muon's direction, with AdaGrad's step size from the norms of the gradients.
+
+        b <- momentum * b + (1 - momentum) * g
+        d  = momentum * b + (1 - momentum) * g with nesterov, else b
+        o  = newton_schulz(d)                           see isostep/matrix.py
+        n  = min(|g|, gamma)                            the norm of the whole matrix
+        w <- sqrt(w**2 + n**2)                          w = v before the first step
+        u  = -max(lr * n / w, eps) * o - lr * weight_decay * p
+
+    Follows: Zhang, Liu, Schaeffer, "AdaGrad Meets Muon: Adaptive Stepsizes for Orthogonal Updates", arXiv
+        2509.02981. Of the paper itself only the abstract could be read, and no code of the authors: the
+        equations are those that junaidaliop.github.io/zij gives for it, names and defaults are
+        pytorch_optimizer's.
+    Departs:
+        - The paper's orthogonal factor is exact; here it is Muon's iteration, as in pytorch_optimizer,
+          in the compute dtype. See muon.
+        - pytorch_optimizer's AdaGO has w**2 in the place of w, which is not AdaGrad's step size, and
+          starts it at v. Under nesterov the n that it multiplies with is that of what is orthogonalised.
+        - nesterov and weight_decay are pytorch_optimizer's. Only matrices; it flattens kernels of
+          convolutions to matrices first.
+    lr unit: spectral norm of the first step; of later ones it is lr * n / w.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.05,
+        weight_decay: Number = 0.0,
+        gamma: Number = 10.0,
+        eps: Number = 0.0005,
+        v: Number = 1e-06,
+        momentum: Number = 0.95,
+        nesterov: bool = False,
+        ns_coefficients: tuple[Number, Number, Number] = (3.4445, -4.775, 2.0315),
+        ns_steps: int = 5,
+        ns_eps: Number = 1e-07,
+        *,
         maximize: bool = False,
         foreach: bool | None = None,
         capturable: bool = False,
@@ -1500,6 +1551,54 @@ class AvaGrad(Optimizer):
         weight_decay: Number = 0.0,
         decoupled: bool = False,
         dialect: Literal["authors", "paper"] = "authors",
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class BCOS(Optimizer):
+    """BCOS: a direction over the root of an estimate of its square, which the momentum itself can give.
+
+        d  = m <- beta * m + (1 - beta) * g             modes "m" and "c"; d = g in mode "g"
+        v <- b2 * v + (1 - b2) * d**2                   modes "g" and "m", b2 = beta2, or without one beta
+        v  = (3 beta**2 - 2 beta**3) * m**2 + 2 beta * (1 - beta)**2 * m * g + (1 - beta)**2 * g**2
+                                                        mode "c", with the old m and nothing stored
+        v  = b2 * m**2 + (1 - b2) * g**2                the same with simple_cond, b2 = 1 - (1 - beta)**2 without beta2
+        u  = -lr * d / (sqrt(v) + eps) - lr * weight_decay * p
+
+    At t = 1 the old m is g and the old v is g**2.
+
+    Follows: Jiang, Xiao, "Stochastic Approximation with Block Coordinate Optimal Stepsizes", arXiv 2507.08963, and the
+        authors' code facebookresearch/bcos, bcos.py: its defaults are BCOSW in mode "c".
+    Departs:
+        - The estimate of mode "c" is computed as a sum of squares, which it is: ((1 - beta) * (g + beta * m))**2 +
+          (2 - beta**2) * (beta * m)**2.
+        - Without decouple_wd weight_decay * p is added to g; the old m and v of t = 1 are without it, as in the code.
+        - wd is called weight_decay in the code's arguments, and here.
+        - lr, a required argument there, defaults to 1e-3.
+        - pytorch_optimizer has the new m in the estimate of mode "c", as its m is changed first.
+    lr unit: parameter units per step, as Adam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        beta: Number = 0.9,
+        beta2: Number | None = None,
+        eps: Number = 1e-06,
+        weight_decay: Number = 0.1,
+        mode: Literal["c", "m", "g"] = "c",
+        decouple_wd: bool = True,
+        simple_cond: bool = False,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -3041,6 +3140,52 @@ class Padam(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class PID(Optimizer):
+    """PID: SGD with momentum as the integral of a controller, beside the gradient and its smoothed change.
+
+        g <- g + weight_decay * p
+        i <- momentum * i + (1 - dampening) * g                         g alone at t = 1
+        d <- momentum * d + (1 - momentum) * (g_t - g_{t-1})            0 at t = 1
+        u  = -lr * (g + integral * i + derivative * d)
+
+    Without momentum u = -lr * g.
+
+    Follows: An, Wang, Sun, Xu, Dai, Zhang, "A PID Controller Approach for Stochastic Optimization of Deep Networks",
+        CVPR 2018, and the authors' code tensorboy/PIDOptimizer, pid.py, for the proportional term, weight_decay, dampening
+        and defaults (I and D there). The change of g times 1 - momentum is the paper's; torch_optimizer's and
+        pytorch_optimizer's PID have it too.
+    Departs:
+        - The authors' code never stores the gradient that it means to take the change from: its d is an average of g
+          itself from the second step on, and times lr instead of 1 - momentum.
+        - torch_optimizer has no g_{t-1} at t = 2, where its change is all of g.
+        - pytorch_optimizer dampens the first gradient too.
+        - nesterov, which the code accepts and does not use, is not here.
+        - lr, a required argument there, defaults to SGD's.
+    lr unit: as SGD; with integral = 5 and momentum = 0.9 a step is about 51 times lr * g.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        momentum: Number = 0.0,
+        dampening: Number = 0.0,
+        weight_decay: Number = 0.0,
+        integral: Number = 5.0,
+        derivative: Number = 10.0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class PNM(Optimizer):
     """PNM: two momenta that take the gradients in turn; the older one is subtracted.
 
@@ -3922,6 +4067,44 @@ class SGDHD(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class SGDSaI(Optimizer):
+    """SGD-SaI: SGD with momentum, each array's rate scaled by the signal-to-noise ratio of its first gradient.
+
+        s  = |g| / (std(g) + eps)                       at t = 1, and kept: one number for an array
+        m <- momentum * m + (1 - momentum) * g          m = g at t = 1
+        u  = -lr * s * m - lr * weight_decay * p
+
+    std is the sample's, with n - 1; of a single element it is 0.
+
+    Follows: Xu, Xiang, Cai, Wen, "No More Adam: Learning Rate Scaling at Initialization is All You Need",
+        arXiv 2412.11768, and the authors' package sgd_sai 1.0.3, SGD_sai.
+    Departs:
+        - Without momentum the code fails; here m is g.
+        - The code takes s of all arrays at its first step; here each array has it at its own first step.
+        - pytorch_optimizer's SGDSaI starts m at zeros, and takes |g| alone for s of vectors.
+    lr unit: parameter units per step, times the root of the array's size: s is about that where gradients are noise.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.01,
+        momentum: Number = 0.9,
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.01,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class SGDP(Optimizer):
     """SGDP: SGD without the part of its step that only makes a scale-invariant weight longer.
 
@@ -4276,6 +4459,111 @@ class Sophia(Optimizer):
         master_weights: bool = False,
     ) -> None: ...
 
+class SPAM(Optimizer):
+    """SPAM: Adam that clips spikes of the gradient, and whose moments start again every so often, with a warm-up.
+
+        r  = t % delta_t
+        m  = v = 0 where r = 0
+        k  = sqrt(threshold * v)                        the v of the steps before
+        g <- min(max(g, -k), k)                         where r >= grad_accu_steps
+        m <- b1 * m + (1 - b1) * g
+        v <- b2 * v + (1 - b2) * g**2
+        w  = 1 - 0.99 * (1 + cos(pi * r / (warmup_steps + 1))) / 2      where t >= delta_t and r < warmup_steps, else 1
+        q  = p - w * lr * sqrt(1 - b2**t) / (1 - b1**t) * m / (sqrt(v) + eps)
+        u  = q - lr * weight_decay * q - p
+
+    Follows: Huang, Zhu, Jin, Liu, Wang, Liu, "SPAM: Spike-Aware Adam with Momentum Reset for Stable LLM
+        Training", arXiv 2501.06842, by the authors' code TianjinYellow/SPAM-Optimizer,
+        galore_torch/SPAM.py, from which are names and defaults. The bias corrections go on where the
+        moments start again, as there.
+    Departs:
+        - The masks of the authors' code, which leave a random part of each matrix alone, are left out:
+          this is density = 1.
+        - An element that exceeds k in size becomes k with its own sign, as there, where it is where
+          g**2 > threshold * v. threshold = 0 is no clipping, as there.
+        - delta_t = 1, where their warm-up begins a step later, is refused.
+        - pytorch_optimizer's SPAM, whose delta_t is called update_proj_gap and its warmup_steps
+          warmup_epoch, has the cosine of r + 1: its warm-up is a step ahead.
+    lr unit: parameter units per step, as Adam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-06,
+        weight_decay: Number = 0.0,
+        warmup_steps: int = 150,
+        threshold: Number = 5000.0,
+        delta_t: int = 500,
+        grad_accu_steps: int = 20,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class SPlus(Optimizer):
+    """SPlus: the sign of the momentum in the eigenbases of Shampoo's preconditioners, and an average of the parameters.
+
+        m   <- b1 * m + (1 - b1) * g
+        d    = Q_1 sign(Q_1^T m Q_2) Q_2^T              sign(m) for arrays that are no matrices
+        r    = lr * 2 / (rows + columns)                lr * nonstandard_constant for those
+        q    = p - r * d
+        u    = q - r * weight_decay * q - p
+        e   <- ema_rate * e + (1 - ema_rate) * q
+        L_i <- b2 * L_i + (1 - b2) * G G^T              G: g unfolded along axis i
+        Q_i <- the eigenvectors of L_i                  at t = 1 and every inverse_every-th step; I before
+        The model is evaluated at e / (1 - ema_rate**t).
+
+    Follows: Frans, Levine, Abbeel, "A Stable Whitening Optimizer for Efficient Neural Network Training",
+        arXiv 2506.07254, by the authors' code kvfrans/splus, torch/splus.py, from which are names and
+        defaults. pytorch_optimizer's SPlus agrees.
+    Departs:
+        - A step uses the bases that were there before it, and stores new ones, as there. Which
+          eigenvectors a library gives is its own affair: signs never matter, but where an L_i is
+          singular, as it is at first if a matrix has fewer elements across an axis than along it, runs
+          may differ.
+        - The eigenvectors are those of L_i, without the authors' 1e-30 * I.
+        - An axis of max_dim elements or more keeps its own basis, and its matrix the lr of arrays that
+          are none, as in their optax code; in their torch code, that from max_dim + 1 elements on.
+        - Their optax code also tells by names which parameters have that lr (embeddings and norms): put
+          those into a group of their own.
+    lr unit: half of (rows + columns) times the root mean square of a matrix's step.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.1,
+        b1: Number = 0.9,
+        b2: Number = 0.999,
+        ema_rate: Number = 0.999,
+        inverse_every: int = 100,
+        weight_decay: Number = 0.01,
+        max_dim: int = 10000,
+        nonstandard_constant: Number = 0.001,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
 class StableAdamW(Optimizer):
     """StableAdamW: AdamW whose learning rate falls, array by array, when the gradient outgrows v.
 
@@ -4304,6 +4592,59 @@ class StableAdamW(Optimizer):
         betas: tuple[Number, Number] = (0.9, 0.99),
         eps: Number = 1e-06,
         weight_decay: Number = 0.01,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        kahan: bool = False,
+        master_weights: bool = False,
+    ) -> None: ...
+
+class StableSPAM(Optimizer):
+    """Stable-SPAM: Adam on gradients whose spikes are clipped and whose norms are steadied, with moments that start again.
+
+        s  = t before step update_proj_gap, then t % update_proj_gap + 1        the steps since the moments started
+        M <- gamma3 * M + (1 - gamma3) * max |g|
+        k  = M / (1 - gamma3**t)
+        e  = g / (max |g|) * k where |g| > k, else g                            AdaClip
+        n  = |e|                                                                the norm of the whole array
+        a <- gamma1 * a + (1 - gamma1) * n
+        b <- gamma2 * b + (1 - gamma2) * n**2
+        h  = e / n * (a / (1 - gamma1**t)) / (sqrt(b / (1 - gamma2**t)) + eps)  AdaGN
+        m <- b1 * m + (1 - b1) * h                      m = v = 0 before, where t is a multiple of update_proj_gap
+        v <- b2 * v + (1 - b2) * h**2
+        u  = -lr / (1 - b1**s) * m / (sqrt(v / (1 - b2**s)) + eps) - lr * weight_decay * p
+
+    Follows: Huang et al., "Stable-SPAM: How to Train in 4-Bit More Stably than 16-Bit Adam", arXiv
+        2502.17055, by the authors' code TianjinYellow/StableSPAM, galore_torch/stablespam.py, from which
+        are names and defaults. pytorch_optimizer's StableSPAM agrees, but that it leaves the moments of
+        an array alone in a step whose gradient is zero (its gamma3 is called theta).
+    Departs:
+        - In the authors' code the step that starts again still moves along the old moments, corrected
+          as if they were of one step, and the steps of M, a and b are counted from there again,
+          although these go on. Here, as in pytorch_optimizer, that step has new moments, and what goes
+          on is corrected by t.
+        - Their cosine decay of b1 and gamma1 (total_T, eta_min) is a schedule of either: betas=(lambda
+          done: ..., 0.999). gamma1 = -1, which stands for b1, and amsgrad are left out.
+    lr unit: parameter units per step, as Adam.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Number = 0.001,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-08,
+        weight_decay: Number = 0.0,
+        gamma1: Number = 0.7,
+        gamma2: Number = 0.9,
+        gamma3: Number = 0.999,
+        update_proj_gap: int = 1000,
         *,
         maximize: bool = False,
         foreach: bool | None = None,

@@ -298,8 +298,7 @@ class Stepping(torch.optim.Optimizer):
         first = self.bound(group, group["differentiable"])  # state may start as a hyperparameter
         if not any(self.state.get(p) for p in group["params"]):
             group.pop(SHARED, None)  # the state was cleared, and with it what is shared
-        every = (p for g in self.param_groups for p in g["params"])
-        places = {p: k for k, p in enumerate(every)}
+        places = self._places()
         # Whose state begins in mid-run (SGD's, as its momentum is raised from 0) is at its first step, if nothing else
         # goes by the steps before.
         counts_anew = bool(rule.state_names) and len(rule.components) == 1 and not first.scheduled
@@ -365,6 +364,11 @@ class Stepping(torch.optim.Optimizer):
         kept = Kept(list(params), owns, state, names, plain, backend, ways, own, how)
         self._kept[id(group)] = kept
         return kept
+
+    def _places(self) -> dict[Any, int]:
+        """The number of each parameter among all of the optimizer, by which noise goes."""
+        every = (p for g in self.param_groups for p in g["params"])
+        return {p: k for k, p in enumerate(every)}
 
     def _in_form(
         self, rule: BoundRule, how: Storage, group: Mapping[str, Any], p: Any, place: int
