@@ -85,3 +85,23 @@ def test_a_gap_of_a_half_covers_the_check_that_steps_in_it() -> None:
     assert (outcome.failures, outcome.gap) == ([], None)
     (said,) = session(WithoutFloat16()).check_contract(unit, "rounded_once").failures
     assert "no float16 here" in said
+
+
+@pytest.mark.parametrize(
+    ("rule", "asked", "said"),
+    [
+        ("*", {}, True),
+        ("*", {"rules": ("adamw",)}, False),
+        ("adamw", {"rules": ("adamw",)}, True),
+        ("adamw", {"rules": ("adamw",), "dtypes": ("float32",)}, False),
+        ("adamw", {"rules": ("adamw", "lion"), "dtypes": ("float64", "float32")}, False),
+        ("*", {"dtypes": ("float16",)}, False),
+    ],
+)
+def test_a_few_rules_that_pass_do_not_close_a_gap_of_all(
+    rule: str, asked: dict[str, tuple[str, ...]], said: bool
+) -> None:
+    gap = notimpl("now and then", rule=rule, check="exact", partly=True)
+    made = Session([Path("mine", NumpyReference(), gaps=[gap])], **asked)
+    made.gap_results = [(gap, True)] * 12
+    assert made.stale_gaps() == ([f"all cases of this gap pass: {gap}"] if said else [])

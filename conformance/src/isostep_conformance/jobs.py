@@ -44,7 +44,8 @@ class Selection:
 
     def session(self) -> Session:
         """An empty session on the chosen paths, or on all that are installed."""
-        return Session(paths.chosen(self.backends) if self.backends else paths.installed())
+        found = paths.chosen(self.backends) if self.backends else paths.installed()
+        return Session(found, rules=self.rules, dtypes=self.dtypes)
 
 
 @dataclass

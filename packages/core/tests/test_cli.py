@@ -486,7 +486,7 @@ def test_doctor_says_what_is_wrong(monkeypatch):
         (["show", "power"], ["powersign"]),
         (["show", "adam", "--so"], ["--source"]),
         (["show", "adam", "--source", "p"], ["program"]),
-        (["diff", "sgd", "sgd_"], ["sgd_hd"]),
+        (["diff", "sgd", "sgd_h"], ["sgd_hd"]),
         (["completion", ""], ["bash", "fish", "zsh"]),
         (["nonsense", ""], []),
     ],
