@@ -212,6 +212,7 @@ class _Each(Stepping):
             hook.handle.remove()
         self.hooks, self._kept, self.latest = {}, {}, {}
 
+    @torch._disable_dynamo  # torch 2.11 goes into hooks, and writes to nothing there
     def look(self, optimizer: Any, *_: Any) -> None:
         """Before ``step()``: parameters may have been added, thawed or taken away."""
         taken, self.taken = self.taken, False
