@@ -10,6 +10,8 @@ import torch
 
 import isostep
 import isostep_torch
+from isostep.domains import Real
+from isostep.rule import Rule
 from isostep_torch import load_optimizer
 from isostep_torch.foreign import counts
 
@@ -120,6 +122,18 @@ def test_what_a_group_shares_must_be_there():
     refused(made("prodigy"), saved, r"prodigy: the state dict has no 'd', which the parameters of")
 
 
+def test_what_a_group_shares_may_stand_in_the_group_alone_or_be_nothing_yet():
+    old, saved = theirs("prodigy")
+    saved["param_groups"][0]["rule"] = "prodigy"
+    for n in saved["param_groups"][0]["shared"].keys() - {"step"}:
+        del saved["state"][0][n]
+    new = made("prodigy")
+    new.load_state_dict(saved)
+    assert str(new.param_groups[0]["shared"]) == str(old.param_groups[0]["shared"])
+    new.load_state_dict(made("prodigy").state_dict())
+    assert not new.state
+
+
 @pytest.mark.parametrize("name", isostep.rules())
 def test_who_needs_no_count_takes_the_same_step_at_any(name):
     rule = isostep.rule(name)
@@ -151,3 +165,20 @@ def test_most_rules_count():
     assert {"lion", "sgd", "addsign", "muon", "rmsprop", "adadelta", "lars"} <= plain
     assert not {"adam", "adamw", "nadam", "asgd", "adan", "soap", "lamb"} & plain
     assert counts(isostep.compose(isostep.rule("lion"), isostep.pieces.lookahead()), SHAPE)
+
+
+def test_a_group_that_counts_is_seen():
+    def update(p, g, t, /, *, lr, x):
+        return -lr * x * g
+
+    def advance(sums, group, t, /):
+        return {"x": group["x"] + 1 / t}
+
+    rule = Rule(
+        name="mine",
+        update=update,
+        advance=advance,
+        group={"x": lambda h: 0.0},
+        hyper={"lr": Real(0.1, low=0)},
+    )
+    assert counts(rule.bind(), SHAPE)
