@@ -41,6 +41,17 @@ def theirs(name, steps=3, **hyper):
     return optimizer, saved
 
 
+def assert_goes_on(old, saved, new):
+    """The new one takes the saved state, and the steps of the old one."""
+    p, q = (optimizer.param_groups[0]["params"][0] for optimizer in (old, new))
+    with torch.no_grad():
+        q.copy_(p)
+    new.load_state_dict(saved)
+    for optimizer in (old, new):
+        run(optimizer, range(3, 6))
+    assert torch.equal(p, q)
+
+
 def refused(optimizer, saved, message):
     """In one line, and the optimizer is as it was."""
     before = copy.deepcopy(optimizer.state_dict())
@@ -56,12 +67,7 @@ def test_a_rule_that_torch_has_not_must_be_named(name):
     new = made(name, lr=0.1)
     refused(new, saved, f"{name}: a group of the state dict does not say its rule, and torch.optim")
     saved["param_groups"][0]["rule"] = name
-    with torch.no_grad():
-        new.param_groups[0]["params"][0].copy_(old.param_groups[0]["params"][0])
-    new.load_state_dict(saved)
-    run(old, range(3, 6))
-    run(new, range(3, 6))
-    assert torch.equal(old.param_groups[0]["params"][0], new.param_groups[0]["params"][0])
+    assert_goes_on(old, saved, new)
 
 
 def test_whoever_saved_it_was_of_the_class_that_loads_it():
@@ -96,12 +102,7 @@ def test_a_rule_that_goes_by_no_count_needs_none(name):
     old, saved = theirs(name, **settings)
     del saved["state"][0]["step"]
     new = made(name, **settings)
-    with torch.no_grad():
-        new.param_groups[0]["params"][0].copy_(old.param_groups[0]["params"][0])
-    new.load_state_dict(saved)
-    run(old, range(3, 5))
-    run(new, range(3, 5))
-    assert torch.equal(old.param_groups[0]["params"][0], new.param_groups[0]["params"][0])
+    assert_goes_on(old, saved, new)
 
 
 def test_a_schedule_goes_by_the_count():
