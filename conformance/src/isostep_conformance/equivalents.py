@@ -323,6 +323,4 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "adagc+lamb", "abs dropped: abs(g)*", "the peak is a unit: in another the norm is the same"
     ),
     Equivalent("adagc+lamb", "sum of each unit only: * [1-d]", "a vector is one unit"),
-    Equivalent("sgd_sai", "eq -> ne: (gsnr == gsnr)*", "both branches are the one number"),
-    Equivalent("sgd_sai", "*: where((gsnr == gsnr)*", "both branches are the one number"),
 )

@@ -83,6 +83,8 @@ def _every(program: Program) -> Iterator[tuple[str, Callable[[], Program], str]]
 def _edits(node: Value) -> Iterator[tuple[str, Edit]]:
     """What can be done to one node."""
     op = node.op
+    if _spreads(node):
+        return
     for other in _SWAPS.get(op, ()):
         yield f"{op} -> {other}", _swap(other)
     if op in _DROP_EITHER:
@@ -136,6 +138,16 @@ def _edits(node: Value) -> Iterator[tuple[str, Edit]]:
             ),
         )
     yield from _reductions(node)
+
+
+def _spreads(node: Value) -> bool:
+    """Whether it only gives one value another shape: a choice between it and itself, or what such a choice looks at."""
+    if node.op == "where":
+        return node.args[1] is node.args[2]
+    if node.op != "eq":
+        return False
+    users = [n for n in node.graph.nodes if any(a is node for a in n.args)]
+    return bool(users) and all(n.op == "where" and n.args[1] is n.args[2] for n in users)
 
 
 def _misread(node: Value) -> Iterator[tuple[str, Edit]]:

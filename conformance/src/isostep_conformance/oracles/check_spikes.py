@@ -14,20 +14,15 @@ from .package_row import ADAM, BETAS, EPS
 from .problems import MATRIX_SHAPES, MIXED_SHAPES, mild
 
 NORMS: dict[str, Any] = {**ADAM, "gamma1": 0.6, "gamma2": 0.8, "gamma3": 0.95}
-#: rule -> its settings
-SPIKES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("stable_spam", {**NORMS, "weight_decay": 0.1, "update_proj_gap": 7}),
-    ("stable_spam", {**NORMS, "weight_decay": 0.0, "update_proj_gap": 100}),
-    (
-        "spam",
-        {**ADAM, "weight_decay": 0.1, "warmup_steps": 3, "threshold": 1.5, "delta_t": 7}
-        | {"grad_accu_steps": 2},
-    ),
-    (
-        "spam",
-        {**ADAM, "weight_decay": 0.0, "warmup_steps": 9, "threshold": 0.0, "delta_t": 5}
-        | {"grad_accu_steps": 0},
-    ),
+STABLE: tuple[dict[str, Any], ...] = (
+    {**NORMS, "weight_decay": 0.1, "update_proj_gap": 7},
+    {**NORMS, "weight_decay": 0.0, "update_proj_gap": 100},
+)
+SPAM: tuple[dict[str, Any], ...] = (
+    {**ADAM, "weight_decay": 0.1, "warmup_steps": 3, "threshold": 1.5, "delta_t": 7}
+    | {"grad_accu_steps": 2},
+    {**ADAM, "weight_decay": 0.0, "warmup_steps": 9, "threshold": 0.0, "delta_t": 5}
+    | {"grad_accu_steps": 0},
 )
 #: settings of AdaGC, and the decay behind it
 CLIPPED: tuple[tuple[dict[str, Any], float], ...] = (
@@ -61,9 +56,11 @@ def in_front(settings: dict[str, Any], weight_decay: float) -> Any:
 def checks() -> Iterator[Check]:
     """All of them."""
     problem = mild(MIXED_SHAPES)
-    for name, settings in SPIKES:
-        run = partial(getattr(derivations_spikes, name), **settings)
-        yield Check(isostep.rule(name, **settings), "Huang et al.", words(settings), problem, run)
+    for name, every in (("stable_spam", STABLE), ("spam", SPAM)):
+        for settings in every:
+            run = partial(getattr(derivations_spikes, name), **settings)
+            rule = isostep.rule(name, **settings)
+            yield Check(rule, "Huang et al.", words(settings), problem, run)
     for settings, decay in CLIPPED:
         behind: dict[str, Any] = {"betas": BETAS, "adam_eps": EPS, "weight_decay": decay}
         run = partial(derivations_spikes.adagc_adamw, **settings, **behind)

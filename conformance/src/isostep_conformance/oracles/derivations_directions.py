@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
+from .derivations_kin import coupled, stepped
 from .problems import Floats, Problem, Record
-
-#: what is added to a parameter: of its past gradients, in order, and of what they were before any decay
-Step = Callable[[list[Floats], list[Floats]], Floats]
-
-
-def stepped(problem: Problem, coupled: float, decoupled: float, step: Step) -> Record:
-    """Steps times the learning rate, of gradients with a decay in them, beside a decay."""
-    points = [p.copy() for p in problem.start]
-    seen: list[list[Floats]] = [[] for _ in points]
-    bare: list[list[Floats]] = [[] for _ in points]
-    record = Record()
-    for gradients, lr in zip(problem.gradients, problem.lrs, strict=True):
-        for k, g in enumerate(gradients):
-            bare[k].append(g)
-            seen[k].append(g + coupled * points[k])
-            points[k] = points[k] - lr * (step(seen[k], bare[k]) + decoupled * points[k])
-        record.add(points)
-    return record
 
 
 def aged(history: list[Floats], rate: float) -> Floats:
@@ -51,7 +32,7 @@ def pid(
         smoothed = (1 - momentum) * aged(changes, momentum)
         return np.asarray(history[-1] + integral * sums + derivative * smoothed)
 
-    return stepped(problem, weight_decay, 0.0, step)
+    return coupled(problem, weight_decay, 0.0, step)
 
 
 def bcos(
@@ -88,16 +69,16 @@ def bcos(
         return np.asarray(d / (np.sqrt(v) + eps))
 
     decay = (0.0, weight_decay) if decouple_wd else (weight_decay, 0.0)
-    return stepped(problem, *decay, step)
+    return coupled(problem, *decay, step)
 
 
 def sgd_sai(problem: Problem, *, momentum: float, eps: float, weight_decay: float) -> Record:
     """Xu et al.: a rate for every array, that its first gradient gives."""
 
-    def step(history: list[Floats], _: list[Floats]) -> Floats:
+    def step(history: list[Floats]) -> Floats:
         first, *rest = history
         deviation = np.std(first, ddof=1) if first.size > 1 else 0.0
         scale = np.linalg.norm(first) / (deviation + eps)
         return np.asarray(scale * aged([first, *((1 - momentum) * g for g in rest)], momentum))
 
-    return stepped(problem, 0.0, weight_decay, step)
+    return stepped(problem, weight_decay, step)

@@ -21,13 +21,25 @@ def mean(history: list[Floats], beta: float) -> Floats:
 
 def stepped(problem: Problem, weight_decay: float, step: Step) -> Record:
     """Steps times the learning rate beside a decay times that."""
+    return coupled(problem, 0.0, weight_decay, lambda seen, _: step(seen))
+
+
+def coupled(
+    problem: Problem,
+    weight_decay: float,
+    decoupled: float,
+    step: Callable[[list[Floats], list[Floats]], Floats],
+) -> Record:
+    """The same with a decay in the gradients; the step is also told what these were before it."""
     points = [p.copy() for p in problem.start]
     seen: list[list[Floats]] = [[] for _ in points]
+    bare: list[list[Floats]] = [[] for _ in points]
     record = Record()
     for gradients, lr in zip(problem.gradients, problem.lrs, strict=True):
         for k, g in enumerate(gradients):
-            seen[k].append(g)
-            points[k] = points[k] - lr * (step(seen[k]) + weight_decay * points[k])
+            bare[k].append(g)
+            seen[k].append(g + weight_decay * points[k])
+            points[k] = points[k] - lr * (step(seen[k], bare[k]) + decoupled * points[k])
         record.add(points)
     return record
 

@@ -13,7 +13,7 @@ import isostep
 
 from . import torch_packages
 from .check import Check, words
-from .check_spikes import ADAGO, CLIPPED, SPIKES, SPLUS, SQUARES, in_front
+from .check_spikes import ADAGO, CLIPPED, SPAM, SPLUS, SQUARES, STABLE, in_front
 from .package_row import ADAM, MOMENTS, Row, quiet
 from .problems import MATRIX_SHAPES, MIXED_SHAPES, Problem, Record, mild
 
@@ -31,18 +31,18 @@ def checks() -> Iterator[Check]:
 
 
 def rows() -> Iterator[Row]:
-    """SPAM without a warm-up, which is a step ahead there."""
-    for name, settings in SPIKES:
+    """Stable-SPAM, and SPAM without a warm-up, which is a step ahead there."""
+    kept = {**MOMENTS, **{n: n for n in ("m_norm_t", "v_norm_t", "m_max_t")}}
+    for settings in STABLE:
         theirs = {**settings, **LOOP}
-        if name == "stable_spam":
-            theirs["theta"] = theirs.pop("gamma3")
-            kept = {**MOMENTS, **{n: n for n in ("m_norm_t", "v_norm_t", "m_max_t")}}
-            yield Row(name, PACKAGE, "StableSPAM", settings, theirs, kept, quiet)
-        else:
-            own = {**settings, "warmup_steps": 0}
-            theirs |= {"warmup_epoch": 0, "update_proj_gap": theirs.pop("delta_t")}
-            del theirs["warmup_steps"]
-            yield Row(name, PACKAGE, "SPAM", own, theirs, {}, quiet)
+        theirs["theta"] = theirs.pop("gamma3")
+        yield Row("stable_spam", PACKAGE, "StableSPAM", settings, theirs, kept, quiet)
+    for settings in SPAM:
+        own = {**settings, "warmup_steps": 0}
+        theirs = {**own, **LOOP}
+        theirs["warmup_epoch"] = theirs.pop("warmup_steps")
+        theirs["update_proj_gap"] = theirs.pop("delta_t")
+        yield Row("spam", PACKAGE, "SPAM", own, theirs, {}, quiet)
 
 
 def clipped() -> Iterator[Check]:

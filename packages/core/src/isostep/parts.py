@@ -87,6 +87,18 @@ def rms(x: Any) -> Any:
     return nm.sqrt(nm.sum(x * x) / nm.size(x))
 
 
+def deviation(
+    x: Any, total: Callable[[Any], Any] = nm.sum, size: Callable[[Any], Any] = nm.size
+) -> Any:
+    """The sample's standard deviation, of the whole array or of what ``total`` sums; 0 of a single element.
+
+    Of one element 0 / 0 would not be chosen, but its derivative would be.
+    """
+    n = size(x)
+    off = x - total(x) / n
+    return nm.sqrt(total(off * off) / nm.maximum(n - 1, 1))
+
+
 def peak(x: Any) -> Any:
     """The largest magnitude in a whole array, 0 in an empty one. It makes a rule one program for each shape."""
     if 0 in x.shape:

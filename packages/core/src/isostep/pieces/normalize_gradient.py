@@ -12,26 +12,21 @@ Departs:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from isostep import nm
+from isostep import nm, parts
 from isostep.domains import Flag, Integer, Real
 from isostep.rule import Piece
 
 
 def before(p: Any, g: Any, t: int, /, *, units: bool, eps: Any, unit_axis: int) -> Any:
     """See the module's equations."""
+    total, size = nm.sum, nm.size
     if units:
-        n = nm.unit_size(g, unit_axis)
-        off = g - nm.sum_units(g, unit_axis) / n
-        squares = nm.sum_units(off * off, unit_axis)
-    else:
-        n = nm.size(g)
-        off = g - nm.sum(g) / n
-        squares = nm.sum(off * off)
-    # Of a single element 0 / 0 would not be chosen, but its derivative would be.
-    deviation = nm.sqrt(squares / nm.maximum(n - 1, 1))
-    return g / nm.where(n > 1, deviation + eps, 1.0)
+        total = partial(nm.sum_units, unit_axis=unit_axis)
+        size = partial(nm.unit_size, unit_axis=unit_axis)
+    return g / nm.where(size(g) > 1, parts.deviation(g, total, size) + eps, 1.0)
 
 
 PIECE = Piece(

@@ -35,13 +35,6 @@ def phase(t: int, /) -> bool:
     return t > 1
 
 
-def ratio(g: Any, eps: Any) -> Any:
-    """The norm over the deviation; of a single element 0 / 0 would not be chosen, but its derivative would be."""
-    n = nm.size(g)
-    off = g - nm.sum(g) / n
-    return parts.norm(g) / (nm.sqrt(nm.sum(off * off) / nm.maximum(n - 1, 1)) + eps)
-
-
 def update(
     p: Any,
     g: Any,
@@ -60,7 +53,7 @@ def update(
     if phase:
         m = parts.average(m, g, momentum)
     else:
-        m, s = g, ratio(g, eps)
+        m, s = g, parts.norm(g) / (parts.deviation(g) + eps)
     return parts.decoupled(p, -lr * s * m, lr, weight_decay), m, s
 
 
